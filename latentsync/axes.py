@@ -1,0 +1,45 @@
+"""Axis letters: shapes that check themselves, and the two reshapes that video code needs.
+
+b batch, f frames, c channels, h rows, w columns, t audio steps, n tokens or landmarks, d features.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from latentsync.errors import ShapeError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+
+def expect_axes(tensor: Tensor | np.ndarray, axes: str, **sizes: int) -> None:
+    """Refuse `tensor` unless it has one dimension per letter of `axes`, with the stated sizes.
+
+    Raises:
+        ShapeError: the number of dimensions or a stated size differs.
+
+    >>> import numpy
+    >>> expect_axes(numpy.zeros((1, 4, 16, 32, 32)), "b c f h w", c=4)
+    """
+    letters = axes.split()
+    if tensor.ndim != len(letters):
+        raise ShapeError(f"expected axes ({axes}), got a tensor of shape {tuple(tensor.shape)}")
+    for letter, size in zip(letters, tensor.shape, strict=True):
+        if size != sizes.get(letter, size):
+            raise ShapeError(f"axis {letter} of ({axes}) must be {sizes[letter]}, got {size}")
+
+
+def frames_to_batch(video: Tensor) -> Tensor:
+    """(b c f h w) -> (b·f c h w), so that a per-image network can take it."""
+    expect_axes(video, "b c f h w")
+    return video.movedim(2, 1).flatten(0, 1)  # b·f c h w
+
+
+def batch_to_frames(images: Tensor, *, frames: int) -> Tensor:
+    """(b·f c h w) -> (b c f h w), the way back from `frames_to_batch`."""
+    expect_axes(images, "b c h w")
+    if len(images) % frames:
+        raise ShapeError(f"{len(images)} images are not a whole number of windows of {frames} frames")
+    return images.unflatten(0, (-1, frames)).movedim(1, 2)  # b c f h w

@@ -1,0 +1,47 @@
+"""What a long run tells the person who waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Said once, before the slow part: one line per fact, such as the model, the device and the output."""
+
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`done` of `total` units of work are finished; `total` is None while it is unknown."""
+
+    stage: str
+    done: int
+    total: int | None
+    unit: str = "frames"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something the person should know that stops nothing, such as frames without a face."""
+
+    message: str
+    level: str = "info"  # "info" or "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Named numbers at one point of a run, such as the losses of a training step."""
+
+    step: int
+    values: dict[str, float]
+
+
+Event = Plan | Progress | Note | Measured
+Report = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """A report for those who want none."""

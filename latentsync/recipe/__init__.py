@@ -1,0 +1,1 @@
+"""Recipes: strict settings files, their schemas and how they are found."""

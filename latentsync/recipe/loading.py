@@ -1,0 +1,206 @@
+"""Recipes from files, names and `--set`: found, merged, checked and written back."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import tomli_w
+from pydantic import BaseModel, ValidationError
+
+from latentsync.errors import RecipeError
+
+RecipeT = TypeVar("RecipeT", bound=BaseModel)
+Key = tuple[str, ...]
+
+
+@dataclass
+class _Merged:
+    """Values of a recipe and its parents, and for every key the file or flag that set it."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    origins: dict[Key, str] = field(default_factory=dict)
+
+    def put(self, values: dict[str, Any], origin: str, *, at: Key = ()) -> None:
+        """Lay `values` over what is there: tables are merged, everything else is replaced."""
+        table = self.values
+        for name in at:
+            table = table.setdefault(name, {})
+        for name, value in values.items():
+            key = (*at, name)
+            self.origins[key] = origin
+            if isinstance(value, dict) and isinstance(table.get(name, {}), dict):
+                table.setdefault(name, {})
+                self.put(value, origin, at=key)
+            else:
+                table[name] = value
+
+    def origin(self, key: Key, *, otherwise: str) -> str:
+        """The file or flag that set `key`, or the nearest table above it."""
+        while key and key not in self.origins:
+            key = key[:-1]
+        return self.origins.get(key, otherwise)
+
+
+def shipped_folder() -> Path:
+    """The folder of shipped recipes: inside the installed package, or beside it in a source checkout."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "recipes"
+    return installed if installed.is_dir() else package.parent / "recipes"
+
+
+def shipped_names() -> list[str]:
+    """The names that `load_recipe` finds without a path, such as `sync` or `compact/unet`."""
+    folder = shipped_folder()
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.toml"))
+
+
+def load_recipe(name_or_path: str | Path, kind: type[RecipeT], *, overrides: Sequence[str] = ()) -> RecipeT:
+    """Read the recipe at a path, or the shipped one of that name, and check it against `kind`.
+
+    Args:
+        name_or_path: a file, or a shipped name with or without `.toml`. A file wins.
+        kind: the schema.
+        overrides: `table.key=value` each, applied last; the value is TOML, a bare word is a string.
+
+    Raises:
+        RecipeError: no such recipe, not TOML, a circle of `extends`, an unknown key, a wrong type or range.
+    """
+    path = _find(name_or_path)
+    merged = _Merged()
+    for file in reversed(_lineage(path)):
+        values = _read(file)
+        values.pop("extends", None)
+        merged.put(values, file.name)
+    for override in overrides:
+        _apply(override, merged)
+    try:
+        # Through JSON, where strict checking still takes a list for a tuple and a string for a path.
+        return kind.model_validate_json(json.dumps(merged.values, default=str))
+    except ValidationError as error:
+        raise _explain(error, merged, kind, otherwise=path.name) from error
+
+
+def dump_recipe(recipe: BaseModel) -> str:
+    """The recipe as TOML text that loads to the same recipe; keys that are `None` are left out."""
+    return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+
+
+def _find(name_or_path: str | Path, *, beside: Path | None = None) -> Path:
+    """The file at a path, relative to `beside` for a parent, else the shipped recipe of that name."""
+    path = (beside or Path()) / name_or_path
+    if path.is_file():
+        return path
+    if beside is not None and (path := path.with_name(f"{path.name}.toml")).is_file():
+        return path
+    name = Path(name_or_path).as_posix().removesuffix(".toml")
+    names = shipped_names()
+    if name in names:
+        return shipped_folder() / f"{name}.toml"
+    raise RecipeError(
+        f"'{name_or_path}': no such recipe, neither a file nor a shipped name",
+        hint=_did_you_mean(name, names) or f"shipped recipes: {', '.join(names)}",
+    )
+
+
+def _lineage(path: Path) -> list[Path]:
+    """`path`, its parent, its grandparent and so on."""
+    files = [path]
+    while (parent := _read(files[-1]).get("extends")) is not None:
+        if not isinstance(parent, str):
+            raise RecipeError(
+                f"{files[-1].name}: extends: got {_show(parent)}, expected the name of one recipe",
+                hint='write for example extends = "stage1"',
+            )
+        found = _find(parent, beside=files[-1].parent)
+        if found.resolve() in [file.resolve() for file in files]:
+            circle = " -> ".join(file.name for file in [*files, found])
+            raise RecipeError(f"{path.name}: extends goes in a circle: {circle}", hint="remove one 'extends'")
+        files.append(found)
+    return files
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(
+            f"'{path}': cannot be read ({error.strerror})", hint="check the path and its rights"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"'{path}': is not a text file", hint="a recipe is a TOML file in UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(
+            f"'{path}': is not valid TOML: {error}", hint="strings need quotes, tables need [brackets]"
+        ) from error
+
+
+def _apply(override: str, merged: _Merged) -> None:
+    dotted, equals, text = override.partition("=")
+    key = tuple(name.strip() for name in dotted.split("."))
+    if not equals or not all(key):
+        raise RecipeError(
+            f"--set '{override}': is not key=value", hint="write for example --set sampling.steps=10"
+        )
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word
+    for name in reversed(key):
+        value = {name: value}
+    merged.put(value, "--set")
+
+
+def _explain(
+    error: ValidationError, merged: _Merged, kind: type[BaseModel], *, otherwise: str
+) -> RecipeError:
+    """The first fault of `error` as one line: file, key, what was found and what was expected."""
+    faults = error.errors(include_url=False)
+    fault = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
+    key = tuple(str(part) for part in fault["loc"])
+    origin = merged.origin(key, otherwise=otherwise)
+    place = f"{origin}{' ' if origin == '--set' else ': '}{'.'.join(key) or 'recipe'}"
+    table = _table_at(kind, tuple(part for part in fault["loc"][:-1] if isinstance(part, str)))
+    fields = table.model_fields if table else {}
+    if fault["type"] == "extra_forbidden":
+        hint = _did_you_mean(key[-1], list(fields)) or f"known keys: {', '.join(sorted(fields))}"
+        return RecipeError(f"{place}: no such key", hint=hint)
+    if fault["type"] == "missing":
+        return RecipeError(f"{place}: is missing", hint=f"add it to the recipe, or --set {'.'.join(key)}=…")
+    if fault["type"] == "value_error":
+        return RecipeError(f"{place}: {fault['ctx']['error']}", hint="change one of the two")
+    expected = fault["msg"].removeprefix("Input should be ").replace("an object", "a table")
+    default = fields[key[-1]].default if key and key[-1] in fields else None
+    hint = (
+        f"the default is {default!r}" if isinstance(default, int | float | str) else f"change {'.'.join(key)}"
+    )
+    return RecipeError(f"{place}: got {_show(fault['input'])}, expected {expected}", hint=hint)
+
+
+def _table_at(kind: type[BaseModel], key: Key) -> type[BaseModel] | None:
+    """The schema of the table at `key`."""
+    table: type[BaseModel] | None = kind
+    for name in key:
+        if table is None or name not in table.model_fields:
+            return None
+        annotation = table.model_fields[name].annotation
+        options = [annotation, *get_args(annotation)]
+        table = next(
+            (option for option in options if isinstance(option, type) and issubclass(option, BaseModel)), None
+        )
+    return table
+
+
+def _did_you_mean(name: str, names: Sequence[str]) -> str | None:
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]}?" if near else None
+
+
+def _show(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,181 @@
+"""What each kind of recipe holds: one frozen pydantic model per kind, every field with its type and range.
+
+A value belongs in a recipe when it would change a number in a table of results; paths and devices do not.
+Defaults are those of the shipped recipe, so that an empty file is a valid one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Count = Annotated[int, Field(ge=1)]
+Duration = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Table(BaseModel):
+    """A table of a recipe: no unknown key, no quiet conversion, no change after loading."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Recipe(Table):
+    """What every recipe has: one seed, from which all named random streams are derived."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1247
+
+
+class Sampling(Table):
+    """How latents are denoised. `None` leaves a value to the model's own default."""
+
+    steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    guidance: Annotated[float, Field(ge=0, le=20, allow_inf_nan=False)] | None = None
+    mode: Literal["blended", "exact"] = "blended"
+    window_frames: Count = 16
+    overlap_frames: Annotated[int, Field(ge=0)] | None = None
+    resolution: Annotated[int, Field(ge=64, le=1024, multiple_of=8)] | None = None
+
+    @model_validator(mode="after")
+    def _overlap_leaves_something_new(self) -> Sampling:
+        if self.overlap_frames is not None and self.overlap_frames * 2 > self.window_frames:
+            raise ValueError(
+                f"overlap_frames = {self.overlap_frames} is over half of window_frames = {self.window_frames}"
+            )
+        return self
+
+
+class Listening(Table):
+    """How Whisper hears long speech."""
+
+    mode: Literal["overlap", "exact"] = "overlap"
+
+
+class Following(Table):
+    """How one face is followed through the video."""
+
+    detect_every_frames: Count = 8
+    smoothing_s: Duration = 0.08
+    max_gap_frames: Annotated[int, Field(ge=0)] = 12
+
+
+class Pasting(Table):
+    """Which pixels of the frame the generated crop may change."""
+
+    region: Literal["mouth", "crop"] = "mouth"
+    fade_s: Duration = 0.12
+
+
+class Encoded(Table):
+    """How the result is encoded, once."""
+
+    codec: Literal["libx264", "libx265", "h264_nvenc", "lossless"] = "libx264"
+    crf: Annotated[int, Field(ge=0, le=51)] = 18
+    preset: Literal[
+        "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"
+    ] = "medium"
+
+
+class SyncRecipe(Recipe):
+    """`latentsync sync`."""
+
+    sampling: Sampling = Sampling()
+    audio: Listening = Listening()
+    faces: Following = Following()
+    paste: Pasting = Pasting()
+    encoding: Encoded = Encoded()
+
+
+class ClipGroup(Table):
+    """Clips whose name matches `files` are drawn with this share of the whole."""
+
+    files: str
+    share: Annotated[float, Field(gt=0)]
+
+
+class TrainingRecipe(Recipe):
+    """What the compact model's trainings share.
+
+    held_out  name patterns of the people that are never trained on
+    """
+
+    held_out: tuple[str, ...] = Field((), strict=False)
+    groups: tuple[ClipGroup, ...] = Field(strict=False)
+    learning_rate: Annotated[float, Field(gt=0)]
+    warmup_steps: Count
+    weight_decay: Annotated[float, Field(ge=0)]
+    save_every_steps: Count
+
+
+class VAENetwork(Table):
+    """Sizes of the autoencoder; see `latentsync.models.vae.VAEConfig`."""
+
+    block_out_channels: tuple[int, ...] = Field(strict=False)
+    num_blocks: Count
+    latent_channels: Count
+    patch: Count
+    norm_num_groups: Count
+    middle_attention: bool
+
+
+class VAEStage(Table):
+    """Part of the training at one size of picture: `patch_px` pixels a side, `patches` in all."""
+
+    patch_px: Annotated[int, Field(ge=16, multiple_of=8)]
+    batch_patches: Count
+    patches: Count
+
+
+class VAERecipe(TrainingRecipe):
+    """`recipes/compact/vae.toml`."""
+
+    edge_weight: Annotated[float, Field(ge=0)]
+    mouth_weight: Annotated[float, Field(ge=0)]
+    kl_weight: Annotated[float, Field(ge=0)]
+    network: VAENetwork
+    stages: tuple[VAEStage, ...] = Field(strict=False)
+
+
+class UNetNetwork(Table):
+    """Sizes of the U-Net; see `latentsync.models.unet.UNetConfig`."""
+
+    block_out_channels: tuple[int, ...] = Field(strict=False)
+    attention_levels: tuple[bool, ...] = Field(strict=False)
+    layers_per_block: Count
+    attention_head_dim: Count
+    norm_num_groups: Count
+    adapter_dim: Count
+
+
+class Hearing(Table):
+    """How the ear is prepared: it learns to tell lip landmarks from speech before the U-Net listens to it."""
+
+    steps: Annotated[int, Field(ge=0)]
+    batch_frames: Count
+    learning_rate: Annotated[float, Field(gt=0)]
+    noise: Annotated[float, Field(ge=0)]
+
+
+class UNetRecipe(TrainingRecipe):
+    """`recipes/compact/unet.toml`.
+
+    first_timestep_share  of the frames that are trained at the noisiest timestep, which one-step sampling uses
+    reference_gap_frames  least distance of the reference frame, where the clip is long enough
+    pixel_share           last part of the training that also compares pixels of the mouth
+    """
+
+    frames: Count
+    batch_frames: Count
+    average_decay: Annotated[float, Field(ge=0, lt=1)]
+    first_timestep_share: Annotated[float, Field(ge=0, le=1)]
+    reference_gap_frames: Count
+    audio_dropout: Annotated[float, Field(ge=0, lt=1)]
+    audio_noise: Annotated[float, Field(ge=0)]
+    mouth_weight: Annotated[float, Field(ge=0)]
+    kept_weight: Annotated[float, Field(ge=0)]
+    pixel_weight: Annotated[float, Field(ge=0)]
+    pixel_share: Annotated[float, Field(ge=0, le=1)]
+    pixel_frames: Count
+    adapter_learning_rate_share: Annotated[float, Field(ge=0, le=1)]
+    network: UNetNetwork
+    hearing: Hearing

@@ -1,0 +1,56 @@
+"""Where and how numbers are computed: device, number format, named random streams."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from latentsync.errors import UsageError
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+DtypeName = Literal["auto", "fp32", "fp16", "bf16"]
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def choose_device(name: DeviceName) -> torch.device:
+    """The device called `name`; "auto" takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        UsageError: the device was asked for by name and is not there.
+    """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(device for device, is_there in present.items() if is_there))
+    if not present[name]:
+        usable = ", ".join(device for device, is_there in present.items() if is_there)
+        raise UsageError(
+            f"--device {name}: this machine has no usable {name} device",
+            hint=f"use --device auto, or one of: {usable}; a CUDA build of torch is needed for NVIDIA cards",
+        )
+    return torch.device(name)
+
+
+def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
+    """The number format called `name`; "auto" is fp16 on CUDA and MPS, fp32 on the CPU."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.float16
+    return DTYPES[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Seeds:
+    """Named random streams, so that adding a draw in one place moves no draw elsewhere."""
+
+    root: int
+    rank: int = 0
+
+    def generator(self, name: str, *, device: str = "cpu") -> torch.Generator:
+        """A generator that depends on (root, rank, name) only.
+
+        Noise is drawn on the CPU and moved, so that one seed gives one video on any device.
+        """
+        digest = hashlib.sha256(f"{self.root}/{self.rank}/{name}".encode()).digest()
+        return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
