@@ -1,0 +1,1 @@
+"""What the network hears: Whisper features and their windows."""

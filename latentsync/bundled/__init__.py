@@ -1,0 +1,1 @@
+"""The compact model's weights and their model card (package data)."""
