@@ -1,0 +1,332 @@
+"""Writing a video once: pictures encoded, speech beside them, and nothing left behind when it fails."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self, cast
+
+import av
+import numpy as np
+from av.container import OutputContainer
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+
+from latentsync.axes import expect_axes
+from latentsync.errors import MediaError
+from latentsync.media.colour import is_known_matrix, matrix_of
+from latentsync.media.probe import COLORSPACE_RGB, UNSPECIFIED, VideoInfo, media_url
+from latentsync.media.speech import SpeechTrack
+from latentsync.types import FrameImage
+
+_FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
+_EXACT_COLOUR = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
+_LIMITED, _FULL, _BT709 = 1, 2, 1  # ITU-T H.273
+_FINE_TICKS_PER_S = 90_000
+_NVENC_PRESETS = {
+    "ultrafast": "p1",
+    "superfast": "p1",
+    "veryfast": "p2",
+    "faster": "p3",
+    "fast": "p4",
+    "medium": "p5",
+    "slow": "p6",
+    "slower": "p7",
+    "veryslow": "p7",
+}
+_NO_SPACE = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How pictures are compressed.
+
+    crf     0 is best, 18 cannot be told from the source, 51 is worst; lossless has none
+    preset  ultrafast to veryslow: slower is smaller
+    """
+
+    codec: Literal["libx264", "libx265", "h264_nvenc", "lossless"] = "libx264"
+    crf: int = 18
+    preset: str = "medium"
+
+
+@dataclass(frozen=True, slots=True)
+class _ColourTags:
+    primaries: int
+    trc: int
+    colorspace: int
+    color_range: int
+
+
+class VideoWriter:
+    """Writes a video to `<name>.<token>.part<suffix>` and gives it its name when all went well.
+
+    Use as a context manager: any exception, Ctrl-C too, deletes the part and leaves an existing target alone.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        width: int,
+        height: int,
+        fps: Fraction,
+        like: VideoInfo | None,
+        speech: Path | None,
+        encoding: Encoding,
+        duration_s: float | None = None,
+    ) -> None:
+        """Open the output.
+
+        Args:
+            path: .mp4, .m4v, .mov or .mkv.
+            width: of every picture, in pixels; odd sizes are kept.
+            height: the same.
+            fps: frame rate, kept as a fraction.
+            like: the video whose colour tags and pixel aspect are kept; None or a picture: BT.709.
+            speech: file whose sound goes beside the pictures.
+            encoding: how to compress.
+            duration_s: the sound is cut here; None: not at all.
+
+        Raises:
+            MediaError: the place cannot be written, the suffix is unknown, the encoder is missing, or the
+                speech has no sound.
+        """
+        self._path = path
+        self._size = (height, width)
+        self._fps = fps
+        self._pts = -1
+        self._reformatter = VideoReformatter()
+        self._speech: SpeechTrack | None = None
+        self._container: OutputContainer | None = None
+        container_format = _container_format(path)
+        self._part = _reserve_part(path)
+        try:
+            with self._explained():
+                is_mp4 = container_format in ("mp4", "mov")
+                self._container = av.open(
+                    media_url(self._part),
+                    "w",
+                    format=container_format,
+                    container_options={"movflags": "+faststart"} if is_mp4 else {},
+                )
+                self._tags = _colour_tags(like, encoding)
+                self._stream = self._add_video(self._container, encoding, like, container_format)
+                if speech is not None:
+                    self._speech = SpeechTrack(self._container, speech, duration_s=duration_s)
+        except BaseException:
+            self._discard()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._discard()
+            return
+        try:
+            self._finish()
+        except BaseException:
+            self._discard()
+            raise
+
+    def write(self, rgb_u8: FrameImage, time_s: float | None = None) -> None:
+        """Append one picture.
+
+        Args:
+            rgb_u8: (h w c) RGB of the size given at the start.
+            time_s: when it is shown, for variable frame rate; None: one frame after the last.
+
+        Raises:
+            MediaError: the disk is full or gone.
+            ValueError: times do not increase.
+        """
+        expect_axes(rgb_u8, "h w c", h=self._size[0], w=self._size[1], c=3)
+        if rgb_u8.dtype != np.uint8:
+            raise ValueError(f"expected uint8 pixels, got {rgb_u8.dtype}")
+        with self._explained():
+            frame = self._encodable(rgb_u8)
+            frame.pts = self._pts = self._next_pts(time_s)
+            frame.time_base, frame.duration = self._tick_s, self._slot_ticks
+            for packet in self._stream.encode(frame):
+                self._open_container.mux(packet)
+            if self._speech is not None:
+                self._speech.mux_until(float(self._pts * self._tick_s))
+
+    @property
+    def _open_container(self) -> OutputContainer:
+        if self._container is None:
+            raise ValueError(f"the writer of '{self._path}' is closed")
+        return self._container
+
+    @property
+    def _tick_s(self) -> Fraction:
+        return self._stream.codec_context.time_base or 1 / self._fps
+
+    @property
+    def _slot_ticks(self) -> int:
+        return max(1, round(1 / self._fps / self._tick_s))
+
+    def _next_pts(self, time_s: float | None) -> int:
+        if time_s is None:
+            return 0 if self._pts < 0 else self._pts + self._slot_ticks
+        if self._pts < 0:
+            # A multiple of the frame rate: evenly spaced frames stay exact, others are off by 6 us at most.
+            ticks_per_s = self._fps.numerator * -(-_FINE_TICKS_PER_S // self._fps.numerator)
+            self._stream.codec_context.time_base = self._stream.time_base = Fraction(1, ticks_per_s)
+        pts = round(Fraction(time_s) / self._tick_s)
+        if pts <= self._pts:
+            last_s = float(self._pts * self._tick_s)
+            raise ValueError(f"frame times must increase, got {time_s} s after {last_s} s")
+        return pts
+
+    def _add_video(
+        self, container: OutputContainer, encoding: Encoding, like: VideoInfo | None, container_format: str
+    ) -> VideoStream:
+        codec, pix_fmt, options = _encoder_of(encoding, container_format, self._size)
+        if codec == "h264_nvenc":
+            _require_nvenc(self._size, pix_fmt)
+        height, width = self._size
+        stream = cast(
+            VideoStream, container.add_stream(codec, self._fps, options, width=width, height=height)
+        )
+        context = stream.codec_context
+        context.pix_fmt = pix_fmt
+        context.time_base = stream.time_base = 1 / self._fps
+        context.color_primaries, context.color_trc = self._tags.primaries, self._tags.trc
+        context.colorspace, context.color_range = self._tags.colorspace, self._tags.color_range
+        if like is not None and like.pixel_aspect != 1:
+            context.sample_aspect_ratio = like.pixel_aspect
+        if codec == "libx265" and container_format != "matroska":
+            context.codec_tag = "hvc1"  # Apple's players refuse the default, hev1
+        return stream
+
+    def _encodable(self, rgb_u8: FrameImage) -> VideoFrame:
+        frame = VideoFrame.from_ndarray(np.ascontiguousarray(rgb_u8), format="rgb24")
+        if self._tags.colorspace == COLORSPACE_RGB:
+            return self._reformatter.reformat(frame, format=self._stream.codec_context.pix_fmt)
+        encodable = self._reformatter.reformat(
+            frame,
+            format=self._stream.codec_context.pix_fmt,
+            dst_colorspace=matrix_of(self._tags.colorspace),
+            dst_color_range=self._tags.color_range or _LIMITED,
+            interpolation=_EXACT_COLOUR,
+        )
+        encodable.colorspace, encodable.color_range = self._tags.colorspace, self._tags.color_range
+        return encodable
+
+    def _finish(self) -> None:
+        with self._explained():
+            if self._pts < 0:
+                raise MediaError(f"'{self._path}' got no frame", hint="choose a longer part of the video")
+            container = self._open_container
+            for packet in self._stream.encode(None):
+                container.mux(packet)
+            if self._speech is not None:
+                self._speech.mux_until(None)
+                self._speech.close()
+            container.close()
+            self._container = None
+            with self._part.open("rb+") as part:
+                os.fsync(part.fileno())  # some disks report only here that they are full
+            os.replace(self._part, self._path)
+
+    def _discard(self) -> None:
+        self._part.unlink(missing_ok=True)
+        if self._speech is not None:
+            self._speech.close()
+        if self._container is not None:
+            with suppress(av.FFmpegError, OSError):
+                self._container.close()
+            self._container = None
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (av.FFmpegError, OSError) as error:
+            raise _not_writable(self._path, error) from error
+
+
+def _container_format(path: Path) -> str:
+    container_format = _FORMATS.get(path.suffix.lower())
+    if container_format is None:
+        raise MediaError(
+            f"'{path}' cannot be written: unknown kind of video '{path.suffix}'",
+            hint=f"end the name in one of {', '.join(_FORMATS)}",
+        )
+    return container_format
+
+
+def _reserve_part(path: Path) -> Path:
+    """Create the empty file that the video is written to, beside its target."""
+    part = path.with_name(f"{path.stem[:40]}.{os.getpid()}-{secrets.token_hex(3)}.part{path.suffix}")
+    try:
+        if not path.absolute().parent.is_dir():
+            raise MediaError(f"'{path}' cannot be written: its folder does not exist", hint="create it first")
+        if path.is_dir():  # also finds a name that is too long
+            raise MediaError(f"'{path}' cannot be written: it is a folder", hint="give a file name")
+        part.open("xb").close()
+    except OSError as error:
+        raise _not_writable(path, error) from error
+    return part
+
+
+def _not_writable(path: Path, error: av.FFmpegError | OSError) -> MediaError:
+    hint = "choose another place with -o"
+    if error.errno in _NO_SPACE:
+        hint = "free some space, or choose another disk with -o"
+    return MediaError(f"'{path}' cannot be written: {error.strerror or error}", hint=hint)
+
+
+def _encoder_of(
+    encoding: Encoding, container_format: str, size: tuple[int, int]
+) -> tuple[str, str, dict[str, str]]:
+    """The encoder's name, its pixel format and its options."""
+    if encoding.codec == "lossless":
+        if container_format == "matroska":
+            return "ffv1", "bgr0", {"level": "3", "slicecrc": "1"}
+        return "libx264rgb", "rgb24", {"crf": "0", "preset": encoding.preset}
+    # Chroma at half size exists for even sizes only; at full size the picture keeps its odd one.
+    pix_fmt = "yuv420p" if size[0] % 2 == 0 and size[1] % 2 == 0 else "yuv444p"
+    if encoding.codec == "h264_nvenc":
+        preset = _NVENC_PRESETS.get(encoding.preset, encoding.preset)
+        return encoding.codec, pix_fmt, {"rc": "vbr", "cq": str(encoding.crf), "b": "0", "preset": preset}
+    options = {"crf": str(encoding.crf), "preset": encoding.preset}
+    if encoding.codec == "libx265":
+        options["x265-params"] = "log-level=error"
+    return encoding.codec, pix_fmt, options
+
+
+def _require_nvenc(size: tuple[int, int], pix_fmt: str) -> None:
+    try:
+        context = av.CodecContext.create("h264_nvenc", "w")
+        context.height, context.width, context.pix_fmt = max(size[0], 256), max(size[1], 256), pix_fmt
+        context.time_base = Fraction(1, 25)
+        context.open()
+    except (av.FFmpegError, ValueError) as error:
+        raise MediaError(
+            "encoder 'h264_nvenc' does not work on this machine",
+            hint="use --codec libx264; h264_nvenc needs an NVIDIA card with an encoder, and its driver",
+        ) from error
+
+
+def _colour_tags(like: VideoInfo | None, encoding: Encoding) -> _ColourTags:
+    if encoding.codec == "lossless":
+        primaries, trc = (like.color_primaries, like.color_trc) if like is not None else (_BT709, _BT709)
+        return _ColourTags(primaries, trc, COLORSPACE_RGB, _FULL)
+    if like is None or like.is_picture or like.colorspace == COLORSPACE_RGB:
+        return _ColourTags(_BT709, _BT709, _BT709, _LIMITED)
+    colorspace = like.colorspace if is_known_matrix(like.colorspace) else UNSPECIFIED
+    return _ColourTags(like.color_primaries, like.color_trc, colorspace, like.color_range)
