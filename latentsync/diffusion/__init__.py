@@ -1,0 +1,1 @@
+"""Conditioning, noise and sampling."""

@@ -1,0 +1,217 @@
+"""The audio-conditioned U-Net: diffusers' networks with the normalisation of the released weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from latentsync.axes import batch_to_frames, expect_axes, frames_to_batch
+from latentsync.compat import make_torchvision_importable
+from latentsync.models.adapter import AudioAdapter
+from latentsync.models.network_keys import keep_network_keys
+
+
+@dataclass(frozen=True, slots=True)
+class UNetConfig:
+    """Sizes of the U-Net. The defaults are those of the released models 1.5 and 1.6.
+
+    attention_head_dim  number of heads, as in Stable Diffusion 1.5: a head has channels / 8 dimensions
+    attention_levels    which levels, from the finest, hear the audio; the middle always does
+    motion              whether layers are followed by attention between the frames
+    motion_place        which layers are: all, or those of the upward half
+    norm_over           what ResNet statistics run over: all frames of the window, as released, or each frame
+    adapter_dim         width of the `AudioAdapter` in front; None: the U-Net takes the Whisper states themselves
+    audio_dim           width of the Whisper states that the adapter takes
+    """
+
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    cross_attention_dim: int = 384
+    attention_head_dim: int = 8
+    layers_per_block: int = 2
+    motion: bool = True
+    in_channels: int = 13
+    out_channels: int = 4
+    norm_num_groups: int = 32
+    motion_max_seq_length: int = 24
+    attention_levels: tuple[bool, ...] = (True, True, True, False)
+    motion_place: Literal["everywhere", "decoder"] = "everywhere"
+    norm_over: Literal["window", "frame"] = "window"
+    adapter_dim: int | None = None
+    audio_dim: int = 384
+
+    def __post_init__(self) -> None:
+        if len(self.attention_levels) != len(self.block_out_channels):
+            raise ValueError(
+                f"attention_levels {self.attention_levels} and block_out_channels {self.block_out_channels}"
+                " must have one entry per level"
+            )
+        for channels in self.block_out_channels:
+            for name, divisor in (("groups", self.norm_num_groups), ("heads", self.attention_head_dim)):
+                if channels % divisor:
+                    raise ValueError(f"{channels} channels cannot be split into {divisor} {name}")
+        if self.adapter_dim is not None and (self.motion or self.adapter_dim != self.cross_attention_dim):
+            raise ValueError(
+                f"adapter_dim {self.adapter_dim} must equal cross_attention_dim {self.cross_attention_dim},"
+                " in a network without motion"
+            )
+
+
+class PooledGroupNorm(nn.GroupNorm):
+    """GroupNorm whose statistics run over all frames of a video, while the frames lie in the batch.
+
+    `LipUNet.forward` sets `frames`; it is not part of the state dict.
+    """
+
+    frames: int = 1
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.frames == 1:
+            return super().forward(images)
+        video = super().forward(batch_to_frames(images, frames=self.frames))
+        return frames_to_batch(video)
+
+
+class PerFrameGroupNorm(nn.GroupNorm):
+    """GroupNorm that takes a video and keeps each frame's statistics to itself."""
+
+    def forward(self, video: Tensor) -> Tensor:
+        return batch_to_frames(super().forward(frames_to_batch(video)), frames=video.shape[2])
+
+
+class NoMotion(nn.Module):
+    """Stands where a temporal transformer would be and changes nothing."""
+
+    def forward(self, images: Tensor, num_frames: int = 1) -> Tensor:
+        return images
+
+
+class LipUNet(nn.Module):
+    """Predicts the noise in the latents of a window of frames, hearing the speech.
+
+    Its state dict has diffusers' own keys. One instance runs one forward pass at a time.
+    """
+
+    def __init__(self, network: nn.Module, config: UNetConfig) -> None:
+        super().__init__()
+        self.network = network
+        self.config = config
+        self.adapter: AudioAdapter | None = None
+        if config.adapter_dim is not None:
+            self.adapter = AudioAdapter(states_dim=config.audio_dim, dim=config.adapter_dim)
+        self._pooled_norms = [module for module in network.modules() if isinstance(module, PooledGroupNorm)]
+        keep_network_keys(self)
+
+    def forward(self, sample: Tensor, timesteps: Tensor, audio: Tensor) -> Tensor:
+        """Predict (b 4 f h w) from `sample` (b 13 f h w), `timesteps` (b,) and `audio` (b·f n d).
+
+        Raises:
+            ShapeError: an axis does not fit the configuration, or audio and frames differ in number.
+        """
+        expect_axes(sample, "b c f h w", c=self.config.in_channels)
+        batch, _, frames, _, _ = sample.shape
+        expect_axes(timesteps, "b", b=batch)
+        expect_axes(audio, "b n d", b=batch * frames, d=self._audio_dim)
+        if self.config.motion and frames > self.config.motion_max_seq_length:
+            raise ValueError(f"window of {frames} frames exceeds {self.config.motion_max_seq_length}")
+        for norm in self._pooled_norms:
+            norm.frames = frames
+        summary: Tensor | None = None
+        if self.adapter is not None:
+            audio, summary = self.adapter(audio)
+        predicted: Tensor
+        if self.config.motion:
+            (predicted,) = self.network(sample, timesteps, audio, return_dict=False)  # b c f h w
+            return predicted
+        images = frames_to_batch(sample)  # b·f c h w
+        timesteps = timesteps.repeat_interleave(frames)
+        (predicted,) = self.network(images, timesteps, audio, class_labels=summary, return_dict=False)
+        return batch_to_frames(predicted, frames=frames)
+
+    @property
+    def _audio_dim(self) -> int:
+        return self.config.cross_attention_dim if self.adapter is None else self.config.audio_dim
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Trade time for memory in training: activations inside the blocks are computed again."""
+        self.network.enable_gradient_checkpointing()  # type: ignore[operator]
+
+
+def build_unet(config: UNetConfig) -> LipUNet:
+    """Build the network that `config` describes, with weights drawn from torch's global generator.
+
+    The last convolution and the way out of every temporal transformer start at zero, so that a new network
+    predicts zero and treats each frame alone. On `torch.device("meta")` nothing is allocated.
+
+    Source: compatibility with the released weights: ResNet blocks and the output pool their statistics over
+    the frames, the temporal transformers do not. `conv_in` is not zero (ours, because nothing could be learnt
+    from the latents in the first steps).
+    """
+    make_torchvision_importable()
+    from diffusers import UNet2DConditionModel, UNetMotionModel
+
+    kind = "Motion" if config.motion else "2D"
+    sizes: dict[str, Any] = dict(
+        in_channels=config.in_channels,
+        out_channels=config.out_channels,
+        block_out_channels=config.block_out_channels,
+        layers_per_block=config.layers_per_block,
+        cross_attention_dim=config.cross_attention_dim,
+        norm_num_groups=config.norm_num_groups,
+        down_block_types=tuple(
+            f"{'CrossAttn' if hears else ''}DownBlock{kind}" for hears in config.attention_levels
+        ),
+        up_block_types=tuple(
+            f"{'CrossAttn' if hears else ''}UpBlock{kind}" for hears in reversed(config.attention_levels)
+        ),
+    )
+    network: Any
+    if config.motion:
+        network = UNetMotionModel(
+            **sizes,
+            num_attention_heads=config.attention_head_dim,
+            motion_num_attention_heads=config.attention_head_dim,
+            motion_max_seq_length=config.motion_max_seq_length,
+            use_motion_mid_block=False,
+        )
+        if config.motion_place == "decoder":
+            for block in network.down_blocks:
+                block.motion_modules = nn.ModuleList(NoMotion() for _ in block.motion_modules)
+    else:
+        network = UNet2DConditionModel(
+            **sizes,
+            attention_head_dim=config.attention_head_dim,
+            class_embed_type="projection" if config.adapter_dim else None,  # the summary joins the timestep
+            projection_class_embeddings_input_dim=config.adapter_dim,
+        )
+    if config.norm_over == "window":
+        _exchange_norms(network)
+    _start_at_zero(network)
+    return LipUNet(network, config)
+
+
+def _exchange_norms(network: nn.Module) -> None:
+    from diffusers.models.resnet import ResnetBlock2D
+    from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
+
+    owners: list[tuple[nn.Module, str, type[nn.GroupNorm]]] = [(network, "conv_norm_out", PooledGroupNorm)]
+    for module in network.modules():
+        if isinstance(module, ResnetBlock2D):
+            owners += [(module, "norm1", PooledGroupNorm), (module, "norm2", PooledGroupNorm)]
+        elif isinstance(module, AnimateDiffTransformer3D):
+            owners.append((module, "norm", PerFrameGroupNorm))
+    for owner, name, norm_type in owners:
+        norm: nn.GroupNorm = getattr(owner, name)
+        exchanged = norm_type(norm.num_groups, norm.num_channels, eps=norm.eps)
+        exchanged.weight, exchanged.bias = norm.weight, norm.bias
+        setattr(owner, name, exchanged)
+
+
+def _start_at_zero(network: Any) -> None:
+    from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
+
+    temporal = [part for part in network.modules() if isinstance(part, AnimateDiffTransformer3D)]
+    for outlet in (network.conv_out, *(transformer.proj_out for transformer in temporal)):
+        nn.init.zeros_(outlet.weight)
+        nn.init.zeros_(outlet.bias)

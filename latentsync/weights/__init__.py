@@ -1,0 +1,1 @@
+"""Weight files: where they are, what they are, how they load."""

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from latentsync.errors import WeightsError
+from latentsync.models.vae import FaceVAE, VAEConfig, build_vae
+from latentsync.weights.checkpoints import is_checkpoint, load_checkpoint, read_note, save_checkpoint
+
+CONFIG = VAEConfig(block_out_channels=(8, 8), num_blocks=1, scaling_factor=2.0, norm_num_groups=4)
+
+
+def load(path: Path, kind: str = "vae", dtype: torch.dtype = torch.float32) -> FaceVAE:
+    return load_checkpoint(path, kind=kind, config_type=VAEConfig, build=build_vae, dtype=dtype)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "it's a vae.safetensors"
+    save_checkpoint(path, build_vae(CONFIG).state_dict(), kind="vae", config=CONFIG, facts={"steps": 7})
+    return path
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    vae = build_vae(CONFIG)
+    save_checkpoint(tmp_path / "new" / "vae.safetensors", vae.state_dict(), kind="vae", config=CONFIG)
+    loaded = load(tmp_path / "new" / "vae.safetensors")
+    assert loaded.config == CONFIG
+    assert not loaded.training
+    for key, tensor in vae.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], tensor)
+
+
+def test_nothing_but_the_file_is_left(saved: Path) -> None:
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_note_without_tensors(saved: Path) -> None:
+    note = read_note(saved)
+    assert (note.kind, note.facts["steps"], note.config["scaling_factor"]) == ("vae", 7, 2.0)
+
+
+def test_loads_at_half_precision(saved: Path) -> None:
+    assert {tensor.dtype for tensor in load(saved, dtype=torch.float16).state_dict().values()} == {
+        torch.float16
+    }
+
+
+def test_other_kind(saved: Path) -> None:
+    with pytest.raises(WeightsError, match=r"holds a vae, expected a unet"):
+        load(saved, kind="unet")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"decoder.conv_in.weight": None}, r"missing keys: 1 \(decoder.conv_in.weight\)"),
+        ({"stranger": torch.zeros(1)}, r"unexpected keys: 1 \(stranger\)"),
+        ({"decoder.conv_in.weight": torch.zeros(2, 2)}, r"has shape \(2, 2\), expected \(8, 4, 3, 3\)"),
+    ],
+)
+def test_tensors_that_do_not_fit(
+    changed: dict[str, torch.Tensor | None], message: str, tmp_path: Path
+) -> None:
+    state = {**build_vae(CONFIG).state_dict(), **changed}
+    path = tmp_path / "vae.safetensors"
+    kept = {key: tensor for key, tensor in state.items() if tensor is not None}
+    save_checkpoint(path, kept, kind="vae", config=CONFIG)
+    with pytest.raises(WeightsError, match=message):
+        load(path)
+
+
+def test_configuration_of_another_version(tmp_path: Path, saved: Path) -> None:
+    from dataclasses import make_dataclass
+
+    config = make_dataclass("Config", [("colour", str)])("red")
+    save_checkpoint(saved, {"weight": torch.zeros(1)}, kind="vae", config=config)
+    with pytest.raises(WeightsError, match="colour"):
+        load(saved)
+
+
+def test_safetensors_of_other_origin(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file({"weight": torch.zeros(1)}, path)
+    assert not is_checkpoint(path)
+    with pytest.raises(WeightsError, match="has format None") as caught:
+        load(path)
+    assert "models import" in str(caught.value.hint)
+
+
+def test_folder_that_cannot_be_made(saved: Path) -> None:
+    with pytest.raises(WeightsError, match="cannot write"):
+        save_checkpoint(saved / "below" / "file", {"weight": torch.zeros(1)}, kind="vae", config=CONFIG)
