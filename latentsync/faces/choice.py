@@ -1,0 +1,96 @@
+"""Which of several faces is meant: the largest, the leftmost, a number or a place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from latentsync.errors import FaceError, UsageError
+from latentsync.faces.detect import area_px
+from latentsync.types import Face
+
+
+@dataclass(frozen=True, slots=True)
+class FaceChoice:
+    """How one face is picked. `index` counts from the left, 0 first; `point` is x, y in pixels."""
+
+    rule: Literal["largest", "left", "right", "index", "point"] = "largest"
+    index: int = 0
+    point: tuple[float, float] = (0.0, 0.0)
+
+
+def parse_face_choice(text: str) -> FaceChoice:
+    """Read what `--face` takes: largest, left, right, a number from the left, or a pixel "x,y".
+
+    Raises:
+        UsageError: it is none of these.
+
+    >>> parse_face_choice("640,360").point
+    (640.0, 360.0)
+    """
+    word = text.strip().lower()
+    if word == "largest":
+        return FaceChoice("largest")
+    if word == "left":
+        return FaceChoice("left")
+    if word == "right":
+        return FaceChoice("right")
+    if re.fullmatch(r"\d+", word):
+        return FaceChoice("index", index=int(word))
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*,\s*(\d+(?:\.\d+)?)", word):
+        return FaceChoice("point", point=(float(match[1]), float(match[2])))
+    raise UsageError(
+        f"--face '{text}': not a choice of face",
+        hint="use largest, left, right, a number counted from the left (0 first), or a pixel such as 640,360",
+    )
+
+
+def choose(faces: Sequence[Face], choice: FaceChoice) -> Face | None:
+    """The face that `choice` means, or None when there is none such."""
+    from_left = sorted(faces, key=lambda face: float(face.box[0] + face.box[2]))
+    if choice.rule == "index":
+        return from_left[choice.index] if choice.index < len(from_left) else None
+    if not faces:
+        return None
+    if choice.rule == "left":
+        return from_left[0]
+    if choice.rule == "right":
+        return from_left[-1]
+    if choice.rule == "point":
+        nearest = min(faces, key=lambda face: _boxes_away(face, choice.point))
+        return nearest if _boxes_away(nearest, choice.point) <= 1 else None
+    return max(faces, key=area_px)
+
+
+def choose_first(faces: Sequence[Face], choice: FaceChoice) -> Face:
+    """`choose` in the first frame that has faces.
+
+    Raises:
+        FaceError: the face asked for is not among them.
+    """
+    face = choose(faces, choice)
+    if face is not None:
+        return face
+    where = ", ".join(f"{place[0]:.0f},{place[1]:.0f}" for place in sorted(_centre(face) for face in faces))
+    asked = (
+        f"number {choice.index}" if choice.rule == "index" else f"at {choice.point[0]:g},{choice.point[1]:g}"
+    )
+    count = f"{len(faces)} face{'s' if len(faces) != 1 else ''}"
+    raise FaceError(
+        f"--face: there is no face {asked}; the first frame with faces has {count}, at {where}",
+        hint=f"use a number from 0 to {len(faces) - 1} counted from the left, or one of these places",
+    )
+
+
+def _centre(face: Face) -> tuple[float, float]:
+    return float(face.box[0] + face.box[2]) / 2, float(face.box[1] + face.box[3]) / 2
+
+
+def _boxes_away(face: Face, point: tuple[float, float]) -> float:
+    """Distance of a point from the centre of a face, in sides of its box."""
+    offset = np.subtract(_centre(face), point)
+    return float(np.abs(offset).max() / max(1.0, float(max(face.box[2:] - face.box[:2]))))

@@ -1,0 +1,202 @@
+"""Sees the chosen face in one frame after another: finds it, keeps it, notices cuts, finds it again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from latentsync.faces.choice import FaceChoice, choose, choose_first
+from latentsync.faces.detect import FaceFinder
+from latentsync.faces.landmarks import SQUARE_PER_EXTENT, Landmarker, Square, square_around
+from latentsync.types import Face, Frame, FrameImage
+
+THUMBNAIL = (64, 36)
+# A detected box reaches from the hair to the chin; the 68 points begin at the brows. Source: eight videos.
+EXTENT_PER_BOX_HEIGHT = 0.8
+DOWN_PER_EXTENT = 0.12
+CHECK_AROUND = 2.2  # squares: how far around the face a check looks
+CHECK_PX = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowSettings:
+    """When to look for the face afresh, and when to believe that it is the same one.
+
+    Distances are in extents: sides of the smallest square around the 68 points.
+    """
+
+    check_every_frames: int = 12
+    confidence: float = 0.5  # of the landmark network; below, there is no face
+    sure: float = 0.9  # above, the network is believed for longer than the detector
+    cut_levels: float = 16.0  # mean change of a thumbnail in grey levels that may be a cut
+    same_place: float = 0.06  # a face that moves less is the same in spite of such a change
+    largest_step: float = 0.5  # a face that moves more between two frames is another one
+    forget_frames: int = 50  # after so long without it, the choice is made anew
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What was seen in a frame: 68 points or None. `is_new` where a shot or another place begins."""
+
+    frame: Frame
+    points: NDArray[np.float32] | None
+    confidence: float
+    is_new: bool
+
+
+class Follower:
+    """Keeps one identity from frame to frame."""
+
+    def __init__(
+        self, choice: FaceChoice, detector: FaceFinder, landmarker: Landmarker, settings: FollowSettings
+    ) -> None:
+        self._choice = choice
+        self._detector = detector
+        self._landmarker = landmarker
+        self._settings = settings
+        self._thumbnail: NDArray[np.float32] | None = None
+        self._points: NDArray[np.float32] | None = None  # in the frame before
+        self._known: NDArray[np.float32] | None = None  # where the face was last, however long ago
+        self._lost_frames = 0
+        self._unchecked_frames = 0
+        self._strikes = 0
+
+    def see(self, frame: Frame) -> Sight:
+        """The chosen face in the next frame."""
+        is_jump = self._has_jumped(frame.rgb_u8)
+        before = self._points
+        points, confidence = self._keep(frame.rgb_u8)
+        is_cut = is_jump and (
+            before is None or points is None or _moved(before, points) > self._settings.same_place
+        )
+        if is_cut:
+            points = None
+        if points is not None and self._unchecked_frames >= self._settings.check_every_frames:
+            points = self._check(frame.rgb_u8, points, confidence)
+        is_found = points is None and (is_cut or self._is_time_to_look())
+        if is_found:
+            points, confidence = self._find(frame.rgb_u8, is_cut)
+        is_new = is_cut
+        if points is not None and self._known is not None:
+            is_new |= _moved(self._known, points) > self._settings.largest_step * (1 + self._lost_frames)
+        self._remember(points)
+        return Sight(frame, points, confidence if points is not None else 0.0, bool(is_new))
+
+    def _has_jumped(self, rgb_u8: FrameImage) -> bool:
+        small = cv2.resize(rgb_u8, THUMBNAIL, interpolation=cv2.INTER_AREA)
+        grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.float32)
+        before, self._thumbnail = self._thumbnail, grey
+        return before is not None and float(np.abs(grey - before).mean()) > self._settings.cut_levels
+
+    def _keep(self, rgb_u8: FrameImage) -> tuple[NDArray[np.float32] | None, float]:
+        """The points near those of the frame before."""
+        if self._points is None:
+            return None, 0.0
+        points, confidence = self._landmarker.points(rgb_u8, square_around(self._points))
+        if _moved(self._points, points) > 0.15:  # the square was beside the face: centre it
+            points, confidence = self._landmarker.points(rgb_u8, square_around(points))
+        is_same = _moved(self._points, points) < self._settings.largest_step
+        is_face = confidence >= self._settings.confidence and 0.7 < _growth(self._points, points) < 1.4
+        return (points, confidence) if is_face and is_same else (None, confidence)
+
+    def _check(
+        self, rgb_u8: FrameImage, points: NDArray[np.float32], confidence: float
+    ) -> NDArray[np.float32] | None:
+        """Ask the detector, too, looking only around the face; None if it keeps seeing nothing there."""
+        self._unchecked_frames = 0
+        centre_x, centre_y, side = square_around(points)
+        reach = CHECK_AROUND * side / 2
+        left, top = max(0, int(centre_x - reach)), max(0, int(centre_y - reach))
+        region = rgb_u8[top : int(centre_y + reach), left : int(centre_x + reach)]
+        if min(region.shape[:2]) < 8:
+            return None
+        zoom = CHECK_PX / max(region.shape[:2])
+        size = (max(24, round(region.shape[1] * zoom)), max(24, round(region.shape[0] * zoom)))
+        small = np.asarray(cv2.resize(region, size, interpolation=cv2.INTER_AREA), np.uint8)
+        for face in self._detector.detect(small):
+            found_x, found_y, _ = _square_of(face)
+            away = np.hypot(found_x / zoom + left - centre_x, found_y / zoom + top - centre_y)
+            if away < 0.5 * side / SQUARE_PER_EXTENT:
+                self._strikes = 0
+                return points
+        self._strikes += 1
+        is_given_up = self._strikes >= (6 if confidence >= self._settings.sure else 2)
+        return None if is_given_up else points
+
+    def _is_time_to_look(self) -> bool:
+        """Every frame at first, every fourth once the face has been away for a while."""
+        return self._lost_frames < self._settings.check_every_frames or self._lost_frames % 4 == 0
+
+    def _find(self, rgb_u8: FrameImage, is_cut: bool) -> tuple[NDArray[np.float32] | None, float]:
+        """Look for the face in the whole frame."""
+        faces = self._faces(rgb_u8)
+        if not faces:
+            return None, 0.0
+        face: Face | None
+        if self._known is None:
+            face = choose_first(faces, self._choice)
+        elif is_cut or self._lost_frames > self._settings.forget_frames:
+            face = choose(faces, self._choice)
+        else:
+            face = self._same(faces, self._known)
+        return (face.points, face.score) if face else (None, 0.0)
+
+    def _faces(self, rgb_u8: FrameImage) -> list[Face]:
+        """Every face that both the detector and the landmark network believe in."""
+        faces: list[Face] = []
+        for found in self._detector.detect(rgb_u8):
+            points, _ = self._landmarker.points(rgb_u8, _square_of(found))
+            points, confidence = self._landmarker.points(rgb_u8, square_around(points))
+            face = face_from(points, confidence)
+            is_double = any(_moved(other.points, points) < 0.5 for other in faces)
+            if confidence >= self._settings.confidence and not is_double:
+                faces.append(face)
+        return faces
+
+    def _same(self, faces: list[Face], known: NDArray[np.float32]) -> Face | None:
+        """The face nearest to where it was last seen, unless it is too far away or of another size."""
+        reach = self._settings.largest_step * (1 + 0.2 * self._lost_frames)
+        near = [
+            face
+            for face in faces
+            if _moved(known, face.points) < reach and 0.6 < _growth(known, face.points) < 1.67
+        ]
+        return min(near, key=lambda face: _moved(known, face.points), default=None)
+
+    def _remember(self, points: NDArray[np.float32] | None) -> None:
+        self._unchecked_frames += 1
+        if points is None:
+            self._lost_frames += 1
+            self._unchecked_frames = self._strikes = 0
+        else:
+            self._lost_frames = 0
+            self._known = points
+        self._points = points
+
+
+def face_from(points: NDArray[np.float32], score: float) -> Face:
+    """A face whose box is the smallest around its points."""
+    return Face(np.concatenate([points.min(0), points.max(0)]).astype(np.float32), score, points)
+
+
+def _square_of(face: Face) -> Square:
+    """The landmark network's square for a detected box."""
+    left, top, right, bottom = (float(edge) for edge in face.box)
+    extent = EXTENT_PER_BOX_HEIGHT * max(bottom - top, right - left)
+    return (left + right) / 2, (top + bottom) / 2 + DOWN_PER_EXTENT * extent, SQUARE_PER_EXTENT * extent
+
+
+def _extent(points: NDArray[np.float32]) -> float:
+    return max(1e-6, float((points.max(0) - points.min(0)).max()))
+
+
+def _growth(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:
+    return _extent(after) / _extent(before)
+
+
+def _moved(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:
+    """How far a face moved, in extents."""
+    return float(np.linalg.norm(after.mean(0) - before.mean(0))) / _extent(before)

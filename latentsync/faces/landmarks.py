@@ -1,0 +1,151 @@
+"""The landmark network: 68 points, and whether there is a face at all, from a square around a face."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from latentsync.axes import expect_axes
+from latentsync.errors import WeightsError
+from latentsync.types import FrameImage
+
+INPUT_PX = 96
+POINTS = 68
+SQUARE_PER_EXTENT = 1.5  # side of the square, in sides of the smallest square around the 68 points
+BUNDLED = Path(__file__).parent.parent / "bundled" / "landmarks.safetensors"
+
+Square = tuple[float, float, float]  # centre x, centre y, side, in pixels of the frame
+
+
+class Landmarker(Protocol):
+    """Finds the 68 points of the face inside a square, and says how sure it is that there is one."""
+
+    def points(self, rgb_u8: FrameImage, square: Square) -> tuple[NDArray[np.float32], float]: ...
+
+
+class _Residual(nn.Module):
+    """Two 3x3 convolutions around a shortcut; `stride` 2 halves the picture."""
+
+    def __init__(self, channels_in: int, channels: int, *, stride: int = 1) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
+        self.first_norm = nn.BatchNorm2d(channels)
+        self.second = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.second_norm = nn.BatchNorm2d(channels)
+        self.shortcut = nn.Conv2d(channels_in, channels, 1, stride) if stride > 1 else nn.Identity()
+        self.act = nn.SiLU()
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        inner = self.act(self.first_norm(self.first(pictures)))
+        inner = self.second_norm(self.second(inner))
+        return torch.as_tensor(self.act(inner + self.shortcut(pictures)))
+
+
+class LandmarkNet(nn.Module):
+    """Regresses the 68 points of a 96 px square, in 0..1 of its side, and a logit for "this is a face".
+
+    Source: ours; a small residual network, because direct regression with a wing loss is enough at this size.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 24, 3, 2, 1, bias=False), nn.BatchNorm2d(24), nn.SiLU()
+        )  # 48 px
+        self.blocks = nn.Sequential(
+            _Residual(24, 40, stride=2),  # 24 px
+            _Residual(40, 72, stride=2),  # 12 px
+            _Residual(72, 72),
+            _Residual(72, 112, stride=2),  # 6 px
+            _Residual(112, 112),
+        )
+        self.squeeze = nn.Sequential(nn.Conv2d(112, 40, 1, bias=False), nn.BatchNorm2d(40), nn.SiLU())
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(40 * 36, 192), nn.SiLU())
+        self.to_points = nn.Linear(192, 2 * POINTS)
+        self.to_face = nn.Linear(192, 1)
+
+    def forward(self, pictures_pm1: Tensor) -> tuple[Tensor, Tensor]:
+        """(n 3 96 96) RGB in -1..1 -> points (n 68 2) in 0..1 of the square, face logits (n,)."""
+        expect_axes(pictures_pm1, "n c h w", c=3, h=INPUT_PX, w=INPUT_PX)
+        hidden = self.head(self.squeeze(self.blocks(self.stem(pictures_pm1))))
+        return self.to_points(hidden).unflatten(1, (POINTS, 2)) + 0.5, self.to_face(hidden).flatten()
+
+
+def square_around(points: NDArray[np.float32]) -> Square:
+    """The square in which the network expects the face that has these 68 points."""
+    low, high = points.min(0), points.max(0)
+    centre = (low + high) / 2
+    return float(centre[0]), float(centre[1]), SQUARE_PER_EXTENT * float((high - low).max())
+
+
+def cut_square(rgb_u8: FrameImage, square: Square, *, size_px: int = INPUT_PX) -> FrameImage:
+    """The square as a picture of `size_px`, averaged when it shrinks, black outside the frame."""
+    centre_x, centre_y, side = square
+    shrink = max(1.0, side / size_px)
+    height, width = rgb_u8.shape[:2]
+    left, top = max(0, int(centre_x - side / 2) - 2), max(0, int(centre_y - side / 2) - 2)
+    right, bottom = min(width, int(centre_x + side / 2) + 3), min(height, int(centre_y + side / 2) + 3)
+    if right - left < 2 or bottom - top < 2:
+        return np.zeros((size_px, size_px, 3), np.uint8)
+    region = rgb_u8[top:bottom, left:right]
+    scale_x = scale_y = 1.0
+    if shrink > 1:
+        small = (max(1, round((right - left) / shrink)), max(1, round((bottom - top) / shrink)))
+        scale_x, scale_y = small[0] / (right - left), small[1] / (bottom - top)
+        region = np.asarray(cv2.resize(region, small, interpolation=cv2.INTER_AREA), np.uint8)
+    zoom = size_px / side
+    zoom_x, zoom_y = zoom / scale_x, zoom / scale_y
+    shift_x = (left - 0.5 - centre_x + side / 2) * zoom + 0.5 * zoom_x
+    shift_y = (top - 0.5 - centre_y + side / 2) * zoom + 0.5 * zoom_y
+    matrix = np.array([[zoom_x, 0, shift_x], [0, zoom_y, shift_y]])
+    return np.asarray(cv2.warpAffine(region, matrix, (size_px, size_px), flags=cv2.INTER_LINEAR), np.uint8)
+
+
+class BundledLandmarker:
+    """Our network, ready to use on frames."""
+
+    def __init__(self, net: LandmarkNet) -> None:
+        self._net = net.eval()
+
+    @torch.inference_mode()
+    def points(self, rgb_u8: FrameImage, square: Square) -> tuple[NDArray[np.float32], float]:
+        """The 68 points (68, 2) in pixels of the frame, and the confidence 0..1 that this is a face."""
+        centre_x, centre_y, side = square
+        picture = torch.from_numpy(cut_square(rgb_u8, square)).permute(2, 0, 1)[None]
+        points_unit, logits = self._net(picture.float() / 127.5 - 1)
+        corner = np.array([centre_x - side / 2, centre_y - side / 2])
+        points = points_unit[0].numpy() * side + corner
+        return points.astype(np.float32), float(logits.sigmoid()[0])
+
+
+def load_landmarks(path: Path | None = None) -> BundledLandmarker:
+    """Our landmark network with the weights in `path`, or those in the package.
+
+    Raises:
+        WeightsError: the file is missing or holds something else.
+    """
+    source = path or BUNDLED
+    net = LandmarkNet()
+    try:
+        net.load_state_dict({name: tensor.float() for name, tensor in load_file(source).items()})
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise WeightsError(
+            f"{source}: not weights of the landmark network",
+            hint="reinstall the package, or train them with the recipe compact/landmarks",
+        ) from error
+    return BundledLandmarker(net)
+
+
+def choose_landmarker() -> Landmarker:
+    """The face-alignment network of the paper where its weights are installed, otherwise ours."""
+    from latentsync.faces.fan import FaceAlignmentLandmarker, fan_weights
+
+    return FaceAlignmentLandmarker() if fan_weights() else load_landmarks()

@@ -1,0 +1,171 @@
+"""Puts a generated crop back into its frame."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from latentsync.axes import expect_axes
+from latentsync.faces.align import crop_bounds, mouth_mask, square_from_window, window_px
+from latentsync.types import AffineFrame, FrameImage
+
+FEATHER = 0.05  # width of the soft border inside the mouth region, as a share of the crop's side
+LARGEST_SHIFT = 8.0  # grey levels by which the colour of the crop may be moved towards the frame's
+
+Pixels = NDArray[np.float32] | NDArray[np.uint8]
+
+
+def paste(
+    rgb_u8: FrameImage,
+    face_crop: Pixels,
+    affine: AffineFrame,
+    *,
+    region: Literal["mouth", "crop"] = "mouth",
+    feather: float = FEATHER,
+    colour: Literal["match", "as_is"] = "match",
+) -> FrameImage:
+    """A copy of the frame with the square crop (h w c), 0..255, in its place.
+
+    Args:
+        rgb_u8: the frame.
+        face_crop: the generated crop, uint8 or float32 in 0..255.
+        affine: where it was cut.
+        region: "mouth" changes only what was generated; "crop" changes the whole rectangle, as released.
+        feather: soft border inside the mouth region, as a share of the crop's side.
+        colour: "match" moves the mouth's colour so that its border agrees with the frame's.
+
+    Source: ours for "mouth"; "crop" as in the official restoration.
+    """
+    expect_axes(face_crop, "h w c", h=affine.resolution, w=affine.resolution, c=3)
+    if region == "crop":
+        size = window_px(affine.resolution)
+        shrinks = size[0] < affine.resolution
+        window = cv2.resize(
+            np.asarray(face_crop, np.float32),
+            size,
+            interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC,
+        )
+        return paste_window(rgb_u8, np.asarray(window, np.float32), affine)
+    return _paste_mouth(rgb_u8, face_crop, affine, feather, colour)
+
+
+def paste_window(rgb_u8: FrameImage, window: NDArray[np.float32], affine: AffineFrame) -> FrameImage:
+    """A copy of the frame with the whole upright window (h w c), 0..255, blended in at its border.
+
+    Source: the official restoration: the border is eroded by a twentieth of the side of the pasted area and
+    blurred over the same width.
+    """
+    width, height = window_px(affine.resolution)
+    expect_axes(window, "h w c", h=height, w=width, c=3)
+    left, top, right, bottom = crop_bounds(affine, rgb_u8.shape[1], rgb_u8.shape[0], margin_px=3)
+    if right <= left or bottom <= top:
+        return rgb_u8.copy()
+    matrix, size = _from_region(affine.crop_from_frame, left, top), (right - left, bottom - top)
+    face = _sample(window, matrix, size)
+    inside = _sample(np.ones((height, width), np.float32), matrix, size)
+    inside = np.asarray(cv2.erode(inside, np.ones((2, 2), np.float32)), np.float32)
+    edge = int(float(inside.sum()) ** 0.5) // 20
+    soft = inside
+    if edge:
+        core = cv2.erode(inside, np.ones((2 * edge, 2 * edge), np.float32))
+        soft = np.asarray(cv2.GaussianBlur(core, (2 * edge + 1, 2 * edge + 1), 0), np.float32)
+    pasted = rgb_u8.copy()
+    old = pasted[top:bottom, left:right].astype(np.float32)
+    blended = soft[..., None] * (inside[..., None] * face) + (1 - soft[..., None]) * old
+    pasted[top:bottom, left:right] = np.clip(blended, 0, 255)
+    return pasted
+
+
+def _paste_mouth(
+    rgb_u8: FrameImage,
+    face_crop: Pixels,
+    affine: AffineFrame,
+    feather: float,
+    colour: Literal["match", "as_is"],
+) -> FrameImage:
+    height, width = rgb_u8.shape[:2]
+    left, top, right, bottom = crop_bounds(affine, width, height, margin_px=1)
+    if right <= left or bottom <= top:
+        return rgb_u8.copy()
+    matrix = square_from_window(affine.resolution) @ np.vstack([affine.crop_from_frame, [0, 0, 1]])
+    weight = _sample(
+        soft_mouth(affine.resolution, feather),
+        _from_region(matrix[:2], left, top),
+        (right - left, bottom - top),
+    )
+    rows, columns = np.flatnonzero(weight.any(1)), np.flatnonzero(weight.any(0))
+    if not len(rows):
+        return rgb_u8.copy()
+    weight = weight[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1, None]
+    left, top = left + int(columns[0]), top + int(rows[0])
+    size = (weight.shape[1], weight.shape[0])
+    # 8-bit cubic sampling is forty times faster than float, and half a grey level is below what is stored.
+    if face_crop.dtype != np.uint8:
+        face_crop = np.clip(np.rint(face_crop), 0, 255).astype(np.uint8)
+    source, source_matrix = _fit_scale(np.asarray(face_crop, np.uint8), matrix[:2])
+    face = cv2.warpAffine(
+        source, _from_region(source_matrix, left, top), size, flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    )
+    pasted = rgb_u8.copy()
+    place = pasted[top : top + size[1], left : left + size[0]]
+    change = np.subtract(face, place, dtype=np.float32)
+    if colour == "match":
+        change -= _border_shift(change, weight)
+    change *= weight  # exactly 0 outside the mouth, so that the frame stays as it is
+    change += place
+    np.rint(change, out=change)
+    place[...] = np.clip(change, 0, 255, out=change)
+    return pasted
+
+
+def _border_shift(change: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How far the crop's colour lies from the frame's along the soft border, (3,) in grey levels, bounded."""
+    border = (weight * (1 - weight))[..., 0]
+    total = float(border.sum())
+    if total < 1:
+        return np.zeros(3, np.float32)
+    shift = np.einsum("hwc,hw->c", change, border, optimize=True) / total
+    return np.asarray(np.clip(shift, -LARGEST_SHIFT, LARGEST_SHIFT), np.float32)
+
+
+@lru_cache(maxsize=8)
+def soft_mouth(resolution: int, feather: float = FEATHER) -> NDArray[np.float32]:
+    """The generated region of the square crop (h w): 0 outside and at its border, 1 further in."""
+    generated = (mouth_mask(resolution) < 0.5).astype(np.uint8)
+    distance_px = cv2.distanceTransform(generated, cv2.DIST_L2, 5)
+    ramp = np.clip((distance_px - 1) / max(feather * resolution, 1e-6), 0, 1)
+    return np.asarray(ramp * ramp * (3 - 2 * ramp), np.float32)
+
+
+def _fit_scale(
+    crop_u8: FrameImage, square_from_frame: NDArray[np.float64]
+) -> tuple[FrameImage, NDArray[np.float64]]:
+    """The crop averaged down when the face in the frame is smaller, and the matrix to its pixels."""
+    zoom = np.linalg.norm(square_from_frame[:, :2], axis=1)  # crop pixels per frame pixel, along x and y
+    if zoom.max() <= 1.25:
+        return crop_u8, square_from_frame
+    height, width = crop_u8.shape[:2]
+    size = (max(8, round(width / max(1.0, zoom[0]))), max(8, round(height / max(1.0, zoom[1]))))
+    small = np.asarray(cv2.resize(crop_u8, size, interpolation=cv2.INTER_AREA), np.uint8)
+    scale = np.array([size[0] / width, size[1] / height])
+    matrix = square_from_frame * scale[:, None]
+    matrix[:, 2] += scale / 2 - 0.5
+    return small, matrix
+
+
+def _from_region(crop_from_frame: NDArray[np.float64], left: int, top: int) -> NDArray[np.float64]:
+    """The same transform, from pixels of the region that begins at (left, top)."""
+    shifted = crop_from_frame.copy()
+    shifted[:, 2] += crop_from_frame[:, :2] @ [left, top]
+    return shifted
+
+
+def _sample(
+    crop: NDArray[np.float32], crop_from_region: NDArray[np.float64], size: tuple[int, int]
+) -> NDArray[np.float32]:
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(crop, crop_from_region, size, flags=flags), np.float32)
