@@ -1,0 +1,1 @@
+"""The stages of `sync`: which frames, which crops, and how they run side by side."""

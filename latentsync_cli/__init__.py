@@ -1,0 +1,1 @@
+"""The `latentsync` executable: turns flags into jobs and recipes, and shows what comes back."""

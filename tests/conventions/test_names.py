@@ -1,0 +1,54 @@
+"""Names and sizes: files are nouns of the domain, and short; functions fit on a screen."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+FILES = sorted(
+    path for folder in ("latentsync", "latentsync_cli") for path in (REPOSITORY / folder).rglob("*.py")
+)
+SAYS_NOTHING = {"utils", "util", "helper", "helpers", "common", "misc", "manager", "handler", "base", "core"}
+FILE_LINES = 400
+FUNCTION_LINES = 60
+LOOP_LINES = 100  # a training loop reads better in one piece
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(REPOSITORY))
+
+
+def line_limit(path: Path, function: str) -> int:
+    is_loop = function == "run" and path.stem.startswith("train_")
+    return LOOP_LINES if is_loop else FUNCTION_LINES
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_the_name_says_something(path: Path) -> None:
+    words = {word for part in path.relative_to(REPOSITORY).with_suffix("").parts for word in part.split("_")}
+    assert not words & SAYS_NOTHING
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_files_and_functions_are_short(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= FILE_LINES
+    too_long = {
+        node.name: node.end_lineno - node.lineno + 1
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno is not None
+        and node.end_lineno - node.lineno + 1 > line_limit(path, node.name)
+    }
+    assert not too_long
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_pickles_are_never_trusted(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+            arguments = {word.arg: ast.unparse(word.value) for word in node.keywords}
+            assert arguments.get("weights_only") == "True", f"line {node.lineno}"
