@@ -42,4 +42,5 @@ def batch_to_frames(images: Tensor, *, frames: int) -> Tensor:
     expect_axes(images, "b c h w")
     if len(images) % frames:
         raise ShapeError(f"{len(images)} images are not a whole number of windows of {frames} frames")
-    return images.unflatten(0, (-1, frames)).movedim(1, 2)  # b c f h w
+    video: Tensor = images.unflatten(0, (-1, frames)).movedim(1, 2)  # b c f h w
+    return video

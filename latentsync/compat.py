@@ -1,12 +1,14 @@
 """Makes torchvision importable beside a CPU-only torch, which lacks the operators it registers against.
 
-torchvision's published wheels are built against a CUDA torch; beside a CPU torch `import torchvision` stops at
-`operator torchvision::nms does not exist`, and with it diffusers and transformers. Source: measured with torch 2.13.0
-and torchvision 0.28.0.
+torchvision's published wheels are built against a CUDA torch; beside a CPU torch `import torchvision` stops
+at `operator torchvision::nms does not exist`, and with it diffusers and transformers.
+
+Source: measured with torch 2.13.0 and torchvision 0.28.0.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 _library: object | None = None  # keeps the operator schemas registered
@@ -19,7 +21,7 @@ def make_torchvision_importable() -> None:
     """
     global _library
     try:
-        import torchvision  # noqa: F401
+        importlib.import_module("torchvision")
     except RuntimeError as error:
         if "torchvision::nms does not exist" not in str(error):
             raise
@@ -31,4 +33,4 @@ def make_torchvision_importable() -> None:
         for operator in ("nms", "qnms"):
             library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _library = library
-        import torchvision  # noqa: F401
+        importlib.import_module("torchvision")

@@ -6,29 +6,39 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
 
 from latentsync import __version__
+from latentsync.audio.whisper import SpeechSteps
 from latentsync.errors import FaceError, MediaError, UsageError
 from latentsync.events import Note, Plan, Progress, Report
+from latentsync.faces.align import mouth_mask
 from latentsync.faces.choice import FaceChoice
+from latentsync.faces.detect import Detector
+from latentsync.faces.follow import Follower, FollowSettings
+from latentsync.faces.landmarks import choose_landmarker
+from latentsync.faces.paste import paste
+from latentsync.faces.track import TrackSettings, track
 from latentsync.media.probe import VideoInfo, require_audio, require_video
 from latentsync.media.read import read_audio, read_frames
 from latentsync.media.write import Encoding, VideoWriter
+from latentsync.pipeline.generate import Sampling, SpokenFrame, cut_crops, speak
+from latentsync.pipeline.stages import Background
 from latentsync.pipeline.timeline import Duration, frame_count, play
 from latentsync.recipe.loading import dump_recipe
 from latentsync.recipe.schema import SyncRecipe
+from latentsync.runtime import DeviceName, DtypeName, choose_device, choose_dtype
 from latentsync.types import FrameImage
-from latentsync.weights.store import DEFAULT_MODEL, ModelSpec, find_model
-
-if TYPE_CHECKING:
-    from latentsync.pipeline.generate import SpokenFrame
-    from latentsync.runtime import DeviceName, DtypeName
+from latentsync.weights.store import DEFAULT_MODEL, LipModel, ModelSpec, find_model, load_model
 
 LOOK_EVERY_S = 0.4  # how densely the video is searched for its first face before anything is loaded
 QUEUE_FRAMES = 8
+SAMPLES_PER_S = 16_000  # what Whisper hears
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +57,7 @@ class SyncJob:
     model: str = DEFAULT_MODEL
     device: DeviceName = "auto"
     dtype: DtypeName = "auto"
-    face: FaceChoice = FaceChoice()
+    face: FaceChoice = field(default_factory=FaceChoice)
     start_s: float = 0.0
     end_s: float | None = None
     duration: Duration = "speech"
@@ -116,8 +126,42 @@ class _Tally:
         return tuple((round(start, 2), round(end, 2)) for start, end in self.untouched or [])
 
 
-def run(job: SyncJob, recipe: SyncRecipe, report: Report) -> SyncResult:
+@dataclass(frozen=True, slots=True)
+class _Setup:
+    """A job with everything that was found out before it starts."""
+
+    job: SyncJob
+    recipe: SyncRecipe
+    info: VideoInfo
+    spec: ModelSpec
+    device: torch.device
+    dtype: torch.dtype
+    duration_s: float
+
+    @property
+    def frames(self) -> int:
+        return frame_count(self.duration_s, float(self.info.fps))
+
+    @property
+    def sampling(self) -> Sampling:
+        """The recipe's sampling, and the model's own where the recipe leaves it open."""
+        chosen, is_exact = self.recipe.sampling, self.recipe.sampling.mode == "exact"
+        overlap = self.spec.overlap_frames if chosen.overlap_frames is None else chosen.overlap_frames
+        return Sampling(
+            steps=chosen.steps or self.spec.steps,
+            guidance=self.spec.guidance if chosen.guidance is None else chosen.guidance,
+            window_frames=chosen.window_frames,
+            overlap_frames=0 if is_exact else overlap,
+            is_exact=is_exact,
+            seed=self.recipe.seed,
+        )
+
+
+def run(job: SyncJob, recipe: SyncRecipe, report: Report, *, model: LipModel | None = None) -> SyncResult:
     """Make the output of `job`; it appears whole or not at all.
+
+    Args:
+        model: a loaded model, for many jobs in a row; None loads `job.model`.
 
     Raises:
         UsageError: the output exists, or the flags do not fit together.
@@ -126,42 +170,41 @@ def run(job: SyncJob, recipe: SyncRecipe, report: Report) -> SyncResult:
         WeightsError: the model is missing, damaged or another network's.
     """
     started = time.monotonic()
-    info = _check(job)
-    spec = find_model(job.model, resolution=recipe.sampling.resolution)
-    duration_s = _duration_s(job, info)
-    _find_first_face(job, info, report)
-
-    from latentsync.runtime import choose_device, choose_dtype
-
-    device = choose_device(job.device)
-    dtype = choose_dtype(job.dtype, device)
-    frames = frame_count(duration_s, float(info.fps))
-    report(
-        Plan(_plan_lines(job, recipe, spec, f"{device.type} {str(dtype).split('.')[-1]}", info, duration_s))
-    )
+    setup = _prepare(job, recipe, model)
+    _find_first_face(setup, report)
+    report(Plan(_plan_lines(setup)))
     tally = _Tally()
     if not job.dry_run:
-        for spoken in _write(
-            job, recipe, info, _spoken(job, recipe, info, spec, duration_s, report), duration_s
-        ):
-            tally.add(spoken, float(1 / info.fps))
-            report(Progress("sync", tally.frames, max(frames, tally.frames)))
+        report(Progress("loading", 0, setup.frames))
+        model = model or load_model(setup.spec, device=setup.device, dtype=setup.dtype)
+        for spoken in _written(setup, _spoken(setup, model)):
+            tally.add(spoken, float(1 / setup.info.fps))
+            report(Progress("sync", tally.frames, max(setup.frames, tally.frames)))
     for start_s, end_s in tally.spans():
         report(Note(f"no face from {start_s:.2f} s to {end_s:.2f} s: left as it was", "warning"))
+    frames = setup.frames if job.dry_run else tally.frames
     result = SyncResult(
         output=None if job.dry_run else job.output,
-        model=spec.name,
-        device=device.type,
-        frames=frames if job.dry_run else tally.frames,
+        model=setup.spec.name,
+        device=setup.device.type,
+        frames=frames,
         frames_with_face=tally.with_face,
         bridged=tally.bridged,
         untouched=tally.spans(),
-        duration_s=duration_s if job.dry_run else tally.frames / float(info.fps),
+        duration_s=frames / float(setup.info.fps),
         took_s=time.monotonic() - started,
     )
     if job.report is not None:
         _write_report(job.report, result, recipe)
     return result
+
+
+def _prepare(job: SyncJob, recipe: SyncRecipe, model: LipModel | None) -> _Setup:
+    info = _check(job)
+    spec = model.spec if model else find_model(job.model, resolution=recipe.sampling.resolution)
+    device = model.device if model else choose_device(job.device)
+    dtype = model.dtype if model else choose_dtype(job.dtype, device)
+    return _Setup(job, recipe, info, spec, device, dtype, _duration_s(job, info))
 
 
 def _check(job: SyncJob) -> VideoInfo:
@@ -199,104 +242,85 @@ def _duration_s(job: SyncJob, info: VideoInfo) -> float:
     return min(info.duration_s, job.end_s or info.duration_s) - job.start_s
 
 
-def _find_first_face(job: SyncJob, info: VideoInfo, report: Report) -> None:
+def _find_first_face(setup: _Setup, report: Report) -> None:
     """Search a few frames a second for a face, so that a video without one fails at once."""
-    from latentsync.faces.detect import Detector
-    from latentsync.faces.follow import Follower, FollowSettings
-    from latentsync.faces.landmarks import choose_landmarker
-
+    job, fps = setup.job, float(setup.info.fps)
     follower = Follower(job.face, Detector(), choose_landmarker(), FollowSettings())
-    every = max(1, round(LOOK_EVERY_S * float(info.fps)))
-    seen = 0
+    every, seen = max(1, round(LOOK_EVERY_S * fps)), 0
     for frame in read_frames(job.video, start_s=job.start_s, end_s=job.end_s):
         seen += 1
         if frame.index % every == 0:
-            report(Progress("looking for a face", seen, info.frames))
+            report(Progress("looking for a face", seen, setup.info.frames))
             if follower.see(frame).points is not None:
                 return
     if seen == 0:
         raise MediaError(f"'{job.video}': no picture could be decoded", hint="give another video")
+    looked = -(-seen // every)
     raise FaceError(
-        f"'{job.video}': no face in any of {-(-seen // every)} frames looked at over {seen / float(info.fps):.1f} s",
+        f"'{job.video}': no face in any of {looked} frames looked at over {seen / fps:.1f} s",
         hint="give a video that shows a real face from the front, at least 40 pixels wide",
     )
 
 
-def _plan_lines(
-    job: SyncJob, recipe: SyncRecipe, spec: ModelSpec, device: str, info: VideoInfo, duration_s: float
-) -> tuple[str, ...]:
-    steps = recipe.sampling.steps or spec.steps
-    size = f"{info.width}x{info.height}"
+def _plan_lines(setup: _Setup) -> tuple[str, ...]:
+    job, info, steps = setup.job, setup.info, setup.sampling.steps
     source = "still picture" if info.is_picture else f"{float(info.fps):.6g} fps, {info.duration_s:.2f} s"
+    number_format = str(setup.dtype).split(".")[-1]
+    steps_text = f"{steps} step{'s' if steps > 1 else ''} at {setup.spec.resolution} px"
     return (
-        f"model   {spec.name}: {spec.note}",
-        f"device  {device}, {steps} step{'s' if steps > 1 else ''} at {spec.resolution} px",
-        f"video   {job.video} ({size}, {source})",
+        f"model   {setup.spec.name}: {setup.spec.note}",
+        f"device  {setup.device.type} {number_format}, {steps_text}",
+        f"video   {job.video} ({info.width}x{info.height}, {source})",
         f"speech  {job.speech} ({require_audio(job.speech).duration_s:.2f} s)",
-        f"output  {job.output} ({frame_count(duration_s, float(info.fps))} frames, {duration_s:.2f} s)",
+        f"output  {job.output} ({setup.frames} frames, {setup.duration_s:.2f} s)",
     )
 
 
-def _spoken(
-    job: SyncJob, recipe: SyncRecipe, info: VideoInfo, spec: ModelSpec, duration_s: float, report: Report
-) -> Iterator[SpokenFrame]:
-    """All frames of the output in order: decoding and tracking, and denoising, each in a thread of its own."""
-    import numpy as np
-
-    from latentsync.audio.whisper import SpeechSteps
-    from latentsync.faces.align import mouth_mask
-    from latentsync.faces.detect import Detector
-    from latentsync.faces.landmarks import choose_landmarker
-    from latentsync.faces.track import TrackSettings, track
-    from latentsync.pipeline.generate import Sampling, cut_crops, speak
-    from latentsync.pipeline.stages import Background
-    from latentsync.runtime import choose_device, choose_dtype
-    from latentsync.weights.store import load_model
-
-    report(Progress("loading", 0, frame_count(duration_s, float(info.fps))))
-    device = choose_device(job.device)
-    model = load_model(spec, device=device, dtype=choose_dtype(job.dtype, device))
-    chosen = recipe.sampling
-    is_exact = chosen.mode == "exact"
-    overlap = spec.overlap_frames if chosen.overlap_frames is None else chosen.overlap_frames
-    sampling = Sampling(
-        steps=chosen.steps or spec.steps,
-        guidance=spec.guidance if chosen.guidance is None else chosen.guidance,
-        window_frames=chosen.window_frames,
-        overlap_frames=0 if is_exact else overlap,
-        is_exact=is_exact,
-        seed=recipe.seed,
+def _spoken(setup: _Setup, model: LipModel) -> Iterator[SpokenFrame]:
+    """All frames of the output in order: tracking and denoising run in a thread of their own each."""
+    job, recipe, info = setup.job, setup.recipe, setup.info
+    frames = play(
+        job.video,
+        info,
+        policy=job.duration,
+        duration_s=setup.duration_s,
+        start_s=job.start_s,
+        end_s=job.end_s,
     )
-    samples = read_audio(job.speech).samples
-    if duration_s > len(samples) / 16000:  # the mouth closes after the last word
-        samples = np.pad(samples, (0, 8000))
-    steps = SpeechSteps(model.whisper, samples, mode=recipe.audio.mode)
+    settings = TrackSettings(
+        smoothing="released" if setup.sampling.is_exact else "steady",
+        sigma_s=recipe.faces.smoothing_s,
+        gap_frames=recipe.faces.max_gap_frames,
+        follow=FollowSettings(check_every_frames=recipe.faces.detect_every_frames),
+    )
     tracked = track(
-        play(
-            job.video, info, policy=job.duration, duration_s=duration_s, start_s=job.start_s, end_s=job.end_s
-        ),
+        frames,
         choice=job.face,
-        resolution=spec.resolution,
+        resolution=setup.spec.resolution,
         detector=Detector(),
         landmarker=choose_landmarker(),
-        settings=TrackSettings(
-            smoothing="released" if is_exact else "steady",
-            sigma_s=recipe.faces.smoothing_s,
-            gap_frames=recipe.faces.max_gap_frames,
-        ),
+        settings=settings,
     )
-    fade_frames = round(recipe.paste.fade_s * float(info.fps))
-    with Background(cut_crops(tracked, fade_frames=fade_frames), capacity=QUEUE_FRAMES) as cuts:
-        spoken = speak(cuts, model, steps, mouth_mask(spec.resolution, job.mask), sampling)
-        with Background(spoken, capacity=QUEUE_FRAMES) as finished:
-            yield from finished
+    cuts = cut_crops(tracked, fade_frames=round(recipe.paste.fade_s * float(info.fps)))
+    mask = mouth_mask(setup.spec.resolution, job.mask)
+    steps = _hear(setup, model)
+    with (
+        Background(cuts, capacity=QUEUE_FRAMES) as crops,
+        Background(speak(crops, model, steps, mask, setup.sampling), capacity=QUEUE_FRAMES) as spoken,
+    ):
+        yield from spoken
 
 
-def _write(
-    job: SyncJob, recipe: SyncRecipe, info: VideoInfo, spoken_frames: Iterator[SpokenFrame], duration_s: float
-) -> Iterator[SpokenFrame]:
+def _hear(setup: _Setup, model: LipModel) -> SpeechSteps:
+    samples = read_audio(setup.job.speech).samples
+    if setup.duration_s > len(samples) / SAMPLES_PER_S:  # silence after the last word closes the mouth
+        samples = np.pad(samples, (0, SAMPLES_PER_S // 2))
+    return SpeechSteps(model.whisper, samples, mode=setup.recipe.audio.mode)
+
+
+def _written(setup: _Setup, spoken_frames: Iterator[SpokenFrame]) -> Iterator[SpokenFrame]:
     """Paste, encode and pass on each frame; the output gets its name after the last one."""
-    encoded = recipe.encoding
+    job, info, encoded = setup.job, setup.info, setup.recipe.encoding
     with VideoWriter(
         job.output,
         width=info.width * (2 if job.compare else 1),
@@ -305,30 +329,24 @@ def _write(
         like=info,
         speech=job.speech,
         encoding=Encoding(codec=encoded.codec, crf=encoded.crf, preset=encoded.preset),
-        duration_s=duration_s,
+        duration_s=setup.duration_s,
     ) as writer:
         for spoken in spoken_frames:
-            frame = spoken.cut.tracked.frame
-            writer.write(_finished(spoken, job, recipe), frame.time_s if info.is_variable else None)
+            time_s = spoken.cut.tracked.frame.time_s if info.is_variable else None
+            writer.write(_finished(spoken, setup), time_s)
             yield spoken
 
 
-def _finished(spoken: SpokenFrame, job: SyncJob, recipe: SyncRecipe) -> FrameImage:
+def _finished(spoken: SpokenFrame, setup: _Setup) -> FrameImage:
     """The frame with its new mouth, beside the source if that is wanted."""
-    import cv2
-    import numpy as np
-
-    from latentsync.faces.paste import paste
-
-    tracked = spoken.cut.tracked
-    source_u8 = tracked.frame.rgb_u8
-    result_u8 = source_u8
+    tracked, strength = spoken.cut.tracked, spoken.cut.strength
+    source_u8 = result_u8 = tracked.frame.rgb_u8
     if spoken.crop is not None and tracked.affine is not None:
-        result_u8 = paste(source_u8, spoken.crop, tracked.affine, region=recipe.paste.region)
-        strength = spoken.cut.strength
+        result_u8 = paste(source_u8, spoken.crop, tracked.affine, region=setup.recipe.paste.region)
         if strength < 1:
-            result_u8 = np.asarray(cv2.addWeighted(result_u8, strength, source_u8, 1 - strength, 0), np.uint8)
-    return np.concatenate([source_u8, result_u8], axis=1) if job.compare else result_u8
+            mixed = cv2.addWeighted(result_u8, strength, source_u8, 1 - strength, 0)
+            result_u8 = np.asarray(mixed, np.uint8)
+    return np.concatenate([source_u8, result_u8], axis=1) if setup.job.compare else result_u8
 
 
 def _write_report(path: Path, result: SyncResult, recipe: SyncRecipe) -> None:

@@ -105,7 +105,7 @@ def run(job: TrainLandmarksJob, recipe: LandmarksRecipe, report: Report) -> Resu
         point_loss = _point_loss(points, batch.points, recipe.control_loss)[batch.is_face > 0].mean()
         face_loss = F.binary_cross_entropy_with_logits(face_logits, batch.is_face)
         optimizer.zero_grad()
-        (point_loss + recipe.face_loss * face_loss).backward()  # type: ignore[no-untyped-call]
+        (point_loss + recipe.face_loss * face_loss).backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         _follow(average, net, min(recipe.average_decay, (1 + step) / (10 + step)))

@@ -1,4 +1,4 @@
-"""Trains the compact model's U-Net: from noise, the masked face, another frame and speech to clean latents."""
+"""Trains the compact model's U-Net: noise, masked face, another frame and speech to clean latents."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -58,10 +59,10 @@ def run(job: TrainVAEJob, recipe: VAERecipe, report: Report) -> Path:
 def patches(
     clips: list[LabelledClip], draws: ClipDraw, stage: VAEStage, random: np.random.Generator
 ) -> Iterator[Tensor]:
-    """Endless batches (b c h w) in -1..1; patches smaller than the crop lie around the mouth two times in three."""
+    """Endless batches (b c h w) in -1..1; patches of a crop lie around the mouth two times in three."""
     side = stage.patch_px
     while True:
-        batch = []
+        batch: list[NDArray[np.float64]] = []
         while len(batch) < stage.batch_patches:
             crops = clips[draws.draw(random)].read("crops_u8")
             size = crops.shape[1]

@@ -44,7 +44,7 @@ class Face:
 
     box     (4,) left, top, right, bottom in pixels
     score   0..1, how sure the detector is
-    points  (68, 2) x, y in pixels in the usual 68-point order, or (5, 2) eyes, nose, mouth corners before landmarks
+    points  (68, 2) x, y in pixels in the usual 68-point order; from a detector (5, 2): eyes, nose, mouth
     """
 
     box: NDArray[np.float32]

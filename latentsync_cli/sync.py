@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,9 @@ from latentsync_cli.options import (
     SetOption,
 )
 
+if TYPE_CHECKING:
+    from latentsync.sync import SyncResult
+
 
 class Duration(StrEnum):
     """How long the output is, and what follows where the video is shorter than the speech."""
@@ -35,55 +38,60 @@ class Duration(StrEnum):
     hold = "hold"
 
 
+VideoArgument = Annotated[
+    Path, typer.Argument(metavar="VIDEO", help="A video of a talking person, or a picture.")
+]
+SpeechArgument = Annotated[
+    Path, typer.Argument(metavar="SPEECH", help="The speech: wav, mp3, m4a, or a video's sound.")
+]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="The new video.", show_default="VIDEO_synced.mp4 in this folder"),
+]
+FaceOption = Annotated[
+    str,
+    typer.Option(metavar="CHOICE", help="largest, left, right, a number from the left (0 first), or x,y."),
+]
+StartOption = Annotated[float, typer.Option(metavar="S", help="Use the video from here, in seconds.")]
+EndOption = Annotated[float | None, typer.Option(metavar="S", help="Use the video up to here, in seconds.")]
+DurationOption = Annotated[
+    Duration,
+    typer.Option(help="speech: as long as the speech, turning a shorter video round; video: as the video."),
+]
+StepsOption = Annotated[int | None, typer.Option(help="Denoising steps.", show_default="the model's own")]
+GuidanceOption = Annotated[
+    float | None, typer.Option(help="Stress on the speech; 1 is off.", show_default="the model's own")
+]
+SeedOption = Annotated[int | None, typer.Option(help="Same seed, same video.", show_default="1247")]
+CodecOption = Annotated[
+    str | None, typer.Option(help="libx264, libx265, h264_nvenc or lossless.", show_default="libx264")
+]
+CrfOption = Annotated[int | None, typer.Option(help="0 (best) to 51 (smallest).", show_default="18")]
+MaskOption = Annotated[
+    Path | None,
+    typer.Option(help="A picture of the mouth mask, white where kept.", show_default="the drawn one"),
+]
+CompareOption = Annotated[bool, typer.Option("--compare", help="Put source and result side by side.")]
+
+
 def sync(
-    video: Annotated[
-        Path, typer.Argument(metavar="VIDEO", help="A video of a talking person, or a picture.")
-    ],
-    speech: Annotated[
-        Path, typer.Argument(metavar="SPEECH", help="The speech: wav, mp3, m4a, or a video's sound.")
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="The new video.", show_default="VIDEO_synced.mp4 in this folder"),
-    ] = None,
+    video: VideoArgument,
+    speech: SpeechArgument,
+    output: OutputOption = None,
     model: ModelOption = None,
     device: DeviceOption = Device.auto,
     dtype: DtypeOption = Dtype.auto,
-    face: Annotated[
-        str,
-        typer.Option(
-            metavar="CHOICE", help="largest, left, right, a number from the left (0 first), or x,y."
-        ),
-    ] = "largest",
-    start: Annotated[float, typer.Option(metavar="S", help="Use the video from here, in seconds.")] = 0.0,
-    end: Annotated[
-        float | None, typer.Option(metavar="S", help="Use the video up to here, in seconds.")
-    ] = None,
-    duration: Annotated[
-        Duration,
-        typer.Option(
-            help="speech: as long as the speech, turning a shorter video round; video: as long as the video."
-        ),
-    ] = Duration.speech,
-    steps: Annotated[
-        int | None,
-        typer.Option(help="Denoising steps.", show_default="the model's own: compact 1, released 20"),
-    ] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option(help="How much the speech is stressed; 1 is off.", show_default="the model's own"),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same video.", show_default="1247")] = None,
-    codec: Annotated[
-        str | None,
-        typer.Option(help="libx264, libx265, h264_nvenc or lossless.", show_default="libx264"),
-    ] = None,
-    crf: Annotated[int | None, typer.Option(help="0 (best) to 51 (smallest).", show_default="18")] = None,
-    mask: Annotated[
-        Path | None,
-        typer.Option(help="A picture of the mouth mask, white where kept.", show_default="the drawn one"),
-    ] = None,
-    compare: Annotated[bool, typer.Option("--compare", help="Put source and result side by side.")] = False,
+    face: FaceOption = "largest",
+    start: StartOption = 0.0,
+    end: EndOption = None,
+    duration: DurationOption = Duration.speech,
+    steps: StepsOption = None,
+    guidance: GuidanceOption = None,
+    seed: SeedOption = None,
+    codec: CodecOption = None,
+    crf: CrfOption = None,
+    mask: MaskOption = None,
+    compare: CompareOption = False,
     recipe: RecipeOption = "sync",
     settings: SetOption = None,
     report: ReportOption = None,
@@ -97,21 +105,12 @@ def sync(
     from latentsync.recipe.loading import load_recipe
     from latentsync.recipe.schema import SyncRecipe
     from latentsync.sync import SyncJob, run
-    from latentsync.weights.store import DEFAULT_MODEL
 
-    flags = {
-        "sampling.steps": steps,
-        "sampling.guidance": guidance,
-        "seed": seed,
-        "encoding.codec": codec,
-        "encoding.crf": crf,
-    }
-    overrides = [f"{key}={value}" for key, value in flags.items() if value is not None]
     job = SyncJob(
         video=video,
         speech=speech,
         output=output or Path(f"{video.stem}_synced.mp4"),
-        model=model or DEFAULT_MODEL,
+        model=model or "compact",
         device=device.value,
         dtype=dtype.value,
         face=parse_face_choice(face),
@@ -124,12 +123,18 @@ def sync(
         force=force,
         dry_run=dry_run,
     )
-    result = run(
-        job,
-        load_recipe(recipe, SyncRecipe, overrides=[*(settings or []), *overrides]),
-        report=console.make_report(quiet),
-    )
-    console.end_bars()
+    flags: dict[str, float | str | None] = {
+        "sampling.steps": steps,
+        "sampling.guidance": guidance,
+        "seed": seed,
+    }
+    flags |= {"encoding.codec": codec, "encoding.crf": crf}
+    overrides = [f"{key}={value}" for key, value in flags.items() if value is not None]
+    chosen = load_recipe(recipe, SyncRecipe, overrides=[*(settings or []), *overrides])
+    _show(run(job, chosen, console.make_report(quiet)), as_json=as_json, quiet=quiet)
+
+
+def _show(result: SyncResult, *, as_json: bool, quiet: bool) -> None:
     if as_json:
         console.show_json(result.as_dict())
     elif result.output is not None:

@@ -14,8 +14,8 @@ STEPS = 10  # steps that one frame hears
 class AudioAdapter(nn.Module):
     """Mixes the states of each step, marks its place in the window, and lets the steps look at each other.
 
-    The paper feeds the raw states to the U-Net's cross-attention, whose tokens carry no place in the window; a large
-    network learns around that, a small one does not.
+    The paper feeds the raw states to the U-Net's cross-attention, whose tokens carry no place in the window;
+    a large network learns around that, a small one does not.
 
     Source: ours.
     """

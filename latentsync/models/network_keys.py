@@ -12,8 +12,8 @@ def keep_network_keys(wrapper: nn.Module) -> None:
 
     Works inside other wrappers too, so an averaged copy or a distributed one saves and loads alike.
     """
-    wrapper.register_state_dict_post_hook(_drop_prefix)  # type: ignore[no-untyped-call]
-    wrapper.register_load_state_dict_pre_hook(_add_prefix)  # type: ignore[no-untyped-call]
+    wrapper.register_state_dict_post_hook(_drop_prefix)
+    wrapper.register_load_state_dict_pre_hook(_add_prefix)
 
 
 def _drop_prefix(_: nn.Module, state: dict[str, Tensor], prefix: str, __: object) -> None:

@@ -22,7 +22,7 @@ class UNetConfig:
     motion              whether layers are followed by attention between the frames
     motion_place        which layers are: all, or those of the upward half
     norm_over           what ResNet statistics run over: all frames of the window, as released, or each frame
-    adapter_dim         width of the `AudioAdapter` in front; None: the U-Net takes the Whisper states themselves
+    adapter_dim         width of the `AudioAdapter` in front; None: the U-Net takes the Whisper states
     audio_dim           width of the Whisper states that the adapter takes
     """
 

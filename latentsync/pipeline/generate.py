@@ -21,6 +21,7 @@ from latentsync.diffusion.sampling import build_scheduler, denoise
 from latentsync.diffusion.windows import blend_windows
 from latentsync.faces.align import align, latent_mask
 from latentsync.faces.track import TrackedFrame
+from latentsync.models.vae import EncodeMode
 from latentsync.runtime import Seeds
 from latentsync.types import FrameImage
 from latentsync.weights.store import LipModel
@@ -54,7 +55,7 @@ class CutFrame:
 
 @dataclass(frozen=True, slots=True)
 class SpokenFrame:
-    """A cut frame with the crop (h w c) that the network made, float32 in 0..255, None where there is no face."""
+    """A cut frame with the crop (h w c) that the network made, float32 in 0..255; None where no face is."""
 
     cut: CutFrame
     crop: NDArray[np.float32] | None
@@ -112,6 +113,8 @@ def cut_windows(items: Iterable[ItemT], *, window: int, overlap: int) -> Iterato
     >>> [span for span, _ in cut_windows("abcdefghij", window=4, overlap=1)]
     [range(0, 4), range(3, 7), range(6, 10)]
     """
+    if not 0 <= overlap < window:
+        raise ValueError(f"overlap of {overlap} frames must be at least 0 and below the window's {window}")
     recent: deque[ItemT] = deque(maxlen=window)
     taken, waiting, wanted = 0, 0, window
     for item in items:
@@ -166,7 +169,7 @@ class _Mouth:
         images = (
             torch.from_numpy(crops).permute(0, 3, 1, 2).to(model.device, model.dtype) / 127.5 - 1
         )  # f c h w
-        mode = "sample" if self.sampling.is_exact else "mean"
+        mode: EncodeMode = "sample" if self.sampling.is_exact else "mean"
         masked = model.vae.encode(images * self.mask, mode=mode, generator=self.posterior)
         reference = model.vae.encode(images, mode=mode, generator=self.posterior)
         conditioning = Conditioning(

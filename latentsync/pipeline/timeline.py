@@ -13,6 +13,7 @@ from latentsync.types import Frame
 
 Duration = Literal["speech", "video", "loop", "ping-pong", "hold"]
 DURATIONS: tuple[Duration, ...] = ("speech", "video", "loop", "ping-pong", "hold")
+_ROUNDING_FRAMES = 0.01  # a rest of the output that is shorter is no frame
 
 
 def frame_count(duration_s: float, fps: float) -> int:
@@ -21,7 +22,7 @@ def frame_count(duration_s: float, fps: float) -> int:
     >>> frame_count(2.02, 25.0)
     51
     """
-    return max(1, math.ceil(duration_s * fps - 0.01))
+    return max(1, math.ceil(duration_s * fps - _ROUNDING_FRAMES))
 
 
 def play(
@@ -29,20 +30,21 @@ def play(
     info: VideoInfo,
     *,
     policy: Duration,
-    duration_s: float | None,
+    duration_s: float,
     start_s: float = 0.0,
     end_s: float | None = None,
 ) -> Iterator[Frame]:
     """Read the frames of the output in order, numbered and timed on the output's own clock.
 
     Args:
-        policy: what follows when the source ends early: "speech" and "ping-pong" turn round, "loop" starts again,
-            "hold" and a picture repeat the last frame, "video" ends.
-        duration_s: when the output ends; None: with the source.
+        policy: what follows when the source ends early: "speech" and "ping-pong" turn round, "loop" starts
+            again, "hold" and a picture repeat the last frame, "video" ends.
+        duration_s: when the output ends; one frame is given at least.
 
-    Source: turning round without repeating a frame's pass, as in the official pipeline (forward, backward, ...).
+    Source: turning round (forward, backward, forward, ...) as in the official pipeline.
     """
     period_s = float(1 / info.fps)
+    end_of_output_s = duration_s - _ROUNDING_FRAMES * period_s
     number, offset_s, last = 0, 0.0, None
     for is_forward in _directions(policy, info):
         passage = read_frames if is_forward else read_frames_backward
@@ -51,16 +53,19 @@ def play(
             first_time_s = frame.time_s if first_time_s is None else first_time_s
             span_s = abs(frame.time_s - first_time_s)
             time_s = offset_s + span_s if info.is_variable else number * period_s
-            if duration_s is not None and time_s >= duration_s - 0.01 * period_s:
+            if number and time_s >= end_of_output_s:
                 return
             last = Frame(frame.rgb_u8, number, time_s)
             yield last
             number += 1
+        if first_time_s is None:
+            break
         offset_s += span_s + period_s
-        if last is None:
-            return
-    while last is not None and duration_s is not None and number * period_s < duration_s - 0.01 * period_s:
-        yield Frame(last.rgb_u8, number, max(last.time_s, number * period_s))
+    if last is None or (policy == "video" and not info.is_picture):
+        return
+    while (time_s := last.time_s + period_s if info.is_variable else number * period_s) < end_of_output_s:
+        last = Frame(last.rgb_u8, number, time_s)
+        yield last
         number += 1
 
 

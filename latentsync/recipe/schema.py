@@ -54,9 +54,9 @@ class Listening(Table):
 class Following(Table):
     """How one face is followed through the video."""
 
-    detect_every_frames: Count = 8
+    detect_every_frames: Count = 12
     smoothing_s: Duration = 0.08
-    max_gap_frames: Annotated[int, Field(ge=0)] = 12
+    max_gap_frames: Annotated[int, Field(ge=0, le=12)] = 5
 
 
 class Pasting(Table):
@@ -148,7 +148,7 @@ class UNetNetwork(Table):
 
 
 class Hearing(Table):
-    """How the ear is prepared: it learns to tell lip landmarks from speech before the U-Net listens to it."""
+    """How the ear is prepared: it learns to tell lip shapes from speech before it serves the U-Net."""
 
     steps: Annotated[int, Field(ge=0)]
     batch_frames: Count
@@ -159,7 +159,7 @@ class Hearing(Table):
 class UNetRecipe(TrainingRecipe):
     """`recipes/compact/unet.toml`.
 
-    first_timestep_share  of the frames that are trained at the noisiest timestep, which one-step sampling uses
+    first_timestep_share  of the frames that are trained at the noisiest timestep, which one step starts from
     reference_gap_frames  least distance of the reference frame, where the clip is long enough
     pixel_share           last part of the training that also compares pixels of the mouth
     """

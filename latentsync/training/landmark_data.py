@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentsync.errors import MediaError
 from latentsync.faces.landmarks import INPUT_PX
+from latentsync.training.clips import find_clips, matches_any
 
 # Where each of the 68 points goes when the picture is mirrored.
 MIRRORED = (
@@ -45,7 +44,7 @@ class LabelledSquares:
 
     def only(self, patterns: tuple[str, ...], *, keep: bool) -> LabelledSquares:
         """Those whose file name matches one of `patterns` (`keep`), or those that match none."""
-        matches = {name: any(fnmatch(name, p) for p in patterns) for name in np.unique(self.sources)}
+        matches = {name: matches_any(name, patterns) for name in np.unique(self.sources)}
         chosen = np.array(
             [index for index, name in enumerate(self.sources) if matches[name] == keep], np.int64
         )
@@ -53,21 +52,16 @@ class LabelledSquares:
 
 
 def load_labels(folder: Path) -> LabelledSquares:
-    """Every `loose_u8` and `loose_points` of the label files in `folder`.
+    """Every `loose_u8` and `loose_points` of the labelled clips in `folder`.
 
     Raises:
         MediaError: there are none.
     """
     pictures, points, sources = [], [], []
-    for path in sorted(folder.glob("*.npz")):
-        with np.load(path) as labels:
-            if not len(labels["loose_u8"]):
-                continue
-            pictures.append(torch.from_numpy(labels["loose_u8"]).permute(0, 3, 1, 2))  # n c h w
-            points.append(torch.from_numpy(labels["loose_points"]).float())
-            sources += [path.stem] * len(pictures[-1])
-    if not pictures:
-        raise MediaError(f"{folder}: no label files", hint="make them with recipes/compact/label_clips.py")
+    for clip in find_clips(folder):
+        pictures.append(torch.from_numpy(np.array(clip.read("loose_u8"))).permute(0, 3, 1, 2))  # n c h w
+        points.append(torch.from_numpy(np.array(clip.read("loose_points"))).float())
+        sources += [clip.name] * len(pictures[-1])
     return LabelledSquares(torch.cat(pictures), torch.cat(points), np.array(sources))
 
 

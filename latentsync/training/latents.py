@@ -1,4 +1,4 @@
-"""What the U-Net trains on: latents, Whisper steps and lip landmarks of every clip, computed once and kept on disk."""
+"""What the U-Net trains on: latents, Whisper tokens and lips of every clip, computed once and kept."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def hear_clips(
 ) -> Iterator[tuple[LabelledClip, Tensor]]:
     """Whisper states (t n d) of each clip, many short clips to a window of 30 s, in random order.
 
-    In use a frame is heard among other speech, not among 29 s of padding, and a window costs the same either way.
+    In use a frame is heard among other speech, not 29 s of padding, and a window costs the same either way.
     """
     window: list[tuple[LabelledClip, NDArray[np.float32]]] = []
     used = 0

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from latentsync.models.vae import FaceVAE
 
-# Where the mouth lies in an aligned crop, as shares of its side: rows, columns. Source: landmarks of our clips.
+# Where the mouth lies in an aligned crop, as shares of its side. Source: landmarks of our clips.
 MOUTH_ROWS = (0.5, 0.875)
 MOUTH_COLUMNS = (0.25, 0.75)
 

