@@ -22,7 +22,7 @@ from latentsync.faces.choice import FaceChoice
 from latentsync.faces.detect import Detector
 from latentsync.faces.follow import Follower, FollowSettings
 from latentsync.faces.landmarks import choose_landmarker
-from latentsync.faces.paste import paste
+from latentsync.faces.paste import face_region, match_surroundings, paste
 from latentsync.faces.track import TrackSettings, track
 from latentsync.media.probe import VideoInfo, require_audio, require_video
 from latentsync.media.read import read_audio, read_frames
@@ -342,11 +342,23 @@ def _finished(spoken: SpokenFrame, setup: _Setup) -> FrameImage:
     tracked, strength = spoken.cut.tracked, spoken.cut.strength
     source_u8 = result_u8 = tracked.frame.rgb_u8
     if spoken.crop is not None and tracked.affine is not None:
-        result_u8 = paste(source_u8, spoken.crop, tracked.affine, region=setup.recipe.paste.region)
+        result_u8 = _pasted(spoken, setup)
         if strength < 1:
             mixed = cv2.addWeighted(result_u8, strength, source_u8, 1 - strength, 0)
             result_u8 = np.asarray(mixed, np.uint8)
     return np.concatenate([source_u8, result_u8], axis=1) if setup.job.compare else result_u8
+
+
+def _pasted(spoken: SpokenFrame, setup: _Setup) -> FrameImage:
+    crop, cut, region = spoken.crop, spoken.cut, setup.recipe.paste.region
+    affine, face = cut.tracked.affine, cut.tracked.face
+    assert crop is not None and cut.crop_u8 is not None and affine is not None and face is not None
+    if region == "crop":
+        return paste(cut.tracked.frame.rgb_u8, crop, affine, region="crop")
+    within = face_region(face.points, affine)
+    skin = np.clip(2 * within - 1, 0, 1)  # well inside the face, so that no colour of the background counts
+    matched = match_surroundings(crop, cut.crop_u8, skin * mouth_mask(affine.resolution, setup.job.mask))
+    return paste(cut.tracked.frame.rgb_u8, matched, affine, within=within)
 
 
 def _write_report(path: Path, result: SyncResult, recipe: SyncRecipe) -> None:

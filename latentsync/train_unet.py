@@ -171,7 +171,7 @@ class Trainer:
         for mean, now in zip(self.average.parameters(), self.unet.parameters(), strict=True):
             mean.lerp_(now.detach(), 1 - kept)
         self.step = step
-        return float(loss)
+        return float(loss.detach())
 
     def draw(self) -> Batch:
         """Frames of clips, each with another frame of its clip as reference."""

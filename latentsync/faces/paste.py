@@ -14,7 +14,8 @@ from latentsync.faces.align import crop_bounds, mouth_mask, square_from_window, 
 from latentsync.types import AffineFrame, FrameImage
 
 FEATHER = 0.05  # width of the soft border inside the mouth region, as a share of the crop's side
-LARGEST_SHIFT = 8.0  # grey levels by which the colour of the crop may be moved towards the frame's
+LARGEST_SHIFT = 40.0  # grey levels by which the colour of the crop may be moved towards the frame's
+OUTLINE = (*range(17), *range(26, 16, -1))  # of the 68 points: along the jaw, back over the brows
 
 Pixels = NDArray[np.float32] | NDArray[np.uint8]
 
@@ -26,7 +27,7 @@ def paste(
     *,
     region: Literal["mouth", "crop"] = "mouth",
     feather: float = FEATHER,
-    colour: Literal["match", "as_is"] = "match",
+    within: NDArray[np.float32] | None = None,
 ) -> FrameImage:
     """A copy of the frame with the square crop (h w c), 0..255, in its place.
 
@@ -36,7 +37,7 @@ def paste(
         affine: where it was cut.
         region: "mouth" changes only what was generated; "crop" changes the whole rectangle, as released.
         feather: soft border inside the mouth region, as a share of the crop's side.
-        colour: "match" moves the mouth's colour so that its border agrees with the frame's.
+        within: (h w) in crop pixels, 0..1: "mouth" changes nothing where it is 0; see `face_region`.
 
     Source: ours for "mouth"; "crop" as in the official restoration.
     """
@@ -50,7 +51,8 @@ def paste(
             interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC,
         )
         return paste_window(rgb_u8, np.asarray(window, np.float32), affine)
-    return _paste_mouth(rgb_u8, face_crop, affine, feather, colour)
+    shown = soft_mouth(affine.resolution, feather)
+    return _paste_mouth(rgb_u8, face_crop, affine, shown if within is None else shown * within)
 
 
 def paste_window(rgb_u8: FrameImage, window: NDArray[np.float32], affine: AffineFrame) -> FrameImage:
@@ -84,8 +86,7 @@ def _paste_mouth(
     rgb_u8: FrameImage,
     face_crop: Pixels,
     affine: AffineFrame,
-    feather: float,
-    colour: Literal["match", "as_is"],
+    shown: NDArray[np.float32],
 ) -> FrameImage:
     height, width = rgb_u8.shape[:2]
     left, top, right, bottom = crop_bounds(affine, width, height, margin_px=1)
@@ -93,7 +94,7 @@ def _paste_mouth(
         return rgb_u8.copy()
     matrix = square_from_window(affine.resolution) @ np.vstack([affine.crop_from_frame, [0, 0, 1]])
     weight = _sample(
-        soft_mouth(affine.resolution, feather),
+        shown,
         _from_region(matrix[:2], left, top),
         (right - left, bottom - top),
     )
@@ -113,8 +114,6 @@ def _paste_mouth(
     pasted = rgb_u8.copy()
     place = pasted[top : top + size[1], left : left + size[0]]
     change = np.subtract(face, place, dtype=np.float32)
-    if colour == "match":
-        change -= _border_shift(change, weight)
     change *= weight  # exactly 0 outside the mouth, so that the frame stays as it is
     change += place
     np.rint(change, out=change)
@@ -122,14 +121,48 @@ def _paste_mouth(
     return pasted
 
 
-def _border_shift(change: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How far the crop's colour lies from the frame's along the soft border, (3,) in grey levels, bounded."""
-    border = (weight * (1 - weight))[..., 0]
-    total = float(border.sum())
-    if total < 1:
-        return np.zeros(3, np.float32)
-    shift = np.einsum("hwc,hw->c", change, border, optimize=True) / total
-    return np.asarray(np.clip(shift, -LARGEST_SHIFT, LARGEST_SHIFT), np.float32)
+def face_region(
+    points: NDArray[np.floating], affine: AffineFrame, *, margin: float = 0.02, feather: float = 0.05
+) -> NDArray[np.float32]:
+    """Where the face is in the square crop (h w): 1 inside its outline, softly 0 beyond it.
+
+    What lies beside the face (hair, ear-rings, background) need not be generated, and is better left alone.
+
+    Args:
+        points: (68, 2) in pixels of the frame.
+        margin: how far the region reaches over the outline, as a share of the crop's side.
+        feather: width of its soft border, as a share of the crop's side.
+    """
+    side = affine.resolution
+    matrix = square_from_window(side) @ np.vstack([affine.crop_from_frame, [0, 0, 1]])
+    outline = points[list(OUTLINE)] @ matrix[:2, :2].T + matrix[:2, 2]
+    filled = np.zeros((side, side), np.uint8)
+    cv2.fillPoly(filled, [np.rint(outline).astype(np.int32)], 255)
+    reach = 2 * round(margin * side) + 1
+    grown = cv2.dilate(filled, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach)))
+    soft = cv2.GaussianBlur(grown, (0, 0), feather * side / 2)
+    return np.asarray(soft, np.float32) / 255
+
+
+def match_surroundings(
+    made: NDArray[np.float32], source_u8: FrameImage, kept: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Shift the colours of a generated crop (h w c), 0..255, so that it meets the source where that is kept.
+
+    The difference is known where `kept` (h w) is above 0 and is carried smoothly into the rest, near its
+    border from what is next to it, further in from all around.
+
+    Source: ours; a cheap relative of seamless cloning (Perez et al. 2003).
+    """
+    expect_axes(made, "h w c", c=3)
+    side = made.shape[0]
+    weight = kept[..., None]
+    difference = (source_u8 - made) * weight
+    total, share = np.zeros_like(made), np.full_like(made, 1e-6)
+    for sigma, power in ((0.05 * side, 1.0), (0.25 * side, 0.02)):
+        total += power * cv2.GaussianBlur(difference, (0, 0), sigma)
+        share += power * cv2.GaussianBlur(np.repeat(weight, 3, 2), (0, 0), sigma)
+    return np.asarray(made + np.clip(total / share, -LARGEST_SHIFT, LARGEST_SHIFT), np.float32)
 
 
 @lru_cache(maxsize=8)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from latentsync.faces.align import align, window_px
-from latentsync.faces.paste import paste, paste_window, soft_mouth
+from latentsync.faces.align import align, mouth_mask, window_px
+from latentsync.faces.paste import face_region, match_surroundings, paste, paste_window, soft_mouth
 from latentsync.types import AffineFrame, FrameImage
 
 
@@ -68,9 +68,26 @@ def test_a_crop_may_reach_over_the_border(left: float, top: float, region: str) 
     assert paste(frame, crop, affine, region=region).shape == frame.shape  # type: ignore[arg-type]
 
 
-def test_a_tint_is_matched_to_the_border() -> None:
+def test_a_tint_is_matched_to_what_is_kept() -> None:
+    crop = align(_frame(), _affine())
+    tinted = crop.astype(np.float32) + np.array([16, -14, 13], np.float32)
+    matched = match_surroundings(tinted, crop, mouth_mask(256))
+    assert np.abs(matched - crop).max() < 0.5
+
+
+def test_the_face_region_follows_the_outline() -> None:
+    affine = AffineFrame(np.array([[1.0, 0, 0], [0, 1, 0]]), 256)  # the window is 210 x 280
+    angles = np.linspace(np.pi, 0, 17)
+    jaw = np.stack([105 + 70 * np.cos(angles), 120 + 100 * np.sin(angles)], 1)
+    points = np.full((68, 2), 105.0)
+    points[:17], points[17:27] = jaw, np.stack([np.linspace(40, 170, 10), np.full(10, 80.0)], 1)
+    region = face_region(points, affine)
+    assert region[150, 128] == 1
+    assert region[250, 128] == 0 and region[150, 10] == 0
+
+
+def test_nothing_changes_outside_the_face_region() -> None:
     frame, affine = _frame(), _affine()
-    tinted = align(frame, affine).astype(np.float32) + np.array([6, -4, 3], np.float32)
-    matched = paste(frame, tinted, affine).astype(int) - frame
-    as_is = paste(frame, tinted, affine, colour="as_is").astype(int) - frame
-    assert np.abs(matched.mean((0, 1))).max() < 0.2 * np.abs(as_is.mean((0, 1))).max()
+    crop = np.full((256, 256, 3), 200, np.uint8)
+    nowhere = np.zeros((256, 256), np.float32)
+    assert (paste(frame, crop, affine, within=nowhere) == frame).all()
