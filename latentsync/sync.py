@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -151,7 +153,7 @@ class _Setup:
             steps=chosen.steps or self.spec.steps,
             guidance=self.spec.guidance if chosen.guidance is None else chosen.guidance,
             window_frames=chosen.window_frames,
-            overlap_frames=0 if is_exact else overlap,
+            overlap_frames=0 if is_exact else min(overlap, chosen.window_frames // 2),
             is_exact=is_exact,
             seed=self.recipe.seed,
         )
@@ -177,9 +179,10 @@ def run(job: SyncJob, recipe: SyncRecipe, report: Report, *, model: LipModel | N
     if not job.dry_run:
         report(Progress("loading", 0, setup.frames))
         model = model or load_model(setup.spec, device=setup.device, dtype=setup.dtype)
-        for spoken in _written(setup, _spoken(setup, model)):
-            tally.add(spoken, float(1 / setup.info.fps))
-            report(Progress("sync", tally.frames, max(setup.frames, tally.frames)))
+        with closing(_spoken(setup, model)) as spoken_frames:  # whatever happens, its threads end here
+            for spoken in _written(setup, spoken_frames):
+                tally.add(spoken, float(1 / setup.info.fps))
+                report(Progress("sync", tally.frames, max(setup.frames, tally.frames)))
     for start_s, end_s in tally.spans():
         report(Note(f"no face from {start_s:.2f} s to {end_s:.2f} s: left as it was", "warning"))
     frames = setup.frames if job.dry_run else tally.frames
@@ -194,7 +197,7 @@ def run(job: SyncJob, recipe: SyncRecipe, report: Report, *, model: LipModel | N
         duration_s=frames / float(setup.info.fps),
         took_s=time.monotonic() - started,
     )
-    if job.report is not None:
+    if job.report is not None and not job.dry_run:
         _write_report(job.report, result, recipe)
     return result
 
@@ -212,18 +215,15 @@ def _check(job: SyncJob) -> VideoInfo:
     info = require_video(job.video)
     require_audio(job.speech)
     for path in (job.output, *([job.report] if job.report else [])):
-        if path.exists() and any(path.samefile(source) for source in (job.video, job.speech)):
-            raise UsageError(f"'{path}': is an input of this run", hint="name another output with -o")
-        if path.is_dir():
-            raise UsageError(f"'{path}': is a folder", hint="name a file")
-        if path.exists() and not job.force:
-            raise UsageError(
-                f"'{path}': exists already", hint="add --force to replace it, or name another with -o"
-            )
-        if not os.access(path.parent, os.W_OK):
-            found = "cannot be written" if path.parent.is_dir() else "does not exist"
-            raise MediaError(f"'{path.parent}': this folder {found}", hint="write to another folder with -o")
-    if job.start_s < 0 or (job.end_s is not None and job.end_s <= job.start_s):
+        try:
+            _check_output(path, job)
+        except OSError as error:  # a name that is too long, a folder that may not be entered
+            raise MediaError(
+                f"'{path}' cannot be written: {error.strerror}", hint="choose another name"
+            ) from error
+    if job.report is not None and job.report.absolute() == job.output.absolute():
+        raise UsageError(f"'{job.report}': is the output of this run, too", hint="name another --report")
+    if not job.start_s >= 0 or (job.end_s is not None and not job.end_s > job.start_s):  # also not a number
         raise UsageError(
             f"--start {job.start_s} --end {job.end_s}: empty part", hint="let --end be after --start"
         )
@@ -232,6 +232,19 @@ def _check(job: SyncJob) -> VideoInfo:
             f"--start {job.start_s}: '{job.video}' ends at {info.duration_s:.2f} s", hint="start earlier"
         )
     return info
+
+
+def _check_output(path: Path, job: SyncJob) -> None:
+    """Refuse a place that is taken or cannot be written."""
+    if path.exists() and any(path.samefile(source) for source in (job.video, job.speech)):
+        raise UsageError(f"'{path}': is an input of this run", hint="name another output")
+    if path.is_dir():
+        raise UsageError(f"'{path}': is a folder", hint="name a file")
+    if path.exists() and not job.force:
+        raise UsageError(f"'{path}': exists already", hint="add --force to replace it, or name another")
+    if not os.access(path.parent, os.W_OK):
+        found = "cannot be written" if path.parent.is_dir() else "does not exist"
+        raise MediaError(f"'{path.parent}': this folder {found}", hint="write to another folder")
 
 
 def _duration_s(job: SyncJob, info: VideoInfo) -> float:
@@ -245,14 +258,18 @@ def _duration_s(job: SyncJob, info: VideoInfo) -> float:
 def _find_first_face(setup: _Setup, report: Report) -> None:
     """Search a few frames a second for a face, so that a video without one fails at once."""
     job, fps = setup.job, float(setup.info.fps)
-    follower = Follower(job.face, Detector(), choose_landmarker(), FollowSettings())
+    settings = FollowSettings(check_every_frames=sys.maxsize)  # look in every frame that is shown to it
+    follower = Follower(job.face, Detector(), choose_landmarker(), settings)
     every, seen = max(1, round(LOOK_EVERY_S * fps)), 0
     for frame in read_frames(job.video, start_s=job.start_s, end_s=job.end_s):
         seen += 1
         if frame.index % every == 0:
             report(Progress("looking for a face", seen, setup.info.frames))
-            if follower.see(frame).points is not None:
-                return
+            try:
+                if follower.see(frame).points is not None:
+                    return
+            except FaceError as error:  # --face asks for one that is not there
+                raise FaceError(f"'{job.video}': {error}", hint=error.hint) from error
     if seen == 0:
         raise MediaError(f"'{job.video}': no picture could be decoded", hint="give another video")
     looked = -(-seen // every)
@@ -276,7 +293,7 @@ def _plan_lines(setup: _Setup) -> tuple[str, ...]:
     )
 
 
-def _spoken(setup: _Setup, model: LipModel) -> Iterator[SpokenFrame]:
+def _spoken(setup: _Setup, model: LipModel) -> Generator[SpokenFrame, None, None]:
     """All frames of the output in order: tracking and denoising run in a thread of their own each."""
     job, recipe, info = setup.job, setup.recipe, setup.info
     frames = play(

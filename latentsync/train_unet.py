@@ -65,6 +65,7 @@ def run(job: TrainUNetJob, recipe: UNetRecipe, report: Report) -> Path:
     found = [clip for clip in find_clips(job.data) if not matches_any(clip.name, recipe.held_out)]
     paths = prepare_clips(found, vae, whisper, mask, job.output / "clips", seed=recipe.seed, report=report)
     clips = [clip for clip in map(load_prepared, paths) if len(clip.target) > 1]
+    torch.manual_seed(recipe.seed)  # model initialisation
     unet = build_unet(network_config(recipe, vae))
     unet = unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     report(Plan((f"{len(clips)} clips, {sum(p.numel() for p in unet.parameters()) / 1e6:.1f} M parameters",)))

@@ -69,8 +69,8 @@ def patches(
             for frame in random.integers(len(crops), size=FRAMES_PER_CLIP):
                 top, left = random.integers(size - side + 1, size=2)
                 if side < size and random.random() < 2 / 3:
-                    top = random.integers(size * 3 // 8, size - side + 1)
-                    left = random.integers(size // 8, size - side - size // 8 + 1)
+                    top = random.integers((size - side) * 3 // 4, size - side + 1)
+                    left = random.integers(0, size - side + 1)
                 patch = crops[frame, top : top + side, left : left + side] / 127.5 - 1
                 patch = patch[:, ::-1] if random.random() < 0.5 else patch
                 if random.random() < 0.5:

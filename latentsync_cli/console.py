@@ -25,6 +25,7 @@ class _Screen:
     def __call__(self, event: Event) -> None:
         match event:
             case Plan(lines):
+                self.close()
                 for line in () if self.quiet else lines:
                     self._say(line)
             case Note(message, level):

@@ -141,7 +141,7 @@ def face_region(
     reach = 2 * round(margin * side) + 1
     grown = cv2.dilate(filled, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach)))
     soft = cv2.GaussianBlur(grown, (0, 0), feather * side / 2)
-    return np.asarray(soft, np.float32) / 255
+    return np.asarray(soft / np.float32(255), np.float32)
 
 
 def match_surroundings(

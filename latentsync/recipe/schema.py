@@ -150,7 +150,7 @@ class UNetNetwork(Table):
 class Hearing(Table):
     """How the ear is prepared: it learns to tell lip shapes from speech before it serves the U-Net."""
 
-    steps: Annotated[int, Field(ge=0)]
+    steps: Count
     batch_frames: Count
     learning_rate: Annotated[float, Field(gt=0)]
     noise: Annotated[float, Field(ge=0)]

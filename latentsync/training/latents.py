@@ -62,12 +62,13 @@ def hear_clips(
         if len(samples) < 10 * STEP_SAMPLES:
             continue
         needed = -(-len(samples) // STEP_SAMPLES) * STEP_SAMPLES + PAUSE_SAMPLES
-        if used + needed > WINDOW_SAMPLES:
+        if window and used + needed > WINDOW_SAMPLES:
             yield from _hear_window(window, whisper)
             window, used = [], 0
         window.append((clips[number], samples))
         used += needed
-    yield from _hear_window(window, whisper)
+    if window:
+        yield from _hear_window(window, whisper)
 
 
 def _hear_window(

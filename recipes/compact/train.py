@@ -1,4 +1,4 @@
-"""Trains one part of the compact model: landmarks, vae or unet. The way there is in README.md beside this file."""
+"""Trains one part of the compact model; the way there is in README.md beside this file."""
 
 from __future__ import annotations
 

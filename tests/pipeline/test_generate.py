@@ -21,7 +21,7 @@ from latentsync.faces.align import mouth_mask
 from latentsync.faces.track import TrackedFrame
 from latentsync.models.unet import LipUNet, UNetConfig, build_unet
 from latentsync.models.vae import FaceVAE, VAEConfig, build_vae
-from latentsync.pipeline.generate import CutFrame, Sampling, SpokenFrame, cut_crops, cut_windows, speak
+from latentsync.pipeline.generate import Sampling, SpokenFrame, cut_crops, cut_windows, speak
 from latentsync.types import AffineFrame, Frame
 from latentsync.weights.store import LipModel, ModelSpec
 

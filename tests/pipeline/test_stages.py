@@ -90,8 +90,10 @@ def test_two_in_a_row_stop_together() -> None:
 
 def test_a_failure_in_the_first_passes_through_the_second() -> None:
     source = Source(end=1, failure=OSError("gone"))
-    with Background(source.items(), capacity=1) as numbers:
-        with Background((2 * number for number in numbers), capacity=1) as items:
-            assert next(items) == 2
-            with pytest.raises(OSError, match="gone"):
-                next(items)
+    with (
+        Background(source.items(), capacity=1) as numbers,
+        Background((2 * number for number in numbers), capacity=1) as items,
+    ):
+        assert next(items) == 2
+        with pytest.raises(OSError, match="gone"):
+            next(items)

@@ -1,0 +1,169 @@
+"""Real input for whole runs: our own portrait and speech, cut short, and the command line in this process."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+import sys
+import wave
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from latentsync.media.read import read_frames
+from latentsync.media.write import Encoding, VideoWriter
+from latentsync.models.unet import UNetConfig, build_unet
+from latentsync.types import FrameImage
+from latentsync.weights.checkpoints import save_checkpoint
+from latentsync_cli import app as cli
+
+DISK_BYTES = 60_000
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run of the command line ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+RunCli = Callable[..., Outcome]
+WriteVideo = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def portrait() -> Path:
+    return EXAMPLES / "portrait.mp4"
+
+
+@pytest.fixture(scope="session")
+def portrait_frames(portrait: Path) -> list[FrameImage]:
+    return [frame.rgb_u8 for frame in read_frames(portrait, end_s=0.8)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of the run."""
+    place = tmp_path / "work"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    return place
+
+
+@pytest.fixture(scope="session")
+def cut_speech() -> Callable[[Path, float], Path]:
+    """Writes the first seconds of the spoken example."""
+
+    def cut(path: Path, duration_s: float) -> Path:
+        with wave.open(str(EXAMPLES / "speech.wav")) as source, wave.open(str(path), "wb") as target:
+            target.setparams(source.getparams())
+            target.writeframes(source.readframes(round(duration_s * source.getframerate())))
+        return path
+
+    return cut
+
+
+@pytest.fixture(scope="session")
+def write_video() -> WriteVideo:
+    def write(path: Path, frames: list[FrameImage]) -> Path:
+        height, width = frames[0].shape[:2]
+        with VideoWriter(
+            path,
+            width=width,
+            height=height,
+            fps=Fraction(25),
+            like=None,
+            speech=None,
+            encoding=Encoding(preset="ultrafast"),
+        ) as writer:
+            for rgb_u8 in frames:
+                writer.write(rgb_u8)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A U-Net that fits the bundled autoencoder and learnt nothing, where the picture does not matter."""
+    torch.manual_seed(1)
+    config = UNetConfig(
+        block_out_channels=(8, 8),
+        cross_attention_dim=8,
+        attention_head_dim=2,
+        layers_per_block=1,
+        motion=False,
+        in_channels=25,
+        out_channels=8,
+        norm_num_groups=4,
+        attention_levels=(False, True),
+        adapter_dim=8,
+        norm_over="frame",
+    )
+    path = tmp_path_factory.mktemp("tiny") / "unet.safetensors"
+    save_checkpoint(path, build_unet(config).state_dict(), kind="unet", config=config)
+    return path
+
+
+@pytest.fixture
+def run_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> RunCli:
+    """Runs the command line in this process, which spares the start."""
+
+    def run(*arguments: str | Path) -> Outcome:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["latentsync", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        return Outcome(int(stop.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+def contents(place: Path) -> dict[str, str]:
+    """What each file below a folder holds; folders are listed too."""
+    found = {}
+    for path in sorted(place.rglob("*")):
+        name = os.fspath(path.relative_to(place))
+        found[name] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    return found
+
+
+@pytest.fixture
+def snapshot() -> Callable[[Path], dict[str, str]]:
+    return contents
+
+
+def grey_frames(count: int, level: int = 0) -> list[FrameImage]:
+    return [np.full((480, 480, 3), level, np.uint8)] * count
+
+
+@pytest.fixture(scope="session")
+def black_frames() -> Callable[[int], list[FrameImage]]:
+    return grey_frames
+
+
+@contextmanager
+def limited_files() -> Iterator[None]:
+    """No file may grow beyond `DISK_BYTES`; writing on fails as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (DISK_BYTES, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def nearly_full_disk() -> Callable[[], AbstractContextManager[None]]:
+    return limited_files
