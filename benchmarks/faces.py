@@ -37,7 +37,7 @@ def corners(crop_from_frame: NDArray[np.float64]) -> NDArray[np.float64]:
     """Centre and corners of the crop in pixels of the frame, (5, 2)."""
     width, height = window_px(RESOLUTION)
     places = np.array([[width / 2, height / 2], [0, 0], [width, 0], [0, height], [width, height]])
-    return np.column_stack([places, np.ones(5)]) @ cv2.invertAffineTransform(crop_from_frame).T
+    return np.asarray(np.column_stack([places, np.ones(5)]) @ cv2.invertAffineTransform(crop_from_frame).T)
 
 
 def jitter_px(transforms: list[NDArray[np.float64] | None]) -> float:
@@ -73,7 +73,10 @@ def measure(video: Path, teacher: Path) -> tuple[dict[str, float], NDArray[np.fl
         left, right = (points[list(group)].mean(0) for group in MESH_EYES)
         distance = np.linalg.norm(control_points(row.face.points) - wanted, axis=1)
         errors.append(100 * distance / np.linalg.norm(left - right))
-    alone = [row.face and fit_similarity(control_points(row.face.points), RESOLUTION) for row in tracked]
+    alone = [
+        None if row.face is None else fit_similarity(control_points(row.face.points), RESOLUTION)
+        for row in tracked
+    ]
     steady = [row.affine.crop_from_frame if row.affine else None for row in tracked]
     numbers = {
         "frames": len(tracked),

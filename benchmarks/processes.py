@@ -1,4 +1,4 @@
-"""Runs a command and measures it from outside: exit code, seconds, peak memory (Linux only, through /proc)."""
+"""Runs a command and measures it from outside: exit code, seconds, peak memory. Linux only: reads /proc."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -19,12 +20,18 @@ POLL_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """How a command ended. `peak_mb` is the largest resident set of its process, in 10^6 bytes."""
+    """How a command ended.
+
+    seconds      by the clock
+    processor_s  that its threads computed, which tells how far other work on the machine was in the way
+    peak_mb      largest resident set of its process, in 10^6 bytes
+    """
 
     exit_code: int
     stdout: str
     stderr: str
     seconds: float
+    processor_s: float
     peak_mb: float
 
 
@@ -41,10 +48,10 @@ def memory_mb(pid: int | str = "self") -> tuple[float, float]:
 def measure(command: list[str], *, limit_s: float) -> Measured:
     """Run `command`; after `limit_s` it is interrupted as by Ctrl-C.
 
-    The peak is the kernel's own mark, read until the process ends. What `wait4` tells afterwards would not do:
-    it starts at the memory of the process that called it.
+    The peak is the kernel's own mark, read until the process ends. What `wait4` tells afterwards would not
+    do: it starts at the memory of the process that called it.
     """
-    started, peak_mb, is_interrupted = time.monotonic(), 0.0, False
+    started, spent_s, peak_mb, is_interrupted = time.monotonic(), _children_s(), 0.0, False
     with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
         process = subprocess.Popen(command, stdout=stdout, stderr=stderr, stdin=subprocess.DEVNULL)
         try:
@@ -61,7 +68,14 @@ def measure(command: list[str], *, limit_s: float) -> Measured:
         seconds = time.monotonic() - started
         stdout.seek(0)
         stderr.seek(0)
-        return Measured(process.returncode, stdout.read(), stderr.read(), seconds, peak_mb)
+        spent_s = _children_s() - spent_s
+        return Measured(process.returncode, stdout.read(), stderr.read(), seconds, spent_s, peak_mb)
+
+
+def _children_s() -> float:
+    """Processor time of the children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def latentsync_command() -> str:

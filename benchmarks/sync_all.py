@@ -45,6 +45,7 @@ class Row:
     untouched: list[list[float]]
     seconds: float
     seconds_per_second: float
+    processor_s: float
     peak_mb: float
     output_s: float | None
     sound_s: float | None
@@ -102,6 +103,7 @@ def run_one(clip: Path, speech: Path, output: Path, model: str | None) -> Row:
         untouched=told.get("untouched_s", []),
         seconds=round(ran.seconds, 2),
         seconds_per_second=round(ran.seconds / expected_s, 2),
+        processor_s=round(ran.processor_s, 1),
         peak_mb=round(ran.peak_mb),
         output_s=None if output_s is None else round(output_s, 3),
         sound_s=None if sound_s is None else round(sound_s, 3),
@@ -117,7 +119,8 @@ def line(row: Row) -> str:
     verdict = "; ".join(row.problems) or "ok"
     return (
         f"{row.clip:24}{row.speech:10}{row.exit_code:5}{row.frames:8}{row.found:7}{row.seconds:9.1f}"
-        f"{row.seconds_per_second:7.2f}{row.peak_mb:8.0f}{length:>8} /{row.expected_s:6.2f}  {spans}  {verdict}"
+        f"{row.seconds_per_second:7.2f}{row.processor_s:9.1f}{row.peak_mb:8.0f}"
+        f"{length:>8} /{row.expected_s:6.2f}  {spans}  {verdict}"
     )
 
 
@@ -183,8 +186,8 @@ def main() -> int:
         clips = [clip for clip in clips if clip.stem in arguments.clips]
     before = circumstances()
     print(
-        f"{'clip':24}{'speech':10}{'exit':>5}{'frames':>8}{'found':>7}{'seconds':>9}{'s/s':>7}{'MB':>8}"
-        f"{'output s':>9} /{'want':>6}  untouched  result"
+        f"{'clip':24}{'speech':10}{'exit':>5}{'frames':>8}{'found':>7}{'seconds':>9}{'s/s':>7}{'cpu s':>9}"
+        f"{'MB':>8}{'output':>8} /{'want':>6}  untouched  result"
     )
     rows: list[Row] = []
     for clip in clips:
