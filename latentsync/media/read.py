@@ -5,19 +5,17 @@ from __future__ import annotations
 import logging
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import cast
 
 import av
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
-from av.buffer import Buffer
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Stream
@@ -29,6 +27,7 @@ from numpy.typing import NDArray
 from latentsync.errors import MediaError
 from latentsync.media.colour import matrix_of
 from latentsync.media.probe import need_stream, open_media, require_audio, require_video
+from latentsync.media.upright import DisplayMatrix, display_matrix, turn_upright
 from latentsync.types import AudioTrack, Frame, FrameImage
 
 logger = logging.getLogger(__name__)
@@ -258,6 +257,8 @@ class _RGBConverter:
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
         self._stored_size: tuple[int, int] | None = None
+        self._rotation: int | None = None
+        self._matrix: DisplayMatrix | None = None
 
     def __call__(self, frame: VideoFrame) -> FrameImage:
         self._stored_size = self._stored_size or (frame.width, frame.height)
@@ -267,25 +268,9 @@ class _RGBConverter:
             frame, width, height, "rgb24", src_colorspace=matrix, interpolation=_EXACT_COLOUR
         )
         stored_u8 = np.asarray(rgb.to_ndarray(), np.uint8)  # h w c
-        return _upright(stored_u8, frame)
-
-
-def _upright(stored_u8: FrameImage, frame: VideoFrame) -> FrameImage:
-    """Apply the display matrix: quarter turns and mirrors.
-
-    Source: ITU-T H.264 / ISO 14496-12 `tkhd` matrix, row vectors: (x', y') = (a·x + c·y, b·x + d·y).
-    """
-    side_data = cast(Mapping[str, Buffer], frame.side_data)
-    if "DISPLAYMATRIX" not in side_data:
-        return stored_u8
-    a, b, _, c, d = np.frombuffer(bytes(side_data["DISPLAYMATRIX"]), np.int32)[:5].tolist()
-    if abs(a) < abs(b):
-        stored_u8, a, d = stored_u8.swapaxes(0, 1), c, b  # w h c
-    if a < 0:
-        stored_u8 = stored_u8[:, ::-1]
-    if d < 0:
-        stored_u8 = stored_u8[::-1]
-    return np.ascontiguousarray(stored_u8)
+        if self._rotation != frame.rotation:  # side data keeps its frame alive, so it is not read every time
+            self._rotation, self._matrix = frame.rotation, display_matrix(frame)
+        return stored_u8 if self._matrix is None else turn_upright(stored_u8, self._matrix)
 
 
 def read_packets(container: InputContainer, stream: Stream) -> Iterator[Packet[Stream]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from fractions import Fraction
 from pathlib import Path
@@ -52,6 +53,19 @@ def test_window_equals_the_stream(make_video: MakeVideo, kind: dict[str, Any]) -
     stream = [frame.rgb_u8 for frame in read_frames(path)]
     wanted = [7, 2, len(stream) - 1, 2, 8]
     assert np.array_equal(read_window(path, wanted), np.stack([stream[number] for number in wanted]))
+
+
+def test_decoded_frames_do_not_wait_for_the_garbage_collector(make_video: MakeVideo) -> None:
+    path = make_video(frames=40)
+    gc.collect()
+    gc.disable()
+    try:
+        seen = sum(1 for _ in read_frames(path))
+        waiting = gc.collect()
+    finally:
+        gc.enable()
+    assert seen == 40
+    assert waiting < 40
 
 
 def test_window_outside_the_video(make_video: MakeVideo) -> None:
