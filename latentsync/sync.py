@@ -373,7 +373,8 @@ def _pasted(spoken: SpokenFrame, setup: _Setup) -> FrameImage:
     if region == "crop":
         return paste(cut.tracked.frame.rgb_u8, crop, affine, region="crop")
     within = face_region(face.points, affine)
-    skin = np.clip(2 * within - 1, 0, 1)  # well inside the face, so that no colour of the background counts
+    # Only what is well inside the face counts, so that no colour of the background or the collar comes in.
+    skin = np.clip(2 * face_region(face.points, affine, below=0.0) - 1, 0, 1)
     matched = match_surroundings(crop, cut.crop_u8, skin * mouth_mask(affine.resolution, setup.job.mask))
     return paste(cut.tracked.frame.rgb_u8, matched, affine, within=within)
 

@@ -15,6 +15,7 @@ from latentsync.types import AffineFrame, FrameImage
 
 FEATHER = 0.05  # width of the soft border inside the mouth region, as a share of the crop's side
 LARGEST_SHIFT = 40.0  # grey levels by which the colour of the crop may be moved towards the frame's
+BELOW_CHIN = 0.07  # of the crop's side: how far a jaw moves when the mouth opens
 OUTLINE = (*range(17), *range(26, 16, -1))  # of the 68 points: along the jaw, back over the brows
 
 Pixels = NDArray[np.float32] | NDArray[np.uint8]
@@ -122,15 +123,16 @@ def _paste_mouth(
 
 
 def face_region(
-    points: NDArray[np.floating], affine: AffineFrame, *, margin: float = 0.02, feather: float = 0.05
+    points: NDArray[np.floating], affine: AffineFrame, *, below: float = BELOW_CHIN, feather: float = FEATHER
 ) -> NDArray[np.float32]:
     """Where the face is in the square crop (h w): 1 inside its outline, softly 0 beyond it.
 
     What lies beside the face (hair, ear-rings, background) need not be generated, and is better left alone.
+    Below the chin some room is needed: the jaw that is generated may be further up or down than the one seen.
 
     Args:
         points: (68, 2) in pixels of the frame.
-        margin: how far the region reaches over the outline, as a share of the crop's side.
+        below: how far the region reaches below the outline, as a share of the crop's side.
         feather: width of its soft border, as a share of the crop's side.
     """
     side = affine.resolution
@@ -138,8 +140,8 @@ def face_region(
     outline = points[list(OUTLINE)] @ matrix[:2, :2].T + matrix[:2, 2]
     filled = np.zeros((side, side), np.uint8)
     cv2.fillPoly(filled, [np.rint(outline).astype(np.int32)], 255)
-    reach = 2 * round(margin * side) + 1
-    grown = cv2.dilate(filled, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach)))
+    reach_px = round(below * side)
+    grown = cv2.dilate(filled, np.ones((reach_px + 1, 1), np.uint8), anchor=(0, reach_px))
     soft = cv2.GaussianBlur(grown, (0, 0), feather * side / 2)
     return np.asarray(soft / np.float32(255), np.float32)
 
