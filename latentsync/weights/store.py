@@ -81,7 +81,7 @@ def _compact(unet: Path) -> ModelSpec:
         prediction_type="sample",
         timestep_spacing="trailing",
         is_released=False,
-        note="small, for drafts on a CPU; better: --model latentsync-1.5 with its released files (see README)",
+        note="small, for drafts on a CPU; better: --model latentsync-1.5 with its files (see README)",
     )
 
 
