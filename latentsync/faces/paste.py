@@ -16,6 +16,7 @@ from latentsync.types import AffineFrame, FrameImage
 FEATHER = 0.05  # width of the soft border inside the mouth region, as a share of the crop's side
 LARGEST_SHIFT = 40.0  # grey levels by which the colour of the crop may be moved towards the frame's
 BELOW_CHIN = 0.07  # of the crop's side: how far a jaw moves when the mouth opens
+CHIN = slice(5, 12)  # of the outline: what moves down with the mouth; the jaw's corners hardly do
 OUTLINE = (*range(17), *range(26, 16, -1))  # of the 68 points: along the jaw, back over the brows
 
 Pixels = NDArray[np.float32] | NDArray[np.uint8]
@@ -138,10 +139,11 @@ def face_region(
     side = affine.resolution
     matrix = square_from_window(side) @ np.vstack([affine.crop_from_frame, [0, 0, 1]])
     outline = points[list(OUTLINE)] @ matrix[:2, :2].T + matrix[:2, 2]
-    filled = np.zeros((side, side), np.uint8)
+    filled, chin = np.zeros((2, side, side), np.uint8)
     cv2.fillPoly(filled, [np.rint(outline).astype(np.int32)], 255)
+    cv2.fillPoly(chin, [np.rint(outline[CHIN]).astype(np.int32)], 255)
     reach_px = round(below * side)
-    grown = cv2.dilate(filled, np.ones((reach_px + 1, 1), np.uint8), anchor=(0, reach_px))
+    grown = filled | cv2.dilate(chin, np.ones((reach_px + 1, 1), np.uint8), anchor=(0, reach_px))
     soft = cv2.GaussianBlur(grown, (0, 0), feather * side / 2)
     return np.asarray(soft / np.float32(255), np.float32)
 
