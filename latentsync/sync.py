@@ -23,7 +23,7 @@ from latentsync.faces.align import mouth_mask
 from latentsync.faces.choice import FaceChoice
 from latentsync.faces.detect import Detector
 from latentsync.faces.follow import Follower, FollowSettings
-from latentsync.faces.landmarks import choose_landmarker
+from latentsync.faces.landmarks import Landmarker, choose_landmarker
 from latentsync.faces.paste import face_region, match_surroundings, paste
 from latentsync.faces.track import TrackSettings, track
 from latentsync.media.probe import VideoInfo, require_audio, require_video
@@ -138,7 +138,10 @@ class _Setup:
     spec: ModelSpec
     device: torch.device
     dtype: torch.dtype
+    speech_s: float
     duration_s: float
+    detector: Detector
+    landmarker: Landmarker
 
     @property
     def frames(self) -> int:
@@ -203,17 +206,18 @@ def run(job: SyncJob, recipe: SyncRecipe, report: Report, *, model: LipModel | N
 
 
 def _prepare(job: SyncJob, recipe: SyncRecipe, model: LipModel | None) -> _Setup:
-    info = _check(job)
+    info, speech_s = _check(job)
     spec = model.spec if model else find_model(job.model, resolution=recipe.sampling.resolution)
     device = model.device if model else choose_device(job.device)
     dtype = model.dtype if model else choose_dtype(job.dtype, device)
-    return _Setup(job, recipe, info, spec, device, dtype, _duration_s(job, info))
+    duration_s = _duration_s(job, info, speech_s)
+    finders = Detector(), choose_landmarker()
+    return _Setup(job, recipe, info, spec, device, dtype, speech_s, duration_s, *finders)
 
 
-def _check(job: SyncJob) -> VideoInfo:
-    """Look at the files before anything slow is loaded."""
-    info = require_video(job.video)
-    require_audio(job.speech)
+def _check(job: SyncJob) -> tuple[VideoInfo, float]:
+    """Look at the files before anything slow is loaded; returns the video and the seconds of speech."""
+    info, speech_s = require_video(job.video), require_audio(job.speech).duration_s
     for path in (job.output, *([job.report] if job.report else [])):
         try:
             _check_output(path, job)
@@ -231,7 +235,7 @@ def _check(job: SyncJob) -> VideoInfo:
         raise UsageError(
             f"--start {job.start_s}: '{job.video}' ends at {info.duration_s:.2f} s", hint="start earlier"
         )
-    return info
+    return info, speech_s
 
 
 def _check_output(path: Path, job: SyncJob) -> None:
@@ -247,9 +251,8 @@ def _check_output(path: Path, job: SyncJob) -> None:
         raise MediaError(f"'{path.parent}': this folder {found}", hint="write to another folder")
 
 
-def _duration_s(job: SyncJob, info: VideoInfo) -> float:
+def _duration_s(job: SyncJob, info: VideoInfo, speech_s: float) -> float:
     """How long the output is."""
-    speech_s = require_audio(job.speech).duration_s
     if job.duration != "video" or info.is_picture:
         return speech_s
     return min(info.duration_s, job.end_s or info.duration_s) - job.start_s
@@ -259,7 +262,7 @@ def _find_first_face(setup: _Setup, report: Report) -> None:
     """Search a few frames a second for a face, so that a video without one fails at once."""
     job, fps = setup.job, float(setup.info.fps)
     settings = FollowSettings(check_every_frames=sys.maxsize)  # look in every frame that is shown to it
-    follower = Follower(job.face, Detector(), choose_landmarker(), settings)
+    follower = Follower(job.face, setup.detector, setup.landmarker, settings)
     every, seen = max(1, round(LOOK_EVERY_S * fps)), 0
     for frame in read_frames(job.video, start_s=job.start_s, end_s=job.end_s):
         seen += 1
@@ -288,7 +291,7 @@ def _plan_lines(setup: _Setup) -> tuple[str, ...]:
         f"model   {setup.spec.name}: {setup.spec.note}",
         f"device  {setup.device.type} {number_format}, {steps_text}",
         f"video   {job.video} ({info.width}x{info.height}, {source})",
-        f"speech  {job.speech} ({require_audio(job.speech).duration_s:.2f} s)",
+        f"speech  {job.speech} ({setup.speech_s:.2f} s)",
         f"output  {job.output} ({setup.frames} frames, {setup.duration_s:.2f} s)",
     )
 
@@ -314,8 +317,8 @@ def _spoken(setup: _Setup, model: LipModel) -> Generator[SpokenFrame, None, None
         frames,
         choice=job.face,
         resolution=setup.spec.resolution,
-        detector=Detector(),
-        landmarker=choose_landmarker(),
+        detector=setup.detector,
+        landmarker=setup.landmarker,
         settings=settings,
     )
     cuts = cut_crops(tracked, fade_frames=round(recipe.paste.fade_s * float(info.fps)))

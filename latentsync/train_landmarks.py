@@ -10,12 +10,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor
 
 from latentsync.events import Measured, Note, Plan, Progress, Report
 from latentsync.faces.landmarks import SQUARE_PER_EXTENT, LandmarkNet
+from latentsync.recipe.schema import ClipGroup, Table
 from latentsync.runtime import Seeds
 from latentsync.training.landmark_data import (
     Augmentation,
@@ -26,11 +27,7 @@ from latentsync.training.landmark_data import (
 )
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
-class LandmarkAugmentation(_Strict):
+class LandmarkAugmentation(Table):
     """Lengths are fractions of the extent of the 68 points, `shift` of the side of the square."""
 
     side_min: float = Field(gt=0)
@@ -40,14 +37,7 @@ class LandmarkAugmentation(_Strict):
     negatives: float = Field(ge=0, lt=1)
 
 
-class LandmarkGroup(_Strict):
-    """Label files whose name matches `files` are drawn with this share of the whole."""
-
-    files: str
-    share: float = Field(gt=0)
-
-
-class LandmarksRecipe(_Strict):
+class LandmarksRecipe(Table):
     """What the landmark network is trained on and how."""
 
     seed: int
@@ -60,7 +50,7 @@ class LandmarksRecipe(_Strict):
     face_loss: float = Field(ge=0)
     control_loss: float = Field(ge=0)
     held_out: tuple[str, ...] = Field(strict=False)
-    groups: tuple[LandmarkGroup, ...] = Field(strict=False)
+    groups: tuple[ClipGroup, ...] = Field(strict=False)
     augmentation: LandmarkAugmentation
 
 
