@@ -115,13 +115,18 @@ def _read_torch(file: Path) -> tuple[dict[str, Tensor], Mapping[str, object]]:
 def _encoder_names(file: Path, keys: Iterable[str]) -> dict[str, str]:
     """Which keys of the file belong to the encoder, and what Hugging Face calls them."""
     keys = list(keys)
-    names = {key: _hugging_face_name(key) for key in keys if not key.startswith(_OTHER_HALF)}
+    names = {key: hugging_face_name(key) for key in keys if not key.startswith(_OTHER_HALF)}
     if "conv1.weight" not in names.values() or "embed_positions.weight" not in names.values():
         raise WeightsError(f'"{file}" is {_describe(keys)}, not a Whisper', hint=_HINT)
     return names
 
 
-def _hugging_face_name(key: str) -> str:
+def hugging_face_name(key: str) -> str:
+    """What Hugging Face calls the encoder tensor `key` of any layout.
+
+    >>> hugging_face_name("encoder.blocks.0.attn.query.weight")
+    'layers.0.self_attn.q_proj.weight'
+    """
     name = next((key.removeprefix(prefix) for prefix in _PREFIXES if key.startswith(prefix)), key)
     for pattern, replacement in _FROM_OPENAI:
         name = re.sub(pattern, replacement, name)
@@ -146,6 +151,9 @@ def _dims(file: Path, tensors: Mapping[str, Tensor], stated: Mapping[str, object
         number = stated.get(field.name, found[field.name])
         if type(number) is not int or number < 1:
             raise WeightsError(f'"{file}": {field.name} is {number!r}, expected a whole number', hint=_HINT)
+        if field.name != "n_audio_head" and number != found[field.name]:
+            fault = f"{field.name} is {number}, and its tensors say {found[field.name]}"
+            raise WeightsError(f'"{file}": {fault}', hint="fetch the file again")
         numbers[field.name] = number
     dims = WhisperDims(**numbers)
     if (dims.n_mels, dims.n_audio_ctx) != (80, 1500):

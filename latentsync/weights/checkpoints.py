@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from latentsync.errors import WeightsError
-from latentsync.weights.tensor_files import DOWNLOAD_AGAIN, name_keys, read_metadata, read_tensors
+from latentsync.weights.mapping import forget_pages, mapped_spans
+from latentsync.weights.tensor_files import (
+    DOWNLOAD_AGAIN,
+    name_keys,
+    read_metadata,
+    read_tensors,
+    write_tensors,
+)
 
 FORMAT = "latentsync-1"
 WHOLE_FILE = "give the weights file of this network, whole and unchanged"
+USED_BY = {
+    "unet": "a U-Net is what `latentsync sync --model` takes",
+    "vae": "a VAE lies as vae.safetensors beside its U-Net, and is found there",
+    "syncnet": "a SyncNet judges lip sync; `latentsync sync --model` takes a U-Net",
+    "landmarks": "the landmark network comes with the package; `latentsync sync --model` takes a U-Net",
+}
 
 ConfigT = TypeVar("ConfigT")
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -57,25 +66,24 @@ def save_checkpoint(
     Raises:
         WeightsError: the file cannot be written.
     """
+    write_tensors(path, state, note_text(kind, config, facts or {}))
+
+
+def note_text(kind: str, config: object, facts: Mapping[str, Any]) -> dict[str, str]:
+    """Write what a checkpoint says about itself as the metadata of its file; `read_note` reads it.
+
+    Args:
+        config: a dataclass instance.
+        facts: values that JSON can hold.
+    """
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         raise ValueError(f"config must be a dataclass instance, got {config!r}")
-    metadata = {
+    return {
         "format": FORMAT,
         "kind": kind,
         "config": json.dumps(dataclasses.asdict(config)),
-        "facts": json.dumps(dict(facts or {})),
+        "facts": json.dumps(dict(facts)),
     }
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({key: tensor.detach().contiguous() for key, tensor in state.items()}, part, metadata)
-        os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        hint = "check that the folder is writable and the disk has room"
-        raise WeightsError(f"cannot write {str(path)!r}: {error}", hint=hint) from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
 
 
 def read_note(path: Path) -> CheckpointNote:
@@ -91,8 +99,11 @@ def read_note(path: Path) -> CheckpointNote:
             hint="files of other origin are converted with `latentsync models import`",
         )
     try:
-        return CheckpointNote(metadata["kind"], json.loads(metadata["config"]), json.loads(metadata["facts"]))
-    except (KeyError, json.JSONDecodeError) as error:
+        config, facts = json.loads(metadata["config"]), json.loads(metadata["facts"])
+        if not isinstance(config, dict) or not isinstance(facts, dict):
+            raise ValueError("its notes are no tables")
+        return CheckpointNote(metadata["kind"], config, facts)
+    except (KeyError, ValueError, RecursionError) as error:
         message = f"{str(path)!r} has a damaged header: {error}"
         raise WeightsError(message, hint=DOWNLOAD_AGAIN) from error
 
@@ -121,18 +132,17 @@ def load_checkpoint(
     """
     note = read_note(path)
     if note.kind != kind:
-        raise WeightsError(
-            f"{str(path)!r} holds a {note.kind}, expected a {kind}", hint=f"give the file of a {kind} network"
-        )
+        hint = USED_BY.get(note.kind, f"give the file of a {kind} network")
+        raise WeightsError(f"{str(path)!r} holds a {note.kind}, expected a {kind}", hint=hint)
     try:
-        config = config_type(**{name: _as_tuples(value) for name, value in note.config.items()})
-    except (TypeError, ValueError) as error:
+        config = config_of(note, config_type)
+        with torch.device("meta"):
+            model = build(config)
+    except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:
         raise WeightsError(
             f"the configuration in {str(path)!r} does not fit: {error}",
             hint="it may have been written by a newer latentsync",
         ) from error
-    with torch.device("meta"):
-        model = build(config)
     assign_strictly(model, read_tensors(path), path, device=device, dtype=dtype)
     return model.eval()
 
@@ -147,8 +157,26 @@ def assign_strictly(
 ) -> None:
     """Give `model`, built on the meta device, the tensors of `path`: exactly its keys and shapes.
 
-    Each tensor is converted by itself and becomes the parameter, so there is never a second whole copy.
-    `tensors` is empty afterwards.
+    All is checked before any memory is taken. Then each tensor is converted by itself, becomes the parameter,
+    and the pages of the file under it are given back, so that there is never a second whole copy. `tensors`
+    is empty afterwards.
+
+    Raises:
+        WeightsError: keys are missing or left over, or a shape differs.
+    """
+    check_fit(model, tensors, path)
+    spans = mapped_spans(path)
+    state = {}
+    for key in model.state_dict():
+        tensor = tensors.pop(key)
+        state[key] = tensor.to(device, dtype if tensor.is_floating_point() else None)
+        if state[key].data_ptr() != tensor.data_ptr():
+            forget_pages(tensor, spans)
+    model.load_state_dict(state, strict=True, assign=True)
+
+
+def check_fit(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse the tensors of `path` unless they have exactly the keys and shapes of `model`.
 
     Raises:
         WeightsError: keys are missing or left over, or a shape differs.
@@ -158,20 +186,22 @@ def assign_strictly(
     if missing or extra:
         counts = (("missing", missing), ("unexpected", extra))
         faults = "; ".join(f"{word} keys: {name_keys(keys)}" for word, keys in counts if keys)
-        raise WeightsError(
-            f"{str(path)!r} does not fit the {type(model).__name__}: {faults}", hint=WHOLE_FILE
-        )
+        message = f"{str(path)!r} does not fit the {type(model).__name__}: {faults}"
+        raise WeightsError(message, hint=WHOLE_FILE)
     for key, shape in expected.items():
         if tensors[key].shape != shape:
-            raise WeightsError(
-                f"{key!r} in {str(path)!r} has shape {tuple(tensors[key].shape)}, expected {tuple(shape)}",
-                hint=WHOLE_FILE,
-            )
-    state = {}
-    for key in expected:
-        tensor = tensors.pop(key)
-        state[key] = tensor.to(device, dtype if tensor.is_floating_point() else None)
-    model.load_state_dict(state, strict=True, assign=True)
+            found, wanted = tuple(tensors[key].shape), tuple(shape)
+            message = f"{key!r} in {str(path)!r} has shape {found}, expected {wanted}"
+            raise WeightsError(message, hint=WHOLE_FILE)
+
+
+def config_of(note: CheckpointNote, config_type: type[ConfigT]) -> ConfigT:
+    """The configuration in `note`, as the dataclass that it was.
+
+    Raises:
+        TypeError, ValueError: its fields are not those of `config_type`, or do not fit together.
+    """
+    return config_type(**{name: _as_tuples(value) for name, value in note.config.items()})
 
 
 def _as_tuples(value: Any) -> Any:

@@ -12,12 +12,18 @@ from torch import Tensor
 from latentsync.errors import WeightsError
 from latentsync.models.unet import LipUNet, UNetConfig, build_unet
 from latentsync.models.vae import FaceVAE, VAEConfig, build_vae
-from latentsync.weights.checkpoints import assign_strictly
-from latentsync.weights.tensor_files import name_keys, read_tensors
+from latentsync.weights.checkpoints import assign_strictly, is_checkpoint, load_checkpoint
+from latentsync.weights.fingerprints import describe_unknown, identify
+from latentsync.weights.tensor_files import Content, read_content
 
 SAMPLE_CHANNELS = 13  # noisy, mask, masked, reference: 4 + 1 + 4 + 4
 LATENT_CHANNELS = 4
-OTHER_UNETS = {4: "as Stable Diffusion's", 9: "as Stable Diffusion inpainting's"}
+MANY_DIGITS = 4  # of a block's number in a key
+OTHER_UNETS = {
+    4: "as Stable Diffusion's",
+    8: "as MuseTalk's and InstructPix2Pix's",
+    9: "as Stable Diffusion inpainting's",
+}
 NAMED = "the U-Net is the file that the LatentSync release calls latentsync_unet.pt"
 WHISPER_WIDTHS = (384, 768)  # whisper tiny and small, the two that LatentSync was built for
 
@@ -41,19 +47,7 @@ VAE_RENAMES = (
     (".proj_attn.", ".to_out.0."),
 )
 
-# A key that only this network has, and what to call the network; the first that fits is named in the error.
-FINGERPRINTS = (
-    ("audio_encoder.conv_in.weight", "a LatentSync SyncNet"),
-    ("netcnnaud.0.weight", "the SyncNet v2 judge"),
-    ("encoder.positional_embedding", "a Whisper model (OpenAI layout)"),
-    ("model.encoder.embed_positions.weight", "a Whisper model (Hugging Face layout)"),
-    ("encoder.embed_positions.weight", "a Whisper model (Hugging Face layout)"),
-    ("model.diffusion_model.input_blocks.0.0.weight", "a whole Stable Diffusion checkpoint"),
-    ("encoder.down.0.block.0.conv1.weight", "a VAE (original Stable Diffusion layout)"),
-    ("encoder.down_blocks.0.resnets.0.conv1.weight", "a VAE"),
-    ("decoder.layers.0.weight", "a small VAE"),
-    ("blocks.0.attn.qkv.weight", "a vision transformer"),
-)
+VERSION_NEEDS = {"1.0": "1.0", "1.5": "1.5 or 1.6", "1.6": "1.5 or 1.6"}
 
 
 def read_unet_file(path: Path) -> dict[str, Tensor]:
@@ -62,41 +56,58 @@ def read_unet_file(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: the file is damaged or holds another network, which the message names.
     """
-    tensors = read_tensors(path)
-    if "conv_in.weight" not in tensors or "conv_out.weight" not in tensors:
-        raise WeightsError(
-            f"{str(path)!r} is not a LatentSync U-Net: it {describe(tensors)}",
-            hint=NAMED,
-        )
-    return tensors
+    content = read_content(path)
+    require_unet(content, path)
+    return content.tensors
 
 
-def describe(tensors: Mapping[str, Tensor]) -> str:
-    """Say which network `tensors` seem to belong to."""
-    for key, name in FINGERPRINTS:
-        if key in tensors:
-            return f"seems to be {name}"
-    if all("motion_modules." in key for key in tensors):
-        return "seems to hold motion modules only"
-    return f"is unknown, with keys {name_keys(set(tensors))}"
+def require_unet(content: Content, path: Path) -> None:
+    """Refuse what is no U-Net by its keys, and say what it is.
+
+    Raises:
+        WeightsError: it holds another network.
+    """
+    found = identify(content)
+    if (
+        found is not None
+        or "conv_in.weight" not in content.tensors
+        or "conv_out.weight" not in content.tensors
+    ):
+        found = found or describe_unknown(content.tensors)
+        raise WeightsError(f"{str(path)!r} is not a LatentSync U-Net: it {found.what}", hint=found.use)
+
+
+def name_of(key: str) -> str | None:
+    """What diffusers calls the reference's U-Net key `key`; None for a table that is the same as another.
+
+    >>> name_of("down_blocks.0.attentions.0.transformer_blocks.0.audio_cross_attn.norm.bias")
+    'down_blocks.0.attentions.0.transformer_blocks.0.norm2.bias'
+    """
+    if key.endswith(SECOND_TABLE):
+        return None
+    for theirs, ours in UNET_RENAMES:
+        key = key.replace(theirs, ours)
+    return key
 
 
 def rename_unet(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Give the reference's U-Net tensors, of any version, the names that diffusers uses.
 
     Raises:
-        WeightsError: the two positional tables of a temporal transformer differ, so one cannot do for both.
+        WeightsError: the two positional tables of a temporal transformer differ, so that one cannot do for
+            both, or two keys name one tensor.
     """
-    renamed = {}
+    renamed: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
-        if key.endswith(SECOND_TABLE):
+        name = name_of(key)
+        if name is None:
             first = tensors.get(key.replace("attention_blocks.1", "attention_blocks.0"))
-            if first is not None and not first.is_meta and not torch.equal(first, tensor):
+            if first is not None and not first.is_meta and not _is_equal(first, tensor):
                 raise WeightsError(f"{key!r} differs from the first attention's table", hint=NAMED)
-            continue
-        for theirs, ours in UNET_RENAMES:
-            key = key.replace(theirs, ours)
-        renamed[key] = tensor
+        elif name in renamed:
+            raise WeightsError(f"{key!r} is there twice, under the names of two versions", hint=NAMED)
+        else:
+            renamed[name] = tensor
     return renamed
 
 
@@ -109,12 +120,14 @@ def unet_config_of(tensors: Mapping[str, Tensor], path: Path) -> UNetConfig:
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     levels = _count(shapes, r"down_blocks\.(\d+)\.")
     block_out_channels = tuple(
-        shapes.get(f"down_blocks.{level}.resnets.0.conv1.weight", (0,))[0] for level in range(levels)
+        _size(shapes, f"down_blocks.{level}.resnets.0.conv1.weight", 0) for level in range(levels)
     )
     hearing = [key for key in shapes if key.endswith("attn2.to_k.weight") and ".motion_modules." not in key]
-    sample_channels, latent_channels = shapes["conv_in.weight"][1], shapes["conv_out.weight"][0]
+    sample_channels = _size(shapes, "conv_in.weight", 1)
+    latent_channels = _size(shapes, "conv_out.weight", 0)
     moving = [key for key in shapes if ".motion_modules." in key]
-    audio_width = shapes[hearing[0]][1] if hearing else 0
+    tables = [key for key in moving if key.endswith(".pos_embed.pe")]
+    audio_width = _size(shapes, hearing[0], 1) if hearing else 0
     faults = []
     if sample_channels != SAMPLE_CHANNELS:
         known = f" ({OTHER_UNETS[sample_channels]})" if sample_channels in OTHER_UNETS else ""
@@ -123,7 +136,7 @@ def unet_config_of(tensors: Mapping[str, Tensor], path: Path) -> UNetConfig:
         faults.append(f"it predicts {latent_channels} latent channels, expected {LATENT_CHANNELS}")
     if audio_width not in WHISPER_WIDTHS:
         faults.append(f"it hears features of width {audio_width}, expected one of {WHISPER_WIDTHS}")
-    if 0 in block_out_channels:
+    if 0 in block_out_channels or not levels:
         faults.append(f"levels without a first convolution: {block_out_channels}")
     try:
         if faults:
@@ -133,9 +146,7 @@ def unet_config_of(tensors: Mapping[str, Tensor], path: Path) -> UNetConfig:
             cross_attention_dim=audio_width,
             layers_per_block=_count(shapes, r"down_blocks\.0\.resnets\.(\d+)\."),
             motion=bool(moving),
-            motion_max_seq_length=next(
-                (shape[1] for key, shape in shapes.items() if key.endswith(".pos_embed.pe")), 24
-            ),
+            motion_max_seq_length=_size(shapes, tables[0], 1) if tables else 24,
             attention_levels=tuple(
                 f"down_blocks.{level}.attentions.0.norm.weight" in shapes for level in range(levels)
             ),
@@ -145,20 +156,74 @@ def unet_config_of(tensors: Mapping[str, Tensor], path: Path) -> UNetConfig:
         raise WeightsError(f"{str(path)!r} is not a LatentSync U-Net: {error}", hint=NAMED) from error
 
 
+def version_of(config: UNetConfig) -> str:
+    """Which released version has this structure; 1.5 and 1.6 differ only in what they were trained on."""
+    if not config.motion:
+        return "1.0"
+    return "1.5 or 1.6" if config.motion_place == "everywhere" else "stage2_efficient"
+
+
+def require_version(config: UNetConfig, path: Path, version: str | None) -> None:
+    """Refuse the U-Net of another released version than `version` ("1.0", "1.5" or "1.6"); None takes any.
+
+    Raises:
+        WeightsError: it is another one's.
+    """
+    found = version_of(config)
+    if version is None or VERSION_NEEDS.get(version) == found:
+        return
+    has = "with motion modules" if config.motion else "without motion modules"
+    has = "with motion modules in the decoder only" if config.motion_place == "decoder" else has
+    named = "latentsync-1.0" if found == "1.0" else "latentsync-1.5, or the file's own path,"
+    raise WeightsError(
+        f"{str(path)!r} is the U-Net of LatentSync {found} ({has}), and not that of {version}",
+        hint=f"use it with --model {named} or run `latentsync models pull latentsync-{version}`",
+    )
+
+
 def unet_from_released(
-    path: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    path: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    version: str | None = None,
 ) -> LipUNet:
     """Load the U-Net of LatentSync 1.0 (no motion), 1.5 or 1.6, or a decoder-only one, in eval mode.
 
+    Args:
+        version: the only one that will do, "1.0", "1.5" or "1.6"; None: any.
+
     Raises:
-        WeightsError: the file is damaged, holds another network, or a key is missing or left over.
+        WeightsError: the file is damaged, holds another network or version, or a key is missing or left over.
     """
     tensors = rename_unet(read_unet_file(path))
     config = unet_config_of(tensors, path)
+    require_version(config, path, version)
     with torch.device("meta"):
         unet = build_unet(config)
     assign_strictly(unet, tensors, path, device=device, dtype=dtype)
     return unet.eval()
+
+
+def load_unet(
+    path: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    version: str | None = None,
+) -> LipUNet:
+    """Load a U-Net, as released or ours (imported or trained), decided by the file, in eval mode.
+
+    Raises:
+        WeightsError: the file is damaged, holds another network or version, or a key is missing or left over.
+    """
+    if not is_checkpoint(path):
+        return unet_from_released(path, device=device, dtype=dtype, version=version)
+    unet = load_checkpoint(
+        path, kind="unet", config_type=UNetConfig, build=build_unet, device=device, dtype=dtype
+    )
+    require_version(unet.config, path, version)
+    return unet
 
 
 def vae_from_released(
@@ -171,16 +236,18 @@ def vae_from_released(
     """
     if path.is_dir():
         path = _weights_in(path)
-    tensors = read_tensors(path)
+    content = read_content(path)
+    tensors = content.tensors
     if "encoder.down_blocks.0.resnets.0.conv1.weight" not in tensors or "quant_conv.weight" not in tensors:
+        found = identify(content) or describe_unknown(tensors)
         raise WeightsError(
-            f"{str(path)!r} is not Stable Diffusion's VAE in diffusers layout: it {describe(tensors)}",
-            hint="get diffusion_pytorch_model.safetensors of stabilityai/sd-vae-ft-mse",
+            f"{str(path)!r} is not Stable Diffusion's VAE in diffusers layout: it {found.what}",
+            hint="run `latentsync models pull sd-vae-ft-mse`, which gets diffusion_pytorch_model.safetensors",
         )
     for theirs, ours in VAE_RENAMES:
         tensors = {key.replace(theirs, ours): tensor for key, tensor in tensors.items()}
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    latent_channels = shapes.get("decoder.conv_in.weight", (0, 0))[1]
+    latent_channels = _size(shapes, "decoder.conv_in.weight", 1)
     if latent_channels != LATENT_CHANNELS:
         raise WeightsError(
             f"the VAE {str(path)!r} has {latent_channels} latent channels, expected {LATENT_CHANNELS}",
@@ -189,7 +256,7 @@ def vae_from_released(
     levels = range(_count(shapes, r"encoder\.down_blocks\.(\d+)\."))
     config = VAEConfig(
         block_out_channels=tuple(
-            shapes.get(f"encoder.down_blocks.{level}.resnets.0.conv1.weight", (0,))[0] for level in levels
+            _size(shapes, f"encoder.down_blocks.{level}.resnets.0.conv1.weight", 0) for level in levels
         ),
         num_blocks=_count(shapes, r"encoder\.down_blocks\.0\.resnets\.(\d+)\."),
     )
@@ -209,5 +276,18 @@ def _weights_in(folder: Path) -> Path:
 
 
 def _count(shapes: Mapping[str, tuple[int, ...]], pattern: str) -> int:
-    found = [int(match[1]) for key in shapes if (match := re.match(pattern, key))]
-    return max(found, default=-1) + 1
+    """How many there are, numbered without a gap, so that no number in a key makes a network of any size."""
+    found = {
+        int(match[1]) for key in shapes if (match := re.match(pattern, key)) and len(match[1]) < MANY_DIGITS
+    }
+    return next(number for number in range(len(found) + 1) if number not in found)
+
+
+def _size(shapes: Mapping[str, tuple[int, ...]], key: str, axis: int) -> int:
+    """The size of one axis of a tensor; 0 where there is no such tensor or axis."""
+    shape = shapes.get(key, ())
+    return shape[axis] if axis < len(shape) else 0
+
+
+def _is_equal(first: Tensor, second: Tensor) -> bool:
+    return first.dtype == second.dtype and first.shape == second.shape and torch.equal(first, second)

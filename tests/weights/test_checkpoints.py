@@ -1,14 +1,23 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from latentsync.errors import WeightsError
 from latentsync.models.vae import FaceVAE, VAEConfig, build_vae
-from latentsync.weights.checkpoints import is_checkpoint, load_checkpoint, read_note, save_checkpoint
+from latentsync.weights.checkpoints import (
+    assign_strictly,
+    is_checkpoint,
+    load_checkpoint,
+    read_note,
+    save_checkpoint,
+)
+from latentsync.weights.tensor_files import read_metadata, read_tensors
 
 CONFIG = VAEConfig(block_out_channels=(8, 8), num_blocks=1, scaling_factor=2.0, norm_num_groups=4)
 
@@ -50,8 +59,47 @@ def test_loads_at_half_precision(saved: Path) -> None:
 
 
 def test_other_kind(saved: Path) -> None:
-    with pytest.raises(WeightsError, match=r"holds a vae, expected a unet"):
+    with pytest.raises(WeightsError, match=r"holds a vae, expected a unet") as caught:
         load(saved, kind="unet")
+    assert "vae.safetensors beside its U-Net" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("config", "[]", "damaged header"),
+        ("config", "{", "damaged header"),
+        ("facts", "7", "damaged header"),
+        ("config", '{"block_out_channels": 3}', "does not fit"),
+        ("config", '{"block_out_channels": [8, 8], "norm_num_groups": 0}', "does not fit"),
+    ],
+)
+def test_damaged_notes(name: str, text: str, message: str, saved: Path) -> None:
+    metadata = {**read_metadata(saved), name: text}
+    save_file(build_vae(CONFIG).state_dict(), saved, metadata)
+    with pytest.raises(WeightsError, match=message):
+        load(saved)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+@pytest.mark.parametrize("is_torch", [True, False])
+def test_half_precision_makes_no_second_copy(is_torch: bool, tmp_path: Path) -> None:
+    """The growth at the peak is that of the converted weights: the file's pages go as they are used."""
+    layers = {f"{number}.weight": torch.ones(1000, 1000) for number in range(40)}  # 160 MB
+    path = tmp_path / "weights"
+    torch.save(layers, path) if is_torch else save_file(layers, path)
+    del layers
+    with torch.device("meta"):
+        network = nn.Sequential(*(nn.Linear(1000, 1000, bias=False) for _ in range(40)))
+    Path("/proc/self/clear_refs").write_text("5")
+    before_mb = peak_mb()
+    assign_strictly(network, read_tensors(path), path, device="cpu", dtype=torch.bfloat16)
+    assert peak_mb() - before_mb < 1.3 * 80
+
+
+def peak_mb() -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
 
 
 @pytest.mark.parametrize(

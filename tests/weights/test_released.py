@@ -12,8 +12,11 @@ from torch import Tensor
 from latentsync.errors import WeightsError
 from latentsync.models.unet import LipUNet, UNetConfig, build_unet
 from latentsync.models.vae import VAEConfig, build_vae
+from latentsync.weights.checkpoints import save_checkpoint
 from latentsync.weights.released import (
+    load_unet,
     rename_unet,
+    require_version,
     unet_config_of,
     unet_from_released,
     vae_from_released,
@@ -167,6 +170,11 @@ def test_another_unet(changes: dict[str, int], message: str, tmp_path: Path) -> 
     [
         ("audio_encoder.conv_in.weight", "a LatentSync SyncNet"),
         ("netcnnaud.0.weight", "SyncNet v2"),
+        ("encoder.embed_positions.weight", r"a Whisper model \(Hugging Face"),
+        ("blocks.0.attn.q_bias", "VideoMAE v2"),
+        ("module.face_encoder_blocks.0.0.conv_block.0.weight", "the Wav2Lip generator"),
+        ("up_blocks.1.attentions.0.to_q.lora_A.weight", "a LoRA"),
+        ("res.lda1_pool.0.weight", "is unknown"),
         ("encoder.positional_embedding", "a Whisper model"),
         ("encoder.down_blocks.0.resnets.0.conv1.weight", "a VAE"),
         ("model.diffusion_model.input_blocks.0.0.weight", "a whole Stable Diffusion checkpoint"),
@@ -179,6 +187,68 @@ def test_weights_of_another_network_are_named(key: str, name: str, tmp_path: Pat
     with pytest.raises(WeightsError, match=name) as caught:
         unet_from_released(path)
     assert "other.pt" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "name", "use"),
+    [
+        (("vgg.0.weight", "extras.0.weight"), "the S3FD face detector", "models pull s3fd"),
+        (("m0.b1_4.bn1.weight", "bl0.weight"), "the FAN landmark network", "models pull fan"),
+        (("res.lda1_pool.0.weight", "fc1w_conv.weight"), "HyperIQA", "models pull hyperiqa"),
+        (("module.conv_in.weight", "module.conv_out.weight"), "begin with 'module.'", "without the prefix"),
+    ],
+)
+def test_what_to_do_instead(keys: tuple[str, ...], name: str, use: str, tmp_path: Path) -> None:
+    path = write({key: torch.zeros(1) for key in keys}, tmp_path / "other.pt")
+    with pytest.raises(WeightsError, match=name) as caught:
+        unet_from_released(path)
+    assert use in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("beside", "name"),
+    [
+        ({"optimizer": {}, "step": 3, "generator": torch.zeros(1)}, "is the state of a training run"),
+        (
+            {"pytorch-lightning_version": "2.1", "state_dict": {"netcnnaud.0.weight": torch.zeros(1)}},
+            "Lightning",
+        ),
+    ],
+)
+def test_what_lies_beside_the_weights_tells_too(beside: dict[str, object], name: str, tmp_path: Path) -> None:
+    torch.save(beside, tmp_path / "last.ckpt")
+    with pytest.raises(WeightsError, match=name):
+        unet_from_released(tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("case", "wanted", "is_right"),
+    [
+        ("unet_plain_small", "1.0", True),
+        ("unet_plain_small", "1.5", False),
+        ("unet_motion_small", "1.0", False),
+        ("unet_motion_small", "1.6", True),
+    ],
+)
+def test_the_version_that_was_asked_for(
+    case: str, wanted: str, is_right: bool, golden_tensors: Callable[[str], Tensors]
+) -> None:
+    config = unet_config_of(rename_unet(golden_tensors(case)), Path("unet.pt"))
+    if is_right:
+        require_version(config, Path("unet.pt"), wanted)
+        return
+    with pytest.raises(WeightsError, match=f"and not that of {wanted}") as caught:
+        require_version(config, Path("unet.pt"), wanted)
+    assert f"models pull latentsync-{wanted}" in (caught.value.hint or "")
+
+
+def test_ours_and_theirs_through_one_door(released: Tensors, tmp_path: Path) -> None:
+    theirs = load_unet(write(released, tmp_path / "theirs.pt"))
+    path = tmp_path / "ours.safetensors"
+    save_checkpoint(path, theirs.state_dict(), kind="unet", config=theirs.config)
+    assert torch.equal(output_of(load_unet(path)), output_of(theirs))
+    with pytest.raises(WeightsError, match=r"not that of 1\.6"):
+        load_unet(path, version="1.6")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,207 @@
+"""Weights of the networks that judge: the released SyncNets, SyncNet v2 and VideoMAE-v2."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from latentsync.errors import WeightsError
+from latentsync.models.framewise import FramewiseConfig, FramewiseSyncNet, build_framewise
+from latentsync.models.judge import SyncNetV2
+from latentsync.models.syncnet import SyncNet, SyncNetConfig, TowerConfig, build_syncnet
+from latentsync.models.temporal import VideoEncoder, VideoEncoderConfig, build_video_encoder
+from latentsync.weights.checkpoints import assign_strictly, is_checkpoint, load_checkpoint, read_note
+from latentsync.weights.fingerprints import describe_unknown, identify
+from latentsync.weights.tensor_files import Content, read_content
+
+_AUDIO_16 = TowerConfig(
+    in_channels=1,
+    channels=(32, 64, 128, 256, 512, 1024, 2048),
+    factors=((2, 1), 2, 2, 1, 2, 2, (2, 3)),
+)
+_VISUAL_16 = TowerConfig(
+    in_channels=48,
+    channels=(64, 128, 256, 256, 512, 1024, 2048, 2048),
+    factors=((1, 2), 2, 2, 2, 2, 2, 2, 2),
+)
+RELEASED_SYNCNETS = {
+    "16_pixel": SyncNetConfig(visual=_VISUAL_16, audio=_AUDIO_16),  # LatentSync 1.0
+    "16_pixel_attn": SyncNetConfig(  # LatentSync 1.5 and 1.6: stable_syncnet.pt
+        visual=TowerConfig(
+            in_channels=48,
+            channels=_VISUAL_16.channels,
+            factors=_VISUAL_16.factors,
+            attention=(False, False, False, False, True, True, False, False),
+        ),
+        audio=TowerConfig(
+            in_channels=1,
+            channels=_AUDIO_16.channels,
+            factors=_AUDIO_16.factors,
+            attention=(False, False, False, True, True, False, False),
+        ),
+    ),
+    "16_latent": SyncNetConfig(
+        visual=TowerConfig(
+            in_channels=64, channels=(64, 128, 256, 256, 512, 1024), factors=(2, 2, 2, 1, 2, 2)
+        ),
+        audio=TowerConfig(
+            in_channels=1, channels=(32, 64, 128, 256, 512, 1024), factors=((2, 1), 2, 2, 2, 2, (2, 3))
+        ),
+        space="latent",
+        is_lower_half=False,
+    ),
+    "25_pixel": SyncNetConfig(
+        visual=TowerConfig(
+            in_channels=75,
+            channels=(128, 128, 256, 256, 512, 512, 1024, 1024),
+            factors=((1, 2), 2, 2, 2, 2, 2, 2, 2),
+        ),
+        audio=TowerConfig(in_channels=1, channels=(64, 128, 256, 256, 512, 1024), factors=(2,) * 6),
+        frames=25,
+    ),
+}
+SYNCNET_NAMED = "the SyncNet is the file that the LatentSync release calls stable_syncnet.pt"
+JUDGE_NAMED = "the judge is the file that its authors call syncnet_v2.model"
+TEMPORAL_NAMED = "the video encoder is the file vit_g_hybrid_pt_1200e_ssv2_ft.pth of VideoMAE-v2"
+HEADS_OF_WIDTH = {1408: 16, 1280: 16, 1024: 16, 768: 12, 384: 6}  # not to be seen in the tensors
+
+TowerLayout = tuple[int, tuple[int, ...], tuple[bool, ...]]  # channels in, widths, which blocks attend
+
+
+def config_of(tensors: dict[str, Tensor], path: Path) -> SyncNetConfig:
+    """Tell which of the released SyncNets the tensors belong to.
+
+    Raises:
+        WeightsError: none of them; the message names what it seems to be.
+    """
+    first = [tensors.get(f"{tower}_encoder.conv_in.weight") for tower in ("audio", "visual")]
+    if any(convolution is None or convolution.ndim != 4 for convolution in first):
+        raise WeightsError(f"{str(path)!r} is not a SyncNet: it {_seems(tensors)}", hint=SYNCNET_NAMED)
+    found = _layout(tensors, "visual_encoder"), _layout(tensors, "audio_encoder")
+    for config in RELEASED_SYNCNETS.values():
+        if found == tuple(
+            (tower.in_channels, tower.channels, tower.attention) for tower in (config.visual, config.audio)
+        ):
+            return config
+    (seen, widths, _), _ = found
+    raise WeightsError(
+        f"{str(path)!r} seems to be a SyncNet, but of no released size: it sees {seen} channels,"
+        f" in blocks of {widths}",
+        hint=f"{SYNCNET_NAMED}; known are {', '.join(RELEASED_SYNCNETS)}",
+    )
+
+
+def syncnet_from_released(
+    path: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> SyncNet:
+    """Load one of the released SyncNets, in eval mode.
+
+    Raises:
+        WeightsError: the file is damaged, holds another network, or a key is missing or left over.
+    """
+    tensors = read_content(path).tensors
+    config = config_of(tensors, path)
+    with torch.device("meta"):
+        syncnet = build_syncnet(config)
+    assign_strictly(syncnet, tensors, path, device=device, dtype=dtype)
+    return syncnet.eval()
+
+
+def load_syncnet(
+    path: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> SyncNet | FramewiseSyncNet:
+    """Load a SyncNet, in eval mode: one of ours, which says what it is, or a released one.
+
+    Raises:
+        WeightsError: as `load_checkpoint` or `syncnet_from_released`.
+    """
+    if not is_checkpoint(path):
+        return syncnet_from_released(path, device=device, dtype=dtype)
+    if read_note(path).kind == "framewise_syncnet":
+        return load_checkpoint(
+            path,
+            kind="framewise_syncnet",
+            config_type=FramewiseConfig,
+            build=build_framewise,
+            device=device,
+            dtype=dtype,
+        )
+    return load_checkpoint(
+        path, kind="syncnet", config_type=SyncNetConfig, build=build_syncnet, device=device, dtype=dtype
+    )
+
+
+def judge_from_released(
+    path: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> SyncNetV2:
+    """Load SyncNet v2, in eval mode.
+
+    Raises:
+        WeightsError: the file is damaged, holds another network, or a key is missing or left over.
+    """
+    tensors = read_content(path).tensors
+    if "netcnnaud.0.weight" not in tensors:
+        raise WeightsError(f"{str(path)!r} is not SyncNet v2: it {_seems(tensors)}", hint=JUDGE_NAMED)
+    with torch.device("meta"):
+        judge = SyncNetV2()
+    assign_strictly(judge, tensors, path, device=device, dtype=dtype)
+    return judge.eval()
+
+
+def temporal_from_released(
+    path: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> VideoEncoder:
+    """Load a fine-tuned VideoMAE-v2, of any size whose number of heads is known, in eval mode.
+
+    Raises:
+        WeightsError: the file is damaged, holds another network, or a key is missing or left over.
+    """
+    tensors = read_content(path).tensors
+    cut = tensors.get("patch_embed.proj.weight")
+    if cut is None or cut.ndim != 5 or "fc_norm.weight" not in tensors:
+        raise WeightsError(
+            f"{str(path)!r} is not a fine-tuned VideoMAE-v2: it {_seems(tensors)}", hint=TEMPORAL_NAMED
+        )
+    width, _, tubelet, patch, _ = cut.shape
+    if width not in HEADS_OF_WIDTH or "blocks.0.mlp.fc1.weight" not in tensors:
+        raise WeightsError(
+            f"{str(path)!r} is a video encoder of unknown size: its features have {width} numbers",
+            hint=TEMPORAL_NAMED,
+        )
+    config = VideoEncoderConfig(
+        width=width,
+        depth=len({match[1] for key in tensors if (match := re.match(r"blocks\.(\d+)\.", key))}),
+        heads=HEADS_OF_WIDTH[width],
+        hidden=len(tensors["blocks.0.mlp.fc1.weight"]),
+        classes=len(tensors.get("head.weight", ())),
+        patch=patch,
+        tubelet=tubelet,
+    )
+    with torch.device("meta"):
+        encoder = build_video_encoder(config)
+    assign_strictly(encoder, tensors, path, device=device, dtype=dtype)
+    return encoder.eval()
+
+
+def _layout(tensors: Mapping[str, Tensor], tower: str) -> TowerLayout:
+    """Read off what `TowerConfig` says: attention lies in the list behind the block it follows."""
+    widths: list[int] = []
+    attention: list[bool] = []
+    for index in range(len(tensors)):
+        convolution = tensors.get(f"{tower}.down_blocks.{index}.conv2.weight")
+        if convolution is not None and convolution.ndim == 4:
+            widths.append(len(convolution))
+            attention.append(False)
+        elif f"{tower}.down_blocks.{index}.attn.to_q.weight" in tensors and attention:
+            attention[-1] = True
+        else:
+            break
+    return tensors[f"{tower}.conv_in.weight"].shape[1], tuple(widths), tuple(attention)
+
+
+def _seems(tensors: dict[str, Tensor]) -> str:
+    return (identify(Content(tensors, {})) or describe_unknown(tensors)).what
