@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from latentsync.errors import WeightsError
+from latentsync.weights.cache import cache_folder, path_of
+from latentsync.weights.catalog import find_entry
 
 if TYPE_CHECKING:
     import torch
@@ -57,12 +59,6 @@ class LipModel:
     dtype: torch.dtype
 
 
-def cache_folder() -> Path:
-    """Where released weights are looked for: LATENTSYNC_CACHE, or `latentsync` in the user's cache."""
-    chosen = os.environ.get("LATENTSYNC_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "latentsync"
-
-
 def _compact(unet: Path) -> ModelSpec:
     """The compact model, or a U-Net trained like it, with the autoencoder beside it or the bundled one.
 
@@ -82,7 +78,8 @@ def _compact(unet: Path) -> ModelSpec:
         prediction_type="sample",
         timestep_spacing="trailing",
         is_released=False,
-        note="small, for drafts on a CPU; better: --model latentsync-1.5 with its files (see README)",
+        note="small, for drafts on a CPU; better: run 'latentsync models pull latentsync-1.5', "
+        "then add --model latentsync-1.5",
     )
 
 
@@ -91,12 +88,12 @@ def _released(name: str, folder: Path, *, resolution: int) -> ModelSpec:
 
     Source: the official `configs/unet/stage2*.yaml` and inference defaults.
     """
-    shared = folder.parent
+    places = (folder, folder.parent, cache_folder())
     return ModelSpec(
         name=name,
         unet=folder / "latentsync_unet.pt",
-        vae=_first(folder / "sd-vae-ft-mse", shared / "sd-vae-ft-mse"),
-        whisper=_first(folder / "whisper" / "tiny.pt", shared / "whisper" / "tiny.pt"),
+        vae=_first(*(place / "sd-vae-ft-mse" for place in places)),
+        whisper=_first(*(place / "whisper" / "tiny.pt" for place in places)),
         resolution=resolution,
         steps=20,
         guidance=1.5,
@@ -121,29 +118,43 @@ def find_model(name: str, *, resolution: int | None = None) -> ModelSpec:
         WeightsError: there is no such model, or one of its files is missing.
     """
     spec = _look_up(name)
-    for part, path in (("U-Net", spec.unet), ("VAE", spec.vae), ("Whisper", spec.whisper)):
-        if not path.exists():
-            raise WeightsError(
-                f"model '{name}': its {part} is missing: '{path}' does not exist",
-                hint=f"put the released file there, or use --model {DEFAULT_MODEL}, which needs no download",
-            )
-    return spec if resolution is None else replace(spec, resolution=resolution)
+    parts = (("U-Net", spec.unet), ("VAE", spec.vae), ("Whisper", spec.whisper))
+    missing = [(part, path) for part, path in parts if not _is_there(path)]
+    if missing:
+        remedy = f"run 'latentsync models pull {name}'" if name in RESOLUTION_OF else "put the file there"
+        faults = "; ".join(f"its {part} is missing: '{path}' does not exist" for part, path in missing)
+        raise WeightsError(
+            f"model '{name}': {faults}",
+            hint=f"{remedy}, or use --model {DEFAULT_MODEL}, which needs no download",
+        )
+    if resolution is None or resolution == spec.resolution:
+        return spec
+    known = RESOLUTION_OF.get(name) or _trained_at(spec.unet)
+    if known is not None:
+        raise WeightsError(
+            f"model '{name}' was trained on crops of {known} px, and {resolution} px were asked for",
+            hint=f"leave the resolution out, or use a model that was trained at {resolution} px",
+        )
+    return replace(spec, resolution=resolution)
 
 
 def _look_up(name: str) -> ModelSpec:
     if name == DEFAULT_MODEL:
         return _compact(BUNDLED / "unet.safetensors")
     if name in RESOLUTION_OF:
-        return _released(name, cache_folder() / name, resolution=RESOLUTION_OF[name])
+        unet = path_of(find_entry(name).files[0])
+        return _released(name, unet.parent, resolution=RESOLUTION_OF[name])
+    from latentsync.weights.checkpoints import is_checkpoint
+
     path = Path(name)
     if path.is_dir():
         ours = path / "unet.safetensors"
+        if is_checkpoint(ours):
+            return _from_checkpoint(ours)
         return _compact(ours) if ours.exists() else _released(name, path, resolution=256)
     if path.is_file():
-        from latentsync.weights.checkpoints import is_checkpoint
-
         if is_checkpoint(path):
-            return _compact(path)
+            return _from_checkpoint(path)
         return replace(_released(name, path.parent, resolution=256), unet=path)
     known = ", ".join([DEFAULT_MODEL, *RESOLUTION_OF])
     raise WeightsError(
@@ -152,8 +163,43 @@ def _look_up(name: str) -> ModelSpec:
     )
 
 
+def _from_checkpoint(unet: Path) -> ModelSpec:
+    """A U-Net trained like compact, or a released one that `models import` has converted."""
+    from latentsync.weights.checkpoints import read_note
+
+    facts = read_note(unet).facts
+    if facts.get("origin") == "trained":
+        return _trained(unet, facts)
+    if facts.get("origin") != "released":
+        return _compact(unet)
+    return replace(_released(str(unet), unet.parent, resolution=_trained_at(unet) or 256), unet=unet)
+
+
+def _trained(unet: Path, facts: Mapping[str, Any]) -> ModelSpec:
+    """A U-Net of `latentsync train-unet`, which predicts noise, with the networks it was trained with."""
+    if facts.get("vae") == DEFAULT_MODEL:
+        spec = replace(_compact(unet), steps=20, prediction_type="epsilon", timestep_spacing="leading")
+    else:
+        spec = replace(_released(str(unet), unet.parent, resolution=256), unet=unet)
+    return replace(spec, resolution=facts.get("resolution", spec.resolution), note="trained here")
+
+
+def _trained_at(unet: Path) -> int | None:
+    """The resolution that an imported U-Net was trained at, where its file says so."""
+    from latentsync.weights.checkpoints import is_checkpoint, read_note
+
+    known = read_note(unet).facts.get("resolution") if is_checkpoint(unet) else None
+    return known if type(known) is int else None
+
+
 def _first(*places: Path) -> Path:
-    return next((place for place in places if place.exists()), places[0])
+    """The first place that holds weights, or the first of all."""
+    return next((place for place in places if _is_there(place)), places[0])
+
+
+def _is_there(path: Path) -> bool:
+    """Whether `path` is a file, or a folder with weights in it, not only a download that was begun."""
+    return path.is_file() or any(file.suffix in (".safetensors", ".bin") for file in path.rglob("*"))
 
 
 def load_model(spec: ModelSpec, *, device: torch.device, dtype: torch.dtype) -> LipModel:
@@ -166,10 +212,11 @@ def load_model(spec: ModelSpec, *, device: torch.device, dtype: torch.dtype) -> 
     from latentsync.models.unet import UNetConfig, build_unet
     from latentsync.models.vae import VAEConfig, build_vae
     from latentsync.weights.checkpoints import load_checkpoint
-    from latentsync.weights.released import unet_from_released, vae_from_released
+    from latentsync.weights.released import load_unet, vae_from_released
 
     if spec.is_released:
-        unet = unet_from_released(spec.unet, device=device, dtype=dtype)
+        version = spec.name.removeprefix("latentsync-") if spec.name in RESOLUTION_OF else None
+        unet = load_unet(spec.unet, device=device, dtype=dtype, version=version)
         vae = vae_from_released(spec.vae, device=device, dtype=dtype)
     else:
         unet = load_checkpoint(

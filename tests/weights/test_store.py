@@ -11,6 +11,8 @@ from latentsync.errors import WeightsError
 from latentsync.models.unet import UNetConfig, build_unet
 from latentsync.models.vae import VAEConfig, build_vae
 from latentsync.weights import store
+from latentsync.weights.cache import path_of
+from latentsync.weights.catalog import with_needs
 from latentsync.weights.checkpoints import save_checkpoint
 
 VAE = VAEConfig(block_out_channels=(8, 8), num_blocks=1, latent_channels=2, norm_num_groups=4)
@@ -89,12 +91,6 @@ def test_released_models_share_files_beside_them(cache: Path) -> None:
     assert (spec.vae, spec.whisper) == (cache / "sd-vae-ft-mse", cache / "whisper" / "tiny.pt")
 
 
-def test_the_cache_is_in_the_home_folder_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("LATENTSYNC_CACHE", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert store.cache_folder() == tmp_path / ".cache" / "latentsync"
-
-
 def test_our_unet_by_file_or_folder(bundled: Path, tmp_path: Path) -> None:
     path = tmp_path / "run" / "unet.safetensors"
     save_unet(path)
@@ -131,7 +127,34 @@ def test_a_missing_file_is_named(missing: int, cache: Path) -> None:
         store.find_model("latentsync-1.5")
     assert "'latentsync-1.5'" in str(failure.value)
     assert f"'{named}' does not exist" in str(failure.value)
+    assert "run 'latentsync models pull latentsync-1.5'" in (failure.value.hint or "")
     assert "compact" in (failure.value.hint or "")
+
+
+def test_all_missing_files_are_named_at_once(cache: Path) -> None:
+    with pytest.raises(
+        WeightsError, match=r"its U-Net is missing: .*; its VAE is missing: .*; its Whisper is"
+    ):
+        store.find_model("latentsync-1.6")
+
+
+def test_a_download_that_was_begun_is_missing(cache: Path) -> None:
+    unet, vae, whisper = released_files(cache / "latentsync-1.5")
+    put(unet, vae.with_name(f"{vae.name}.part"), whisper)
+    with pytest.raises(WeightsError, match="its VAE is missing"):
+        store.find_model("latentsync-1.5")
+
+
+def test_the_files_that_a_pull_brings_make_a_model(cache: Path) -> None:
+    for name in store.RESOLUTION_OF:
+        put(*(path_of(file) for entry in with_needs([name]) for file in entry.files))
+        store.find_model(name)
+
+
+def test_a_missing_file_in_a_folder_of_ones_own(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="its U-Net is missing") as failure:
+        store.find_model(str(tmp_path))
+    assert "pull" not in (failure.value.hint or "")
 
 
 def test_an_unknown_model() -> None:
