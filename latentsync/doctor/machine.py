@@ -1,0 +1,198 @@
+"""Looks at the machine: packages, devices, codecs, disk and memory."""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import importlib.metadata
+import io
+import os
+import platform
+import re
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from latentsync.doctor.findings import REINSTALL, Check, State, fault_of, in_words, remedy_for
+
+OLDEST_PYTHON = (3, 11)
+OPTIONAL = {
+    "ray": ("ray", "preprocess on several machines"),
+}
+AV = REINSTALL.format("'av>=18.0'")
+ENCODERS = {  # what needs it, what mends it
+    "libx264": ("sync, by default", AV),
+    "libx265": ("sync --codec libx265", AV),
+    "h264_nvenc": ("sync --codec h264_nvenc on an NVIDIA card", "latentsync sync --codec libx264"),
+    "aac": ("sound that the container cannot take as it is", AV),
+}
+USUAL_ENCODERS = ("libx264", "aac")
+AV1_VIDEO = (
+    "EgAKCgAAAAKv/41fMAgyFhAA7AI44ccDAAAIAYtKsBJx19dfwYASADIRMAIECSSSO/4AAAIAAAAAnFA="  # 2 black frames
+)
+WIDTH_PX, HEIGHT_PX, FRAMES, RATE_HZ = 256, 256, 2, 16_000
+OUTPUT_BYTES = 1 << 30
+RELEASED_BYTES = 6_000_000_000  # a released U-Net with its VAE and Whisper
+COMPACT_GB = 1.5  # peak of `sync` with compact, see docs/benchmarks.md
+
+
+def look_at_packages() -> list[Check]:
+    """Python, and every package within the bounds that pyproject.toml states."""
+    is_old = sys.version_info < OLDEST_PYTHON
+    remedy = "install Python 3.11 or newer" if is_old else ""
+    python = Check("Python", "missing" if is_old else "ok", platform.python_version(), remedy=remedy)
+    try:
+        stated = importlib.metadata.requires("latentsync") or []
+    except importlib.metadata.PackageNotFoundError:
+        return [python, Check("latentsync", "warning", "not installed", remedy="pip install -e .")]
+    from packaging.requirements import Requirement
+
+    checks = [python]
+    for requirement in sorted(map(Requirement, stated), key=lambda requirement: requirement.name):
+        if requirement.marker is None or requirement.name in OPTIONAL:
+            checks.append(_package(requirement.name, requirement.specifier))
+    return [*checks, _torchvision()]
+
+
+def _package(name: str, bounds: Any) -> Check:
+    """One package by its metadata; `bounds` is packaging's SpecifierSet."""
+    extra, enables = OPTIONAL.get(name, ("", ""))
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        remedy = f"pip install 'latentsync[{extra}]'" if extra else f"pip install '{name}{bounds}'"
+        return Check(name, "warning" if extra else "missing", "not installed", enables, remedy)
+    if bounds.contains(version, prereleases=True):
+        return Check(name, "ok", f"{version} ({bounds})", enables)
+    return Check(name, "warning", f"{version}, not {bounds}", enables, f"pip install '{name}{bounds}'")
+
+
+def _torchvision() -> Check:
+    """Whether torchvision imports beside this torch: as it is, or with two operators declared."""
+    from latentsync.compat import make_torchvision_importable
+
+    name, enables = "torchvision beside torch", "diffusers, transformers, lpips"
+    as_it_is = fault_of(partial(importlib.import_module, "torchvision"))
+    if as_it_is is None:
+        return Check(name, "ok", "imports", enables)
+    error = fault_of(make_torchvision_importable)
+    if error is None:
+        return Check(name, "ok", "imports once two of its operators are declared (CPU torch)", enables)
+    return Check(name, "missing", in_words(error), enables, remedy_for(error))
+
+
+def look_at_devices() -> list[Check]:
+    """What can compute, and how much of its memory is free."""
+    error = fault_of(partial(importlib.import_module, "torch"))
+    if error is not None:
+        return [Check("torch", "missing", in_words(error), "everything", remedy_for(error))]
+    torch = importlib.import_module("torch")
+    enables = "the released models at a usable speed"
+    checks = [Check("CPU", "ok", f"{torch.get_num_threads()} threads, {os.cpu_count()} cores")]
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            free, total = torch.cuda.mem_get_info(number)
+            found = f"{torch.cuda.get_device_name(number)}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+            checks.append(Check(f"CUDA {number}", "ok", found, enables))
+    elif shutil.which("nvidia-smi") and torch.version.cuda is None:
+        found = "an NVIDIA driver is there, but torch is built for the CPU"
+        checks.append(Check("CUDA", "warning", found, enables, REINSTALL.format("'torch>=2.4,<2.14'")))
+    else:
+        checks.append(Check("CUDA", "ok", "none", enables))
+    if sys.platform == "darwin":
+        usable = "usable" if torch.backends.mps.is_available() else "none"
+        checks.append(Check("MPS", "ok", usable, enables))
+    return checks
+
+
+def look_at_codecs() -> list[Check]:
+    """Encoders, each of which encodes something here, and AV1, of which two frames are decoded."""
+    importlib.import_module("av")
+    checks = []
+    for name, (enables, remedy) in ENCODERS.items():
+        error = fault_of(partial(_encode_sound if name == "aac" else _encode_video, name))
+        if error is None:
+            checks.append(Check(name, "ok", "encodes", enables))
+        else:
+            state: State = "missing" if name in USUAL_ENCODERS else "warning"
+            checks.append(Check(name, state, in_words(error), enables, remedy))
+    error = fault_of(_decode_av1)
+    if error is None:
+        return [*checks, Check("AV1", "ok", "decodes", "AV1 videos as input")]
+    return [*checks, Check("AV1", "warning", in_words(error), "AV1 videos as input", AV)]
+
+
+def _encode_video(codec: str) -> bytes:
+    import av
+
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as container:
+        quiet = {"x265-params": "log-level=none"} if codec == "libx265" else {}
+        stream: Any = container.add_stream(codec, 25, quiet)
+        stream.width, stream.height, stream.pix_fmt = WIDTH_PX, HEIGHT_PX, "yuv420p"
+        for _ in range(FRAMES):
+            container.mux(stream.encode(av.VideoFrame(WIDTH_PX, HEIGHT_PX, "yuv420p")))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def _encode_sound(codec: str) -> None:
+    import av
+
+    with av.open(io.BytesIO(), "w", format="matroska") as container:
+        stream: Any = container.add_stream(codec, RATE_HZ)
+        stream.layout = "mono"
+        frame: Any = av.AudioFrame("fltp", "mono", 1024)
+        frame.sample_rate = RATE_HZ
+        frame.planes[0].update(bytes(frame.planes[0].buffer_size))
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def _decode_av1() -> None:
+    import av
+
+    with av.open(io.BytesIO(base64.b64decode(AV1_VIDEO)), "r") as container:
+        frames = len(list(container.decode(video=0)))
+    if frames != FRAMES:
+        raise ValueError(f"{frames} of {FRAMES} frames came out")
+
+
+def look_at_room(folder: Path) -> list[Check]:
+    """Free disk at the cache and where outputs go, and free memory."""
+    from latentsync.weights.cache import cache_folder
+
+    elsewhere = "export LATENTSYNC_CACHE=DIR"
+    checks = [
+        _disk("disk for outputs", folder, OUTPUT_BYTES, "latentsync sync -o DIR/FILE.mp4"),
+        _disk("disk for weights", cache_folder(), RELEASED_BYTES, elsewhere),
+    ]
+    free_gb = free_memory_gb()
+    if free_gb is None:
+        return [*checks, Check("memory", "ok", "not known")]
+    is_short = free_gb < COMPACT_GB
+    remedy = "close other programs" if is_short else ""
+    return [*checks, Check("memory", "warning" if is_short else "ok", f"{free_gb:.1f} GB free", "", remedy)]
+
+
+def _disk(name: str, place: Path, wanted_bytes: int, remedy: str) -> Check:
+    there = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
+    free_bytes = shutil.disk_usage(there).free
+    found = f"{free_bytes / 1e9:.1f} GB free at {place.absolute()}"
+    if not os.access(there, os.W_OK):
+        return Check(name, "warning", f"{there} cannot be written", "", remedy)
+    if free_bytes < wanted_bytes:
+        return Check(name, "warning", f"{found}, {wanted_bytes / 1e9:.1f} GB wanted", "", remedy)
+    return Check(name, "ok", found)
+
+
+def free_memory_gb() -> float | None:
+    """Memory that programs could take now, in 10^9 bytes; None where the system does not tell."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.search(r"^MemAvailable:\s+(\d+) kB$", text, re.MULTILINE)
+    return int(found[1]) * 1024 / 1e9 if found else None
