@@ -1,0 +1,1 @@
+"""Measures how good a result or a clip is."""
