@@ -51,11 +51,13 @@ class Encoding:
 
     crf     0 is best, 18 cannot be told from the source, 51 is worst; lossless has none
     preset  ultrafast to veryslow: slower is smaller
+    threads of libx264; what it writes depends on their number. None: as many as it likes
     """
 
     codec: Literal["libx264", "libx265", "h264_nvenc", "lossless"] = "libx264"
     crf: int = 18
     preset: str = "medium"
+    threads: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +308,8 @@ def _encoder_of(
     options = {"crf": str(encoding.crf), "preset": encoding.preset}
     if encoding.codec == "libx265":
         options["x265-params"] = "log-level=error"
+    elif encoding.threads is not None:
+        options["threads"] = str(encoding.threads)
     return encoding.codec, pix_fmt, options
 
 

@@ -1,0 +1,1 @@
+"""The steps of `latentsync preprocess`, one file each, in the order of `order.py`."""

@@ -1,0 +1,160 @@
+"""The manifest: written the same way every time, read back, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from latentsync.errors import MediaError
+from latentsync.manifest import (
+    Decision,
+    clip_folder,
+    person_of,
+    read_decisions,
+    read_manifest,
+    source_name,
+    split_of,
+    write_manifest,
+)
+
+KEPT = Decision(
+    source='b/odd "name"\n\u2028.mp4',
+    outcome="kept",
+    clip="clips/b/1.mp4",
+    start_s=5.0,
+    end_s=10.0,
+    frames=125,
+    resolution=256,
+    fps=25,
+    offset_frames=-2,
+    confidence=4.5,
+    person="b",
+    split="train",
+    sha256="ab" * 32,
+)
+EARLIER = replace(KEPT, clip="clips/b/0.mp4", start_s=0.0, end_s=5.0)
+DROPPED = Decision(source="a.mp4", outcome="dropped", reason="no_audio")
+ALL = [KEPT, EARLIER, DROPPED]
+
+
+@pytest.fixture
+def out_dir(tmp_path: Path) -> Path:
+    (tmp_path / "clips/b").mkdir(parents=True)
+    for name in ("0.mp4", "1.mp4"):
+        (tmp_path / "clips/b" / name).write_bytes(b"clip")
+    return tmp_path
+
+
+def test_equal_decisions_make_equal_bytes(out_dir: Path) -> None:
+    contents = []
+    for decisions in (ALL, ALL[::-1]):
+        write_manifest(out_dir, decisions, recipe="seed = 1")
+        contents.append([(out_dir / name).read_bytes() for name in ("manifest.parquet", "decisions.jsonl")])
+    assert contents[0] == contents[1]
+    assert not list(out_dir.glob("*.part"))
+
+
+def test_every_decision_is_a_line_and_kept_clips_are_rows(out_dir: Path) -> None:
+    write_manifest(out_dir, ALL, recipe="seed = 1")
+    assert read_decisions(out_dir) == [DROPPED, EARLIER, KEPT]
+    first, second = read_manifest(out_dir)
+    assert (first.name, second.name) == ("clips/b/0.mp4", "clips/b/1.mp4")
+    assert second.path == out_dir / "clips/b/1.mp4" and second.source == KEPT.source
+    assert (second.frames, second.resolution, second.split, second.person) == (125, 256, "train", "b")
+    assert (second.sha256, second.offset_frames, second.confidence) == ("ab" * 32, -2, 4.5)
+    assert read_manifest(out_dir / "manifest.parquet") == [first, second]
+
+
+def test_the_recipe_and_the_version_are_in_it(out_dir: Path) -> None:
+    write_manifest(out_dir, ALL, recipe="seed = 7")
+    metadata = parquet.read_schema(out_dir / "manifest.parquet").metadata
+    assert metadata[b"latentsync.recipe"] == b"seed = 7" and metadata[b"latentsync.version"]
+
+
+def test_columns_keep_their_types_when_there_are_no_clips(out_dir: Path) -> None:
+    write_manifest(out_dir, ALL)
+    full = parquet.read_schema(out_dir / "manifest.parquet")
+    write_manifest(out_dir, [DROPPED])
+    assert parquet.read_schema(out_dir / "manifest.parquet").equals(full)
+    with pytest.raises(MediaError, match="lists no clip"):
+        read_manifest(out_dir)
+
+
+def test_what_is_refused(out_dir: Path) -> None:
+    with pytest.raises(MediaError, match="does not exist"):
+        read_manifest(out_dir / "none.parquet")
+    with pytest.raises(MediaError, match="cannot be read"):
+        read_decisions(out_dir)
+    (out_dir / "bad.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(MediaError, match="not a manifest"):
+        read_manifest(out_dir / "bad.parquet")
+    parquet.write_table(pyarrow.table({"clip": ["a.mp4"]}), out_dir / "few.parquet")
+    with pytest.raises(MediaError, match="column 'source' is missing"):
+        read_manifest(out_dir / "few.parquet")
+    write_manifest(out_dir, ALL)
+    (out_dir / "clips/b/1.mp4").unlink()
+    with pytest.raises(MediaError, match="which is not there"):
+        read_manifest(out_dir)
+
+
+def test_a_folder_of_clips_needs_no_manifest(tmp_path: Path) -> None:
+    from latentsync.media.write import Encoding, VideoWriter
+
+    (tmp_path / "sub").mkdir()
+    for name in ("b.mp4", "sub/a.mp4"):
+        with VideoWriter(
+            tmp_path / name,
+            width=64,
+            height=64,
+            fps=Fraction(25),
+            like=None,
+            speech=None,
+            encoding=Encoding(),
+        ) as writer:
+            for _ in range(7):
+                writer.write(np.zeros((64, 64, 3), np.uint8))
+    clips = read_manifest(tmp_path)
+    assert [clip.name for clip in clips] == ["b.mp4", "sub/a.mp4"]
+    assert all((clip.frames, clip.resolution, clip.sha256) == (7, 64, None) for clip in clips)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(MediaError, match="neither"):
+        read_manifest(tmp_path / "none")
+
+
+def test_split_depends_on_the_person_only() -> None:
+    people = [f"person {number}" for number in range(4000)]
+    splits = [split_of(person, validation_share=0.1) for person in people]
+    assert splits.count("validation") / len(people) == pytest.approx(0.1, abs=0.02)
+    assert splits[7] == split_of("person 7", validation_share=0.1)
+    wider = [split_of(person, validation_share=0.2) for person in people]
+    assert all(
+        after == "validation" for before, after in zip(splits, wider, strict=True) if before != "train"
+    )
+
+
+def test_who_is_seen() -> None:
+    pattern = "(id[0-9]{5})/"
+    assert person_of("dev/id00017/v/1.mp4", by="person", pattern=pattern) == "id00017"
+    assert person_of("news/1.mp4", by="person", pattern=pattern) == "news/1.mp4"
+    assert person_of("dev/id00017/v/1.mp4", by="source", pattern=pattern) == "dev/id00017/v/1.mp4"
+
+
+def test_any_name_becomes_text_and_no_two_meet() -> None:
+    raw = Path("/raw")
+    names = [os.fsdecode(b"a\xff.mp4"), "a\\xff.mp4", "a/ü\n.mp4", "a\\\\xff.mp4"]
+    written = [source_name(raw / name, raw) for name in names]
+    assert len(set(written)) == len(names)
+    assert all(name.encode() for name in written)
+    assert written[2] == names[2]
+
+
+def test_folders_of_long_names_stay_apart() -> None:
+    first, second = (clip_folder(Path("out"), "ü" * 120 + end).name for end in ("1.mp4", "2.mp4"))
+    assert first != second and len(first.encode()) <= 200
