@@ -15,12 +15,16 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """`done` of `total` units of work are finished; `total` is None while it is unknown."""
+    """`done` of `total` units of work are finished; `total` is None while it is unknown.
+
+    note  what else is counted on the way, such as clips that were dropped
+    """
 
     stage: str
     done: int
     total: int | None
     unit: str = "frames"
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,7 @@ class _Screen:
             self.bar = tqdm(total=event.total, unit=f" {event.unit}", file=sys.stderr, dynamic_ncols=True)
         bar = self.bar
         bar.set_description_str(event.stage, refresh=False)
+        bar.set_postfix_str(event.note, refresh=False)
         bar.total = event.total
         bar.update(max(0, event.done - int(bar.n)))
 

@@ -1,0 +1,226 @@
+"""What all engines share: one task at a time to every worker, and what follows when one dies."""
+
+from __future__ import annotations
+
+import errno
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+from latentsync.errors import LatentSyncError, MemoryShortage
+
+Work = Callable[[Any], Any]
+Make = Callable[[], Work]  # run once in each worker: loads what is slow to load; has to survive pickling
+Failure = Literal["crashed", "hung", "error"]
+TRIES = 2
+LIMIT_S = 1800.0
+POLL_S = 0.25
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One unit of work: `key` names it, the worker is given `content`, `tries` have failed already."""
+
+    key: str
+    content: Any
+    tries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An exception of a worker, in values that reach the parent whatever its type.
+
+    error  the exception itself where it is one of ours, so that it can be raised again
+    """
+
+    text: str
+    trace: str = ""
+    is_disk_full: bool = False
+    error: LatentSyncError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How one try of a task ended.
+
+    answer    what the worker returned, if `failure` is None
+    is_final  no other try follows
+    """
+
+    task: Task
+    answer: Any = None
+    failure: Failure | None = None
+    fault: Fault = field(default_factory=lambda: Fault(""))
+    took_s: float = 0.0
+    is_final: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a worker said, or how it died: then `content` is a Fault, and it is started again if needed."""
+
+    worker: int
+    kind: Literal["ready", "answer", "error", "unfit", "died"]
+    content: Any = None
+
+
+class Crew(Protocol):
+    """Workers, numbered from 0. An engine starts them, carries messages, and notices that one is gone."""
+
+    size: int  # how many workers to start at most
+    place: str  # for people: where they run
+
+    def start(self, worker: int) -> None:
+        """Start a worker, or a new one in the place of a dead one; it says "ready" or "unfit"."""
+
+    def give(self, worker: int, content: Any) -> None:
+        """Hand a task to a ready worker; it says "answer" or "error"."""
+
+    def listen(self, timeout_s: float) -> list[Said]:
+        """What was said since; waits for at most `timeout_s`."""
+
+    def kill(self, worker: int) -> None:
+        """End a worker at once; it is then reported as died."""
+
+    def close(self) -> None:
+        """End all workers at once, and whatever the engine started for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """When a task is given up: after so many failed tries, or seconds of one try."""
+
+    tries: int = TRIES
+    limit_s: float = LIMIT_S
+
+
+def fault_of(error: BaseException) -> Fault:
+    """`error` as one line, with the trace for the log; looks through its causes for a full disk."""
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+        causes.append(cause)
+    is_disk_full = any(isinstance(cause, OSError) and cause.errno in NO_SPACE for cause in causes)
+    lines = str(error).strip().splitlines()
+    return Fault(
+        f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": "),
+        trace="".join(traceback.format_exception(error)[-12:]),
+        is_disk_full=is_disk_full,
+        error=error if isinstance(error, LatentSyncError) else None,
+    )
+
+
+def work(
+    crew: Crew,
+    tasks: Iterable[Task],
+    rules: Rules | None = None,
+    *,
+    drop: Callable[[Task], None] | None = None,
+) -> Generator[Ended, None, None]:
+    """Run `tasks` and yield the end of every try, in the order in which they end; closes the crew.
+
+    A task that kills its worker, raises or runs for too long is tried again after all others.
+
+    Args:
+        drop: called, once the workers are gone, for each task that was not ended when the caller stopped.
+
+    Raises:
+        LatentSyncError: a worker cannot be made ready; the worker's own error where it raised one.
+    """
+    shift = _Shift(crew, deque(tasks), rules or Rules())
+    try:
+        shift.hand_out()
+        while shift.waiting or shift.busy:
+            for said in crew.listen(POLL_S):
+                yield from shift.hear(said)
+            shift.hand_out()
+            shift.end_overdue()
+    finally:
+        crew.close()
+        for task, _ in shift.busy.values():
+            if drop is not None:
+                drop(task)
+
+
+@dataclass(slots=True)
+class _Shift:
+    """Who is doing what. A worker is starting, idle, busy, or in none of the three: not there."""
+
+    crew: Crew
+    waiting: deque[Task]
+    rules: Rules
+    starting: set[int] = field(default_factory=set)
+    idle: list[int] = field(default_factory=list)
+    busy: dict[int, tuple[Task, float]] = field(default_factory=dict)
+    hung: set[int] = field(default_factory=set)
+    lost_starts: int = 0
+
+    def hand_out(self) -> None:
+        """Give every idle worker a task, and start workers for the tasks that are left."""
+        while self.waiting and self.idle:
+            worker, task = self.idle.pop(), self.waiting.popleft()
+            self.busy[worker] = task, time.monotonic()
+            self.crew.give(worker, task.content)
+        there = self.starting | set(self.busy)
+        absent = [worker for worker in range(self.crew.size) if worker not in there]
+        for worker in absent[: max(0, len(self.waiting) - len(self.starting))]:
+            self.starting.add(worker)
+            self.crew.start(worker)
+
+    def hear(self, said: Said) -> Iterator[Ended]:
+        """Take in one message; yields the end of a try if it is one."""
+        worker = said.worker
+        if said.kind == "ready":
+            self.starting.discard(worker)
+            self.idle.append(worker)
+            self.lost_starts = 0
+        elif said.kind == "unfit":
+            fault: Fault = said.content
+            raise fault.error or LatentSyncError(
+                f"a worker could not start: {fault.text}", hint="see if --workers 1 --engine local can"
+            )
+        elif worker in self.busy:
+            yield self._end(said)
+        elif worker in self.starting:
+            self._lose_start(said)
+        elif worker in self.idle:
+            self.idle.remove(worker)
+
+    def _end(self, said: Said) -> Ended:
+        task, since_s = self.busy.pop(said.worker)
+        took_s = time.monotonic() - since_s
+        if said.kind != "died":
+            self.idle.append(said.worker)
+        if said.kind == "answer":
+            return Ended(task, answer=said.content, took_s=took_s)
+        failure: Failure = "crashed" if said.kind == "died" else "error"
+        if said.worker in self.hung:
+            self.hung.discard(said.worker)
+            failure = "hung"
+        tried = replace(task, tries=task.tries + 1)
+        is_final = tried.tries >= self.rules.tries
+        if not is_final:
+            self.waiting.append(tried)
+        return Ended(tried, failure=failure, fault=said.content, took_s=took_s, is_final=is_final)
+
+    def _lose_start(self, said: Said) -> None:
+        self.starting.discard(said.worker)
+        self.lost_starts += 1
+        if self.lost_starts >= self.rules.tries:
+            raise MemoryShortage(
+                f"a worker died before it was ready ({said.content.text})",
+                hint="the usual reason is memory: use fewer --workers",
+            )
+
+    def end_overdue(self) -> None:
+        """Kill workers whose task runs for longer than the limit; they are then reported as died."""
+        now_s = time.monotonic()
+        for worker, (_, since_s) in self.busy.items():
+            if now_s - since_s > self.rules.limit_s and worker not in self.hung:
+                self.hung.add(worker)
+                with suppress(OSError):
+                    self.crew.kill(worker)

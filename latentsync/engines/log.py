@@ -1,0 +1,174 @@
+"""What is finished: an append-only file of JSON lines for every shard, from which a stopped run goes on."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from latentsync.errors import UsageError
+
+_NAME = "shard-{index}-of-{count}"
+_LOOKS, _LOOK_S = 10, 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Part `index` of `count`, counted from 1. A key stays in its part when keys are added."""
+
+    index: int = 1
+    count: int = 1
+
+    def has(self, key: str) -> bool:
+        """Whether `key` belongs to this part."""
+        digest = sha256(key.encode("utf-8", "surrogatepass")).digest()
+        return int.from_bytes(digest[:8], "big") % self.count == self.index - 1
+
+
+def parse_shard(text: str) -> Shard:
+    """A shard written as i/n.
+
+    Raises:
+        UsageError: not of that form, or outside 1/n to n/n.
+
+    >>> parse_shard("2/8")
+    Shard(index=2, count=8)
+    """
+    index, slash, count = text.partition("/")
+    if slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
+        return Shard(int(index), int(count))
+    raise UsageError(f"--shard '{text}': is no shard", hint="write i/n, from 1/8 to 8/8 for eight shards")
+
+
+class Log:
+    """The file of one shard. While it is open, no other run may open the same shard."""
+
+    def __init__(self, folder: Path, shard: Shard) -> None:
+        """Open the file of `shard`; a last line that a killed run left unfinished is cut off.
+
+        Raises:
+            UsageError: another run has it open.
+            OSError: it cannot be written.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        name = _NAME.format(index=shard.index, count=shard.count)
+        self.path = folder / f"{name}.jsonl"
+        self._file = self.path.open("a+b", buffering=0)
+        if not _lock(self._file):
+            self._file.close()
+            raise UsageError(
+                f"'{self.path}': another run is writing this log",
+                hint="wait for it, stop it, or give every run its own --shard i/n",
+            )
+        self._cut_off_unfinished_line()
+
+    def append(self, key: str, values: Mapping[str, Any]) -> None:
+        """Add one entry and wait until the disk has it; an entry that does not fit is taken back.
+
+        An entry with a "failure" counts as a try; any other one settles `key`.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        line = json.dumps({"key": key, "at_s": round(time.time(), 3), **values}) + "\n"
+        rest = line.encode("ascii")
+        try:
+            while rest:  # an unbuffered file may take a part only
+                rest = rest[self._file.write(rest) :]
+            os.fsync(self._file.fileno())
+        except OSError:
+            self._cut_off_unfinished_line()
+            raise
+
+    def _cut_off_unfinished_line(self) -> None:
+        with self.path.open("rb") as file:
+            whole = sum(len(line) for line in file if line.endswith(b"\n"))
+        self._file.truncate(whole)
+
+    def close(self) -> None:
+        """Let other runs open this shard."""
+        self._file.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What the logs say.
+
+    settled  the last entry of every key that is finished; a key can be in two logs when shards were recut
+    tries    of a key, that failed since
+    """
+
+    settled: dict[str, dict[str, Any]]
+    tries: Counter[str]
+
+
+def read_past(folder: Path, *, has: Callable[[str], bool] = lambda key: True) -> Past:
+    """Read the logs of all shards; an entry that a running shard has not finished writing is left out.
+
+    Args:
+        has: which keys are wanted; others are not held in memory.
+    """
+    lines = [entry for entry in _entries(folder) if has(entry["key"])]
+    past = Past({}, Counter())
+    for entry in sorted(lines, key=lambda entry: float(entry["at_s"])):
+        if entry.get("failure"):
+            past.tries[entry["key"]] += 1
+        else:
+            past.settled[entry["key"]] = entry
+            past.tries[entry["key"]] = 0
+    return past
+
+
+def _entries(folder: Path) -> Iterator[dict[str, Any]]:
+    for path in sorted(folder.glob("*.jsonl")):
+        with path.open("rb") as file:
+            for line in file:
+                with suppress(ValueError):  # the unfinished last line of a shard that runs or was killed
+                    yield json.loads(line)
+
+
+def are_others_running(folder: Path, *, but: Log | None = None) -> bool | None:
+    """Whether another shard is being worked on; None where the file system knows no locks."""
+    for path in folder.glob("*.jsonl"):
+        if but is not None and path == but.path:
+            continue
+        try:
+            with path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return None
+    return False
+
+
+@contextmanager
+def turn(path: Path) -> Iterator[None]:
+    """Wait for the turn to do what only one run may do at a time; `path` is the file that says so."""
+    with path.open("ab") as file:
+        with suppress(OSError):  # file systems without locks: every run writes the same in the end
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _lock(file: FileIO) -> bool:
+    """Lock `file` until it is closed; False when another run has it. File systems without locks say yes."""
+    for _ in range(_LOOKS):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOOK_S)  # it may be a shard that only asks whether it is alone
+        except OSError:
+            return True
+        else:
+            return True
+    return False

@@ -1,0 +1,136 @@
+"""`latentsync preprocess`: raw videos to aligned, synchronised, filtered clips and a manifest."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from latentsync.errors import UsageError
+from latentsync_cli import console
+from latentsync_cli.options import (
+    Device,
+    DeviceOption,
+    DryRunOption,
+    JsonOption,
+    QuietOption,
+    RecipeOption,
+    SetOption,
+)
+
+if TYPE_CHECKING:
+    from latentsync.preprocess import PreprocessResult
+
+
+class Engine(StrEnum):
+    """Where workers run."""
+
+    local = "local"
+    ray = "ray"
+
+
+RawArgument = Annotated[
+    Path | None,
+    typer.Argument(metavar="RAW", help="A folder of videos, a list of paths (*.txt), or one video."),
+]
+OutArgument = Annotated[
+    Path | None, typer.Argument(metavar="OUT", help="The folder for clips, log and manifest.")
+]
+SummaryOption = Annotated[
+    Path | None,
+    typer.Option("--summary", metavar="OUT", help="Count and draw what is in OUT, and process nothing."),
+]
+EngineOption = Annotated[
+    Engine, typer.Option(help="local: processes of this machine; ray: a Ray cluster, or one started here.")
+]
+AddressOption = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="The Ray cluster.", show_default="a new one, here")
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="How many sources at a time.", show_default="one per core"),
+]
+ShardOption = Annotated[
+    str, typer.Option(metavar="I/N", help="Only part I of N, counted from 1: for arrays of jobs.")
+]
+LimitOption = Annotated[
+    float, typer.Option(metavar="S", min=1.0, help="Give a source up after so many seconds.")
+]
+RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Try failed sources again.")]
+
+
+def preprocess(
+    raw: RawArgument = None,
+    out: OutArgument = None,
+    summary: SummaryOption = None,
+    recipe: RecipeOption = "preprocess",
+    settings: SetOption = None,
+    engine: EngineOption = Engine.local,
+    address: AddressOption = None,
+    workers: WorkersOption = None,
+    shard: ShardOption = "1/1",
+    device: DeviceOption = Device.auto,
+    limit: LimitOption = 1800.0,
+    retry_failed: RetryOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Make training clips out of the videos in RAW; the same command goes on where a stopped run was."""
+    if summary is not None:
+        if raw is not None:
+            raise UsageError(f"--summary and '{raw}': only one of them", hint="leave RAW and OUT out")
+        _summarize(summary, as_json=as_json, quiet=quiet)
+        return
+    if raw is None or out is None:
+        raise UsageError(
+            "RAW and OUT are needed", hint="write for example: latentsync preprocess raw/ processed/"
+        )
+    if address is not None and engine is not Engine.ray:
+        raise UsageError(f"--address {address}: the local engine has none", hint="add --engine ray")
+    from latentsync.engines.log import parse_shard
+    from latentsync.preprocess import PreprocessJob, run
+    from latentsync.recipe.loading import load_recipe
+    from latentsync.recipe.preprocessing import PreprocessRecipe
+
+    job = PreprocessJob(
+        raw=raw,
+        out=out,
+        engine=engine.value,
+        address=address,
+        workers=workers,
+        shard=parse_shard(shard),
+        device=device.value,
+        limit_s=limit,
+        retry_failed=retry_failed,
+        dry_run=dry_run,
+    )
+    chosen = load_recipe(recipe, PreprocessRecipe, overrides=settings or [])
+    _show(run(job, chosen, console.make_report(quiet)), as_json=as_json, quiet=quiet)
+
+
+def _summarize(out: Path, *, as_json: bool, quiet: bool) -> None:
+    from latentsync.preprocess import summarize
+
+    funnel, pictures = summarize(out, console.make_report(quiet))
+    if as_json:
+        console.show_json({**funnel.as_dict(), "pictures": [str(path) for path in pictures]})
+        return
+    console.end_bars()
+    print("\n".join(funnel.lines()))
+    for path in pictures:
+        console.wrote(path)
+
+
+def _show(result: PreprocessResult, *, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        console.show_json(result.as_dict())
+        return
+    if result.funnel is not None and not quiet:
+        for line in result.funnel.lines():
+            console.say(line)
+        console.say(f"{result.done} videos in {result.took_s:.1f} s")
+    if result.manifest is not None:
+        console.wrote(result.manifest)
