@@ -135,6 +135,10 @@ class FramewiseSyncNet(nn.Module):
         windows: Tensor = self.visual_over_time(seen)
         return windows
 
+    def forward(self, frames: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed every window of runs of frames and of Whisper steps: (b n d) each."""
+        return self.embed_frames(frames), self.embed_speech(states)
+
     def embed_speech(self, states: Tensor) -> Tensor:
         """Embed every window of Whisper steps (b t n d), two a frame: (b n d) as for frames."""
         config = self.config
