@@ -48,3 +48,54 @@ def pixel_loss(vae: FaceVAE, made: Tensor, real: Tensor) -> Tensor:
     with torch.no_grad():
         wanted = vae.decode(real)[:, :, rows, columns]
     return reconstruction_loss(decoded, wanted, edge_weight=0.5)
+
+
+# A cosine of exactly 0 or 1 on the wrong side would make an endless loss and no gradient.
+COSINE_LIMIT = 1e-6
+
+
+def sync_loss(cosine: Tensor, label: Tensor) -> Tensor:
+    """Binary cross-entropy of cosines (b,) taken as the probability that speech and frames belong together.
+
+    Computed in float32, with the cosine held within 1e-6 of 0 and 1, so that it is never NaN nor endless; the
+    gradient passes, so a cosine beyond them is pulled back. Per item, not averaged.
+
+    Args:
+        label: (b,) 1 where they belong together, else 0.
+
+    Source: the paper, section 3.3; the limits are ours, where the reference takes any cosine.
+    """
+    cosine, label = cosine.float(), label.float()
+    held = cosine + (cosine.clamp(COSINE_LIMIT, 1 - COSINE_LIMIT) - cosine).detach()  # the gradient passes
+    return functional.binary_cross_entropy(held, label, reduction="none")
+
+
+def matrix_losses(cosines: Tensor, is_negative: Tensor, *, temperature: Tensor) -> dict[str, Tensor]:
+    """Both losses of windows against the speech of all windows of their clip.
+
+    Args:
+        cosines: (b n n) frames by speech; what belongs together is on the diagonal.
+        is_negative: (b n n) pairs that are far enough apart to be wrong.
+        temperature: of the contrastive loss, a positive scalar.
+
+    Returns:
+        `bce`, where right and wrong pairs have half the weight each, `contrastive`, which takes both ways
+        round, and `chance`, what `contrastive` is without any knowledge. All are means over clips.
+
+    Source: ours; hundreds of pairs cost one window each to embed.
+    """
+    count = cosines.shape[1]
+    is_right = torch.eye(count, dtype=torch.bool, device=cosines.device).expand_as(cosines)
+    each = sync_loss(cosines, is_right)
+    wrong = is_negative.float()
+    right_bce = (each * is_right).sum((1, 2)) / count
+    wrong_bce = (each * wrong).sum((1, 2)) / wrong.sum((1, 2)).clamp(min=1)
+    scores = (cosines.float() / temperature).masked_fill(~(is_right | is_negative), -torch.inf)
+    target = torch.arange(count, device=cosines.device).expand(len(cosines), -1)
+    ways = [functional.cross_entropy(way, target) for way in (scores, scores.mT)]
+    chance = (1 + wrong.sum(2)).log().mean()
+    return {
+        "bce": (right_bce + wrong_bce).mean() / 2,
+        "contrastive": (ways[0] + ways[1]) / 2,
+        "chance": chance,
+    }
