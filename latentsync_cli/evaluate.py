@@ -1,0 +1,208 @@
+"""`latentsync evaluate`: score lip-synced videos beside the real ones, or judge a SyncNet."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from latentsync.errors import UsageError
+from latentsync_cli import console
+from latentsync_cli.options import Device, DeviceOption, JsonOption, ModelOption, QuietOption, RecipeOption
+
+if TYPE_CHECKING:
+    from latentsync.evaluate import EvaluateResult, Method
+
+
+class Engine(StrEnum):
+    """Where workers run."""
+
+    local = "local"
+    ray = "ray"
+
+
+class Split(StrEnum):
+    """Which clips of a manifest a SyncNet is judged on."""
+
+    auto = "auto"
+    train = "train"
+    validation = "validation"
+    all = "all"
+
+
+TestSetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--set", metavar="NAME|FILE", help="A set of test clips: hdtf, voxceleb2, or a file like theirs."
+    ),
+]
+PairsOption = Annotated[
+    Path | None,
+    typer.Option(metavar="CSV", help="Pairs instead: name,video,speech[,speaker_video][,generated]."),
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="The set's videos, where paths in the CSV begin, or processed clips for --syncnet.",
+        show_default="./data/SET, or the CSV's folder",
+    ),
+]
+MethodOption = Annotated[
+    list[str] | None,
+    typer.Option("--method", metavar="NAME=DIR", help="A folder of finished videos; repeatable."),
+]
+GenerateOption = Annotated[
+    bool,
+    typer.Option("--generate", help="Run sync over all pairs first, with --model; goes on where it stopped."),
+]
+SyncRecipeOption = Annotated[str, typer.Option(metavar="NAME|PATH", help="The recipe of --generate.")]
+OutputOption = Annotated[
+    Path, typer.Option("--output", "-o", metavar="DIR", help="The folder for page, CSV and JSON.")
+]
+MetricsOption = Annotated[
+    str | None,
+    typer.Option(metavar="A,B…", help="Only these metrics.", show_default="all that can be measured here"),
+]
+IdentityOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="A TorchScript face network, for the metric identity.")
+]
+SyncNetOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--syncnet", metavar="FILE", help="Judge this SyncNet on the processed clips in --data instead."
+    ),
+]
+SplitOption = Annotated[
+    Split, typer.Option(help="Clips for --syncnet; auto takes validation where there is any, else all.")
+]
+EngineOption = Annotated[
+    Engine, typer.Option(help="local: processes of this machine; ray: a Ray cluster, or one started here.")
+]
+AddressOption = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="The Ray cluster.", show_default="a new one, here")
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="How many clips at a time.", show_default="one per core, or one on a GPU"),
+]
+LimitOption = Annotated[
+    float,
+    typer.Option(metavar="S", min=1.0, help="With several workers: give a clip up after so many seconds."),
+]
+CacheOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Where scores are kept.", show_default="the user's cache")
+]
+
+
+def evaluate(
+    test_set: TestSetOption = None,
+    pairs: PairsOption = None,
+    data: DataOption = None,
+    method: MethodOption = None,
+    generate: GenerateOption = False,
+    model: ModelOption = None,
+    sync_recipe: SyncRecipeOption = "sync",
+    syncnet: SyncNetOption = None,
+    split: SplitOption = Split.auto,
+    output: OutputOption = Path("evaluation"),
+    metrics: MetricsOption = None,
+    identity_network: IdentityOption = None,
+    recipe: RecipeOption = "evaluate",
+    engine: EngineOption = Engine.local,
+    address: AddressOption = None,
+    workers: WorkersOption = None,
+    limit: LimitOption = 1800.0,
+    cache: CacheOption = None,
+    device: DeviceOption = Device.auto,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Score videos of any lip-sync method beside the real ones; the same command goes on where it stopped."""
+    if address is not None and engine is not Engine.ray:
+        raise UsageError(f"--address {address}: the local engine has none", hint="add --engine ray")
+    if syncnet is not None:
+        if test_set is not None or pairs is not None or method or generate:
+            raise UsageError("--syncnet takes processed clips", hint="leave --set, --pairs and --method out")
+        _judge(syncnet, data, split, output, device, recipe, as_json=as_json, quiet=quiet)
+        return
+    from latentsync.evaluate import EvaluateJob, run
+    from latentsync.recipe.loading import load_recipe
+    from latentsync.recipe.sets import EvaluateRecipe
+
+    job = EvaluateJob(
+        test_set=test_set,
+        pairs=pairs,
+        data=data,
+        methods=tuple(_method(text) for text in method or ()),
+        output=output,
+        generate=generate,
+        model=model or "compact",
+        sync_recipe=sync_recipe,
+        metrics=tuple(name.strip() for name in metrics.split(",") if name.strip()) if metrics else None,
+        identity_network=identity_network,
+        device=device.value,
+        engine=engine.value,
+        address=address,
+        workers=workers,
+        limit_s=limit,
+        cache=cache,
+    )
+    chosen = load_recipe(recipe, EvaluateRecipe)
+    _show(run(job, chosen, console.make_report(quiet)), as_json=as_json, quiet=quiet)
+
+
+def _method(text: str) -> Method:
+    from latentsync.evaluate import Method
+
+    name, equals, folder = text.partition("=")
+    if not equals or not name.strip() or not folder:
+        raise UsageError(
+            f"--method '{text}': is not NAME=DIR", hint="write for example --method Wav2Lip=videos/"
+        )
+    return Method(name.strip(), Path(folder))
+
+
+def _show(result: EvaluateResult, *, as_json: bool, quiet: bool) -> None:
+    from latentsync.evaluation.table import table_lines
+
+    if as_json:
+        console.show_json(result.as_dict())
+        return
+    console.end_bars()
+    print("\n".join(table_lines(result.findings)))
+    if not quiet:
+        console.say(f"done in {result.took_s:.1f} s; written to:")
+    for path in (result.page, result.table, result.numbers):
+        console.wrote(path)
+
+
+def _judge(
+    checkpoint: Path,
+    data: Path | None,
+    split: Split,
+    output: Path,
+    device: Device,
+    recipe: str,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    if data is None:
+        raise UsageError("--syncnet needs --data", hint="give the out folder of 'latentsync preprocess'")
+    from latentsync.evaluate import SyncNetJob, run_syncnet
+    from latentsync.evaluation.syncnet import lines
+    from latentsync.recipe.loading import load_recipe
+    from latentsync.recipe.sets import EvaluateRecipe
+
+    job = SyncNetJob(checkpoint=checkpoint, data=data, split=split.value, output=output, device=device.value)
+    result = run_syncnet(job, load_recipe(recipe, EvaluateRecipe), console.make_report(quiet))
+    if as_json:
+        console.show_json(result.as_dict())
+        return
+    console.end_bars()
+    print("\n".join(lines(result.found)))
+    for path in (result.page, result.numbers):
+        console.wrote(path)
