@@ -2,42 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 
 from latentsync.errors import LatentSyncError
-from latentsync.events import Note, Plan, Report, ignore
-from latentsync.manifest import ManifestClip
+from latentsync.events import Plan, Report, ignore
 from latentsync.models.vae import FaceVAE
-from latentsync.recipe.loading import dump_recipe
 from latentsync.recipe.training import SyncNetNetwork, SyncNetRecipe
 from latentsync.runtime import DeviceName, choose_device
+from latentsync.training.beginning import (
+    Places,
+    UsableClips,
+    announce,
+    count_readers,
+    keep_usable,
+    write_beginning,
+)
 from latentsync.training.estimate import Estimate, estimate, say_bytes, say_duration
 from latentsync.training.loop import Ending, Reason, Score, TrainingRun, train
 from latentsync.training.pictures import DecodedCache
-from latentsync.training.processed import (
-    Dropped,
-    Features,
-    check_clips,
-    find_clips,
-    fingerprint,
-    refuse_nothing_left,
-)
+from latentsync.training.processed import Features, find_clips, fingerprint, refuse_nothing_left
 from latentsync.training.processes import make_accelerator
 from latentsync.training.saving import AVERAGE, find_best, find_last
 from latentsync.training.syncnet_check import make_validate
-from latentsync.training.syncnet_kinds import Kind, Place, choose_kind
+from latentsync.training.syncnet_kinds import Place, choose_kind
 from latentsync.training.syncnet_step import Pairs, SyncNetInTraining
 from latentsync.training.syncnet_watch import SyncNetWatch
 
@@ -92,15 +88,6 @@ class TrainSyncNetResult:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Clips:
-    """The clips that are left, and those that are not."""
-
-    training: list[ManifestClip]
-    validation: list[ManifestClip]
-    dropped: list[Dropped]
-
-
 def run(job: TrainSyncNetJob, recipe: SyncNetRecipe, report: Report) -> TrainSyncNetResult:
     """Train as `recipe` says, from the last checkpoint in the output if there is one.
 
@@ -116,19 +103,20 @@ def run(job: TrainSyncNetJob, recipe: SyncNetRecipe, report: Report) -> TrainSyn
         return _plan(job, recipe, device, report)
     accelerator = make_accelerator(recipe.run, device)
     report = report if accelerator.is_main_process else ignore
-    training, validation = find_clips(job.data, held_out=recipe.held_out)
+    found, workers = find_clips(job.data, held_out=recipe.held_out), count_readers(job.workers)
     pairs: Pairs = deque(maxlen=REMEMBERED_PAIRS)
-    place = Place([*training, *validation], Features.beside(job.data, job.output), job.decoded_cache)
+    place = Place([*found[0], *found[1]], Features.beside(job.data, job.output), job.decoded_cache)
     kind = choose_kind(recipe, place, _load_vae(recipe.network, accelerator.device), pairs)
-    clips = prepare_clips(job, kind, (training, validation), accelerator, report)
+    clips = keep_usable(found, kind.check, accelerator, workers=workers, report=report)
+    refuse_nothing_left(job.data, len(clips.training), clips.dropped)
     torch.manual_seed(recipe.seed)  # model initialisation
     network = kind.build()
     if recipe.run.gradient_checkpointing:
         network.enable_gradient_checkpointing()
     temperature = recipe.loss.temperature if recipe.loss.kind == "contrastive" else None
-    _announce(job, recipe, clips, accelerator, report)
+    announce(recipe.run, clips, accelerator, Places(job.data, job.output), report)
     if accelerator.is_main_process:
-        _write_beginning(job.output, recipe, clips.dropped)
+        write_beginning(job.output, recipe, clips.dropped)
     ending = train(
         TrainingRun(
             recipe=recipe,
@@ -149,71 +137,13 @@ def run(job: TrainSyncNetJob, recipe: SyncNetRecipe, report: Report) -> TrainSyn
                 recipe.validation.best_by, "lower" if recipe.validation.best_by == "loss" else "higher"
             ),
             on_log=SyncNetWatch(recipe, clips.training, pairs, job.output, report),
-            workers=_workers(job),
+            workers=workers,
             stop_after_s=job.stop_after_s,
         ),
         accelerator,
         report,
     )
     return _finish(job, clips, ending, accelerator, took_s=time.monotonic() - started)
-
-
-def prepare_clips(
-    job: TrainSyncNetJob,
-    kind: Kind,
-    found: tuple[list[ManifestClip], list[ManifestClip]],
-    accelerator: Accelerator,
-    report: Report,
-) -> Clips:
-    """Drop the clips that are of no use; keep what is heard in the others and, where it fits, their frames.
-
-    The processes share the work and agree on what was dropped.
-
-    Raises:
-        MediaError: nothing is left to train on.
-    """
-    every = [*found[0], *found[1]]
-    share = every[accelerator.process_index :: accelerator.num_processes]
-    refused = check_clips(share, kind.check, workers=max(1, _workers(job)), report=report)
-    dropped = sorted(gather_object(refused), key=lambda drop: drop.name)
-    names = {drop.name for drop in dropped}
-    training, validation = ([clip for clip in part if clip.name not in names] for part in found)
-    refuse_nothing_left(job.data, len(training), dropped)
-    return Clips(training, validation, dropped)
-
-
-def _announce(
-    job: TrainSyncNetJob, recipe: SyncNetRecipe, clips: Clips, accelerator: Accelerator, report: Report
-) -> None:
-    table = recipe.run
-    processes = accelerator.num_processes
-    rounds = table.batch_samples // (table.micro_batch_samples * processes)
-    frames = sum(clip.frames for clip in clips.training)
-    is_half_left_out = table.precision == "fp16" and accelerator.device.type == "cpu"
-    report(
-        Plan(
-            (
-                f"data: {job.data}: {len(clips.training)} clips ({say_duration(frames / 25)}) to train on,"
-                f" {len(clips.validation)} to validate on, {len(clips.dropped)} dropped",
-                f"device: {accelerator.device}, {processes} processes,"
-                f" {'fp32 (no fp16 on a CPU)' if is_half_left_out else table.precision}",
-                f"batch: {table.batch_samples} samples = {processes} processes x {table.micro_batch_samples}"
-                f" x {rounds} rounds; {table.samples} samples in all",
-                f"output: {job.output}",
-            )
-        )
-    )
-    if clips.dropped:
-        first = clips.dropped[0]
-        report(
-            Note(
-                f"{len(clips.dropped)} clips are dropped (all in {job.output / 'dropped.jsonl'}); the first:"
-                f" {first.name}: {first.detail}",
-                "warning",
-            )
-        )
-    if not clips.validation:
-        report(Note("no clip is held out: nothing is validated; set held_out in the recipe", "warning"))
 
 
 def _load_vae(network: SyncNetNetwork, device: torch.device) -> FaceVAE | None:
@@ -225,25 +155,8 @@ def _load_vae(network: SyncNetNetwork, device: torch.device) -> FaceVAE | None:
     return vae_from_released(need(network.vae), device=device).requires_grad_(False)
 
 
-def _workers(job: TrainSyncNetJob) -> int:
-    if job.workers is not None:
-        return job.workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(16, max(1, cores - 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
-def _write_beginning(output: Path, recipe: SyncNetRecipe, dropped: Sequence[Dropped]) -> None:
-    """Write the recipe and the list of dropped clips beside the run; a checkpoint keeps its own recipe."""
-    output.mkdir(parents=True, exist_ok=True)
-    lines = "".join(f"{json.dumps(asdict(drop), ensure_ascii=False)}\n" for drop in dropped)
-    for name, text in (("recipe.toml", dump_recipe(recipe)), ("dropped.jsonl", lines)):
-        part = output / f"{name}.part"
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, output / name)
-
-
 def _finish(
-    job: TrainSyncNetJob, clips: Clips, ending: Ending, accelerator: Accelerator, *, took_s: float
+    job: TrainSyncNetJob, clips: UsableClips, ending: Ending, accelerator: Accelerator, *, took_s: float
 ) -> TrainSyncNetResult:
     """Put the best averaged network where a user looks for it."""
     checkpoints = job.output / "checkpoints"

@@ -1,236 +1,348 @@
-"""Trains the compact model's U-Net: noise, masked face, another frame and speech to clean latents."""
+"""Trains the U-Net that moves the mouth: stage 1, stage 2, and every row of the paper's ablations."""
 
 from __future__ import annotations
 
-import copy
 import os
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from accelerate import Accelerator
+from torch import nn
 
-from latentsync.audio.whisper import load_whisper
-from latentsync.diffusion.sampling import build_scheduler
-from latentsync.events import Measured, Plan, Progress, Report
-from latentsync.faces.align import latent_mask, mouth_mask
-from latentsync.models.adapter import AudioAdapter
-from latentsync.models.unet import LipUNet, UNetConfig, build_unet
-from latentsync.models.vae import FaceVAE, VAEConfig, build_vae
-from latentsync.recipe.schema import Hearing, UNetRecipe
-from latentsync.runtime import Seeds
-from latentsync.training.clips import ClipDraw, find_clips, matches_any
-from latentsync.training.latents import PreparedClip, load_prepared, prepare_clips
-from latentsync.training.losses import mouth_weights, pixel_loss
-from latentsync.weights.checkpoints import load_checkpoint, save_checkpoint
-from latentsync.weights.store import BUNDLED
+from latentsync.errors import LatentSyncError, MediaError, WeightsError
+from latentsync.events import Note, Plan, Report, ignore
+from latentsync.manifest import ManifestClip
+from latentsync.models.framewise import FramewiseSyncNet
+from latentsync.models.unet import UNetConfig
+from latentsync.models.wav2lip import Wav2LipConfig
+from latentsync.recipe.unet_training import UNetTrainingRecipe
+from latentsync.runtime import DTYPES, DeviceName, choose_device
+from latentsync.scoring.lipsync import SyncJudge, choose_judge
+from latentsync.training.beginning import (
+    Places,
+    UsableClips,
+    announce,
+    count_readers,
+    keep_usable,
+    write_beginning,
+)
+from latentsync.training.frozen import (
+    SCRATCH,
+    FrozenNetworks,
+    find_weights,
+    load_ear,
+    load_frozen,
+    wanted_weights,
+)
+from latentsync.training.generators import build_generator
+from latentsync.training.lip_check import Draw, Examination, make_unet_draw, make_validate, make_wav2lip_draw
+from latentsync.training.lip_windows import Hearing, LipSamples, LipSource
+from latentsync.training.log import Row
+from latentsync.training.loop import Ending, Reason, Score, TrainingRun, train
+from latentsync.training.pictures import DecodedCache, Region, decode_clip, is_cached
+from latentsync.training.plots import draw_panels
+from latentsync.training.processed import (
+    Features,
+    Windows,
+    find_clips,
+    fingerprint,
+    refuse_nothing_left,
+)
+from latentsync.training.processes import explaining, make_accelerator
+from latentsync.training.saving import AVERAGE, find_best, find_last
+from latentsync.training.sync_pairs import ClipWindows
+from latentsync.training.unet_losses import Step, make_unet_step, named_weights
+from latentsync.training.unet_plan import plan_needs, planned_config
+from latentsync.training.wav2lip_step import make_wav2lip_step
+from latentsync.weights.checkpoints import config_of, read_note, save_checkpoint
+from latentsync.weights.tensor_files import read_tensors
 
-CROP_PX = 128
+WEIGHTS_NAMES = {"unet": "unet.safetensors", "wav2lip": "wav2lip.safetensors"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainUNetJob:
-    """`data` holds labelled clips; `output` takes prepared clips, the state of the run and the result."""
+    """Where a training happens.
 
-    data: Path
+    data           an out folder of `preprocess`, its manifest, or a folder of processed clips
+    output         takes checkpoints, log and videos; a run in it is continued
+    workers        processes that read data; None takes one for each core but one
+    decoded_cache  whether clips are decoded once, beforehand; "auto" does when all of them fit 8 GB
+    stop_after_s   save and stop after so many seconds of training
+    """
+
+    data: Path = Path("data")
+    output: Path = Path("runs/unet")
+    device: DeviceName = "auto"
+    workers: int | None = None
+    decoded_cache: DecodedCache = "auto"
+    stop_after_s: float | None = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainUNetResult:
+    """What came of it.
+
+    weights   the network that was trained; None after a dry run
+    reason    "finished", or why it stopped before: "signal", "time"; "planned" after a dry run
+    measures  the last validation
+    """
+
     output: Path
-    vae: Path = BUNDLED / "vae.safetensors"
-    whisper: Path = BUNDLED / "whisper-tiny-en.safetensors"
+    weights: Path | None
+    checkpoint: Path | None
+    reason: Reason | str
+    samples: int
+    steps: int
+    clips: int
+    dropped: int
+    took_s: float
+    measures: dict[str, float] = field(default_factory=dict)
+    plan: dict[str, Any] = field(default_factory=dict)
+    is_main: bool = True
+
+    def as_dict(self) -> dict[str, object]:
+        """The result for JSON."""
+        return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """target, masked, reference (b c h w) scaled latents; audio (b n d)."""
+def run(job: TrainUNetJob, recipe: UNetTrainingRecipe, report: Report) -> TrainUNetResult:
+    """Train as `recipe` says, from the last checkpoint in the output if there is one.
 
-    target: Tensor
-    masked: Tensor
-    reference: Tensor
-    audio: Tensor
-
-
-def run(job: TrainUNetJob, recipe: UNetRecipe, report: Report) -> Path:
-    """Train and return the weights; the same command again goes on from the last saved step.
+    All weights are found and loaded before any data is read.
 
     Raises:
-        MediaError: there are no labelled clips.
-        WeightsError: the autoencoder or the Whisper file does not fit.
+        RecipeError: sizes do not fit, a checkpoint is of another recipe, or a loss is no number any more.
+        MediaError: there is no data, or none that can be used.
+        WeightsError: weights are missing, damaged or of another network.
+        MemoryShortage: the batch does not fit.
     """
-    vae = load_checkpoint(job.vae, kind="vae", config_type=VAEConfig, build=build_vae)
-    vae = vae.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    whisper = load_whisper(job.whisper, device="cpu", dtype=torch.float32)
-    mask = torch.from_numpy(mouth_mask(CROP_PX))
-    found = [clip for clip in find_clips(job.data) if not matches_any(clip.name, recipe.held_out)]
-    paths = prepare_clips(found, vae, whisper, mask, job.output / "clips", seed=recipe.seed, report=report)
-    clips = [clip for clip in map(load_prepared, paths) if len(clip.target) > 1]
-    torch.manual_seed(recipe.seed)  # model initialisation
-    unet = build_unet(network_config(recipe, vae))
-    unet = unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    report(Plan((f"{len(clips)} clips, {sum(p.numel() for p in unet.parameters()) / 1e6:.1f} M parameters",)))
-    trainer = Trainer(unet, vae, clips, recipe, job.output / "state.pt")
-    if not trainer.resume() and unet.adapter is not None:
-        learn_to_hear(unet.adapter, clips, recipe.hearing, Seeds(recipe.seed), report)
-    target = job.output / "unet.safetensors"
-    steps = recipe.frames // recipe.batch_frames
-    for step in range(trainer.step + 1, steps + 1):
-        loss = trainer.train(step, steps)
-        report(Progress("training", step, steps, "steps"))
-        if step % recipe.save_every_steps == 0 or step == steps:
-            report(Measured(step, {"loss": loss}))
-            trainer.save()
-            save_checkpoint(target, trainer.average.state_dict(), kind="unet", config=unet.config)
-    return target
+    started = time.monotonic()
+    device = choose_device(job.device)
+    if job.dry_run:
+        return _plan(job, recipe, device, report)
+    continued = find_last(job.output / "checkpoints")
+    recipe_of_files = recipe if continued is None else _without_start(recipe)
+    _require_data(job, recipe_of_files)
+    files = find_weights(recipe_of_files)
+    accelerator = make_accelerator(recipe.run, device)
+    report = report if accelerator.is_main_process else ignore
+    dtype = DTYPES["fp32" if accelerator.device.type == "cpu" else recipe.run.precision]
+    with explaining(recipe.run, lambda: "nothing was trained yet"):
+        frozen = load_frozen(recipe, files, device=accelerator.device, dtype=dtype)
+        model, config = build_generator(recipe, frozen.vae, files.get("start"), report)
+    judge = _find_judge(accelerator.device, report)
+    has_steps = isinstance(frozen.syncnet, FramewiseSyncNet)
+    clips, source = prepare_clips(job, recipe, files, accelerator, report, has_steps=has_steps)
+    said = [_training_line(model, recipe)]
+    announce(recipe.run, clips, accelerator, Places(job.data, job.output), report, lines=said)
+    if accelerator.is_main_process:
+        write_beginning(job.output, recipe, clips.dropped)
+    step, draw = _make_step(recipe, frozen)
+    examination = Examination(clips=clips.validation, source=source, step=step, draw=draw, judge=judge)
+    ending = train(
+        TrainingRun(
+            recipe=recipe,
+            run=recipe.run,
+            optimizer=recipe.optimizer,
+            model=model,
+            network="network" if recipe.generator == "unet" else "",
+            kind=recipe.generator,
+            config=config,
+            step=step,
+            weights=named_weights(recipe.loss),
+            samples=LipSamples(
+                clips.training,
+                source,
+                seed=recipe.seed,
+                samples=recipe.run.samples,
+                audio_dropout=recipe.windows.audio_dropout,
+            ),
+            data=fingerprint(clips.training),
+            output=job.output,
+            validate=make_validate(recipe, examination) if clips.validation else None,
+            validate_every_samples=recipe.validation.every_samples,
+            score=_score_of(recipe),
+            on_log=partial(_draw, job.output / "pictures" / "learning.png"),
+            workers=count_readers(job.workers),
+            stop_after_s=job.stop_after_s,
+        ),
+        accelerator,
+        report,
+    )
+    return _finish(job, recipe, clips, ending, accelerator, took_s=time.monotonic() - started)
 
 
-def network_config(recipe: UNetRecipe, vae: FaceVAE) -> UNetConfig:
-    """The U-Net that the recipe describes, for the latents of `vae`."""
-    network = recipe.network
-    return UNetConfig(
-        block_out_channels=network.block_out_channels,
-        attention_levels=network.attention_levels,
-        layers_per_block=network.layers_per_block,
-        attention_head_dim=network.attention_head_dim,
-        norm_num_groups=network.norm_num_groups,
-        cross_attention_dim=network.adapter_dim,
-        adapter_dim=network.adapter_dim,
-        motion=False,
-        norm_over="frame",
-        in_channels=3 * vae.latent_channels + 1,
-        out_channels=vae.latent_channels,
+def prepare_clips(
+    job: TrainUNetJob,
+    recipe: UNetTrainingRecipe,
+    files: Mapping[str, Path],
+    accelerator: Accelerator,
+    report: Report,
+    *,
+    has_steps: bool,
+) -> tuple[UsableClips, LipSource]:
+    """Find the clips, drop those that are too short, and hear the others once.
+
+    Args:
+        has_steps: whether windows come with their Whisper steps.
+
+    Raises:
+        MediaError: nothing is left to train on.
+    """
+    found = find_clips(job.data, held_out=recipe.held_out)
+    frames, region = recipe.windows.frames, Region(recipe.windows.resolution, is_lower_half=False)
+    features = Features.beside(job.data, job.output)
+    is_decoded = is_cached(job.decoded_cache, [*found[0], *found[1]], region)
+    windows = ClipWindows(Windows(frames, -(-frames * 16 // 5)), region, features, is_decoded)
+    ear = load_ear(files, device=accelerator.device)
+    hearing = None if ear is None else Hearing(features, recipe.weights.whisper)
+    source, lock = LipSource(windows, hearing, has_steps=has_steps), Lock()
+
+    def check(clip: ManifestClip) -> None:
+        source.check(clip)
+        if hearing is not None and ear is not None:
+            hearing.prepare(clip, ear, lock)
+        if windows.is_decoded:
+            decode_clip(clip, region, features)
+
+    workers = count_readers(job.workers)
+    usable = keep_usable(found, check, accelerator, workers=workers, report=report)
+    refuse_nothing_left(job.data, len(usable.training), usable.dropped, shorter="windows.frames")
+    return usable, source
+
+
+def _require_data(job: TrainUNetJob, recipe: UNetTrainingRecipe) -> None:
+    """Where the data is missing, say everything that is to be run first, weights too."""
+    if job.data.exists():
+        return
+    first = ["'latentsync preprocess RAW data'"]
+    try:
+        find_weights(recipe)
+    except WeightsError as error:
+        first.append((error.hint or "").removeprefix("run "))
+    raise MediaError(f"'{job.data}': there is no data here", hint=f"run first: {'; then '.join(first)}")
+
+
+def _without_start(recipe: UNetTrainingRecipe) -> UNetTrainingRecipe:
+    """The recipe of a run that is continued: what it began with is in its checkpoint."""
+    weights = recipe.weights.model_copy(update={"start": SCRATCH})
+    return recipe.model_copy(update={"weights": weights})
+
+
+def _make_step(recipe: UNetTrainingRecipe, frozen: FrozenNetworks) -> tuple[Step, Draw]:
+    if frozen.vae is None:
+        return make_wav2lip_step(recipe, frozen), make_wav2lip_draw(recipe)
+    return make_unet_step(recipe, frozen), make_unet_draw(recipe, frozen.vae)
+
+
+def _find_judge(device: torch.device, report: Report) -> SyncJudge | None:
+    try:
+        return choose_judge("auto", device=device)
+    except WeightsError as error:
+        report(Note(f"validation leaves Sync_conf out: {error}", "warning"))
+        return None
+
+
+def _draw(path: Path, rows: Sequence[Row]) -> None:
+    """Draw the course of the run after each validation."""
+    if "validation" in rows[-1]:
+        draw_panels(rows, path)
+
+
+def _score_of(recipe: UNetTrainingRecipe) -> Score | None:
+    by = recipe.validation.best_by
+    return None if by == "last" else Score(by, "lower" if by == "loss" else "higher")
+
+
+def _training_line(model: nn.Module, recipe: UNetTrainingRecipe) -> str:
+    every = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    parts = ", ".join(f"{name} {weight:g}" for name, weight in named_weights(recipe.loss).items())
+    return f"training: {trained / 1e6:.2f} of {every / 1e6:.2f} million parameters; losses: {parts}"
+
+
+def _finish(
+    job: TrainUNetJob,
+    recipe: UNetTrainingRecipe,
+    clips: UsableClips,
+    ending: Ending,
+    accelerator: Accelerator,
+    *,
+    took_s: float,
+) -> TrainUNetResult:
+    """Put the best averaged network where a user looks for it, with what `sync` must know to use it."""
+    checkpoints = job.output / "checkpoints"
+    best, weights = find_best(checkpoints), job.output / WEIGHTS_NAMES[recipe.generator]
+    if best is None:
+        raise LatentSyncError(f"'{checkpoints}': there is no checkpoint", hint="run the same command again")
+    if accelerator.is_main_process:
+        _give_away(best, weights, recipe)
+    validations = [row["validation"] for row in ending.rows if "validation" in row]
+    return TrainUNetResult(
+        output=job.output,
+        weights=weights,
+        checkpoint=find_last(checkpoints),
+        reason=ending.reason,
+        samples=ending.position.samples,
+        steps=ending.position.steps,
+        clips=len(clips.training),
+        dropped=len(clips.dropped),
+        took_s=took_s,
+        measures=validations[-1] if validations else {},
+        is_main=accelerator.is_main_process,
     )
 
 
-def learn_to_hear(
-    adapter: AudioAdapter, clips: list[PreparedClip], hearing: Hearing, seeds: Seeds, report: Report
-) -> None:
-    """Teach the ear to tell the shape of the lips from speech, so that the U-Net has something to listen to.
-
-    Without it the U-Net spends its first thousands of steps on what it sees.
-    """
-    audio = torch.from_numpy(np.concatenate([clip.audio for clip in clips]))  # m n d
-    lips = torch.from_numpy(np.concatenate([clip.lips for clip in clips])) / 4  # m k
-    generator = seeds.generator("hearing")
-    head = nn.Linear(adapter.place.shape[1], lips.shape[1])
-    parameters = [*adapter.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=hearing.learning_rate, weight_decay=0.05)
-    for step in range(1, hearing.steps + 1):
-        optimizer.param_groups[0]["lr"] = hearing.learning_rate * min(1, step / 100)
-        chosen = torch.randint(len(audio), (hearing.batch_frames,), generator=generator)
-        heard = audio[chosen].float()
-        heard = heard + hearing.noise * torch.randn(heard.shape, generator=generator)
-        loss = functional.smooth_l1_loss(head(adapter(heard)[1]), lips[chosen])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        report(Progress("learning to hear", step, hearing.steps, "steps"))
-    report(Measured(hearing.steps, {"hearing": loss.item()}))
+def _give_away(best: Path, weights: Path, recipe: UNetTrainingRecipe) -> None:
+    note = read_note(best / AVERAGE)
+    facts = {
+        **note.facts,
+        "origin": "trained",
+        "resolution": recipe.windows.resolution,
+        "prediction_type": "epsilon",
+        "vae": recipe.weights.vae,
+        "whisper": recipe.weights.whisper,
+    }
+    config = config_of(note, UNetConfig if recipe.generator == "unet" else Wav2LipConfig)
+    save_checkpoint(weights, read_tensors(best / AVERAGE), kind=note.kind, config=config, facts=facts)
 
 
-class Trainer:
-    """The networks, the optimizer and the random streams of one run, and how they are saved."""
-
-    def __init__(
-        self, unet: LipUNet, vae: FaceVAE, clips: list[PreparedClip], recipe: UNetRecipe, state: Path
-    ) -> None:
-        self.unet, self.vae, self.clips, self.recipe, self.state = unet, vae, clips, recipe, state
-        self.average = copy.deepcopy(unet).requires_grad_(False)
-        self.step = 0
-        ear = [] if unet.adapter is None else list(unet.adapter.parameters())
-        groups = [
-            {"params": list(unet.network.parameters()), "share": 1.0},
-            {"params": ear, "share": recipe.adapter_learning_rate_share},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, betas=(0.9, 0.99))
-        self.scheduler = build_scheduler("sample", "trailing")
-        self.draws = ClipDraw(
-            [clip.name for clip in clips], [len(clip.target) for clip in clips], recipe.groups
+def _plan(
+    job: TrainUNetJob, recipe: UNetTrainingRecipe, device: torch.device, report: Report
+) -> TrainUNetResult:
+    """What a run would need; the data is only counted, and no weight is loaded."""
+    config = planned_config(recipe)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    needs = plan_needs(recipe, config, device=device, processes=processes)
+    has_data = job.data.exists()
+    training, validation = find_clips(job.data, held_out=recipe.held_out) if has_data else ([], [])
+    counted = f"{len(training)} clips to train on, {len(validation)} to validate on"
+    report(
+        Plan(
+            (
+                f"data: {job.data}: {counted if has_data else 'not there yet'}",
+                f"weights: {', '.join(f'{use} {name}' for use, name in wanted_weights(recipe).items())}",
+                *needs.lines(recipe, device),
+            )
         )
-        self.latent_mask = torch.from_numpy(latent_mask(mouth_mask(CROP_PX), factor=vae.factor))  # h w
-        self.weights = mouth_weights(self.latent_mask, mouth=recipe.mouth_weight, kept=recipe.kept_weight)
-        self.random = np.random.default_rng(recipe.seed)
-        self.generator = Seeds(recipe.seed).generator("noise")
-
-    def train(self, step: int, steps: int) -> float:
-        """One step of `steps`; returns the loss."""
-        recipe = self.recipe
-        rate = recipe.learning_rate * min(1, step / recipe.warmup_steps, 2 * (1.0005 - step / steps))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["share"]
-        batch = self.draw()
-        predicted = self.predict(batch)
-        loss = ((predicted - batch.target).abs() * self.weights).mean()
-        if step > steps * (1 - recipe.pixel_share):
-            few = slice(0, recipe.pixel_frames)
-            loss = loss + recipe.pixel_weight * pixel_loss(self.vae, predicted[few], batch.target[few])
-        self.optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
-        self.optimizer.step()
-        kept = min(recipe.average_decay, (1 + step) / (10 + step))
-        for mean, now in zip(self.average.parameters(), self.unet.parameters(), strict=True):
-            mean.lerp_(now.detach(), 1 - kept)
-        self.step = step
-        return float(loss.detach())
-
-    def draw(self) -> Batch:
-        """Frames of clips, each with another frame of its clip as reference."""
-        scale = self.vae.config.scaling_factor
-        rows = []
-        for _ in range(self.recipe.batch_frames):
-            clip = self.clips[self.draws.draw(self.random)]
-            frames = len(clip.target)
-            gap = min(self.recipe.reference_gap_frames, frames // 3)
-            frame = int(self.random.integers(frames))
-            others = [k for k in range(frames) if abs(k - frame) >= max(1, gap)]
-            other = int(self.random.choice(others))
-            rows.append((clip.target[frame], clip.masked[frame], clip.target[other], clip.audio[frame]))
-        target, masked, reference, audio = (
-            torch.from_numpy(np.stack(column)).float() for column in zip(*rows, strict=True)
-        )
-        audio = audio + self.recipe.audio_noise * torch.randn(audio.shape, generator=self.generator)
-        is_silent = torch.rand(len(audio), generator=self.generator) < self.recipe.audio_dropout
-        return Batch(target * scale, masked * scale, reference * scale, audio * ~is_silent[:, None, None])
-
-    def predict(self, batch: Batch) -> Tensor:
-        """Clean latents (b c h w) from the targets at random timesteps, mostly the noisiest."""
-        count, last = len(batch.target), len(self.scheduler.alphas_cumprod) - 1
-        is_first = torch.rand(count, generator=self.generator) < self.recipe.first_timestep_share
-        anywhere = torch.randint(0, last + 1, (count,), generator=self.generator)
-        timesteps = torch.where(is_first, torch.full((count,), last), anywhere)
-        noise = torch.randn(batch.target.shape, generator=self.generator)
-        noisy = self.scheduler.add_noise(batch.target, noise, timesteps)
-        seen = [noisy, self.latent_mask.expand(count, 1, -1, -1), batch.masked, batch.reference]
-        sample = torch.cat(seen, dim=1)[:, :, None]  # b c f h w
-        predicted: Tensor = self.unet(sample, timesteps, batch.audio)
-        return predicted[:, :, 0]
-
-    def save(self) -> None:
-        """Write the whole state, at once or not at all."""
-        part = self.state.with_suffix(".part")
-        torch.save(
-            {
-                "unet": self.unet.state_dict(),
-                "average": self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "step": self.step,
-                "random": self.random.bit_generator.state,
-                "generator": self.generator.get_state(),
-            },
-            part,
-        )
-        os.replace(part, self.state)
-
-    def resume(self) -> bool:
-        """Take up a saved state if there is one."""
-        if not self.state.exists():
-            return False
-        saved: dict[str, Any] = torch.load(self.state, weights_only=True)
-        self.unet.load_state_dict(saved["unet"])
-        self.average.load_state_dict(saved["average"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.step = saved["step"]
-        self.random.bit_generator.state = saved["random"]
-        self.generator.set_state(saved["generator"])
-        return True
+    )
+    return TrainUNetResult(
+        output=job.output,
+        weights=None,
+        checkpoint=find_last(job.output / "checkpoints"),
+        reason="planned",
+        samples=0,
+        steps=0,
+        clips=len(training),
+        dropped=0,
+        took_s=0.0,
+        plan={"recipe": recipe.model_dump(mode="json"), **needs.as_dict()},
+    )

@@ -12,8 +12,13 @@ from typer.core import TyperGroup
 
 from latentsync import __version__
 from latentsync.errors import LatentSyncError, MediaError, MemoryShortage
-from latentsync_cli import console
+from latentsync_cli import console, models
+from latentsync_cli.doctor import doctor
+from latentsync_cli.evaluate import evaluate
+from latentsync_cli.preprocess import preprocess
 from latentsync_cli.sync import sync
+from latentsync_cli.train_syncnet import train_syncnet
+from latentsync_cli.train_unet import train_unet
 
 INTERRUPTED = 130
 BUG = 1
@@ -39,6 +44,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(sync)
+app.command()(preprocess)
+app.command()(evaluate)
+app.command()(train_syncnet)
+app.command()(train_unet)
+app.command()(doctor)
+app.add_typer(models.app, name="models")
 
 
 def _show_version(wanted: bool) -> None:

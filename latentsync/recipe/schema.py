@@ -156,7 +156,7 @@ class Hearing(Table):
     noise: Annotated[float, Field(ge=0)]
 
 
-class UNetRecipe(TrainingRecipe):
+class CompactUNetRecipe(TrainingRecipe):
     """`recipes/compact/unet.toml`.
 
     first_timestep_share  of the frames that are trained at the noisiest timestep, which one step starts from

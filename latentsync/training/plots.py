@@ -46,6 +46,26 @@ def draw_learning(rows: Sequence[Row], path: Path, *, title: str) -> None:
     _save(figure, path)
 
 
+def draw_panels(rows: Sequence[Row], path: Path) -> None:
+    """A panel for each measure in the log, with its course in training and in validation, against samples.
+
+    Source: the official U-Net training draws Sync_conf after each checkpoint; here it is called confidence.
+    """
+    tables = {"losses": ("training", "-"), "validation": ("validation", "o-")}
+    names = sorted({name for row in rows for table in tables for name in row.get(table, {})})
+    columns = min(3, max(1, len(names)))
+    figure = _figure(4 * columns, 2.6 * -(-len(names) // columns))
+    panels = figure.subplots(-(-len(names) // columns), columns, squeeze=False, sharex=True).flat
+    for axes, name in zip(panels, names, strict=False):
+        for table, (label, style) in tables.items():
+            points = [(row["samples"], row[table][name]) for row in rows if name in row.get(table, {})]
+            if points:
+                axes.plot(*zip(*points, strict=True), style, label=label, markersize=3, linewidth=1)
+        axes.set(title=name)
+        axes.legend(fontsize=7)
+    _save(figure, path)
+
+
 def draw_probabilities(pairs: Sequence[tuple[float, float]], path: Path, *, title: str) -> None:
     """The probability that the network gives each pair: right above wrong if it has learnt.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from latentsync.compat import make_torchvision_importable
 from latentsync.recipe.loading import load_recipe
-from latentsync.recipe.schema import UNetRecipe, VAERecipe
+from latentsync.recipe.schema import CompactUNetRecipe, VAERecipe
 from latentsync_cli.console import make_report, wrote
 
 
@@ -34,13 +34,13 @@ def main() -> None:
         chosen_vae = load_recipe(recipe, VAERecipe, overrides=given.set)
         wrote(vae.run(vae.TrainVAEJob(given.data, given.output), chosen_vae, report))
     else:
-        from latentsync import train_unet as unet
+        from latentsync import train_compact as unet
 
         beside = given.output / "vae.safetensors"
-        unet_job = unet.TrainUNetJob(given.data, given.output)
+        unet_job = unet.TrainCompactJob(given.data, given.output)
         if beside.exists():
-            unet_job = unet.TrainUNetJob(given.data, given.output, vae=beside)
-        wrote(unet.run(unet_job, load_recipe(recipe, UNetRecipe, overrides=given.set), report))
+            unet_job = unet.TrainCompactJob(given.data, given.output, vae=beside)
+        wrote(unet.run(unet_job, load_recipe(recipe, CompactUNetRecipe, overrides=given.set), report))
 
 
 if __name__ == "__main__":

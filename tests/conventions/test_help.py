@@ -18,6 +18,9 @@ HEAVY = (
     "scipy",
     "skimage",
     "pydantic",
+    "pyarrow",
+    "matplotlib",
+    "ray",
     "rich.console",
 )
 

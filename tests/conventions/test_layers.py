@@ -16,18 +16,21 @@ ROWS = [
     {"types"},
     {"runtime", "recipe"},
     {"media", "faces", "audio", "models"},
-    {"weights", "diffusion"},
+    {"weights", "diffusion", "manifest"},
     {"scoring"},
-    {"training", "pipeline", "steps", "engines"},
+    {"training", "pipeline", "steps", "engines", "summary"},
     {
         "preprocess",
         "train_syncnet",
         "train_unet",
+        "train_compact",
         "train_vae",
         "train_landmarks",
         "sync",
-        "evaluate",
+        "evaluation",
+        "doctor",
     },
+    {"evaluate"},
 ]
 ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}
 

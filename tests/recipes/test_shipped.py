@@ -13,10 +13,40 @@ from latentsync.recipe.schema import SyncRecipe
 
 # The schema of each shipped recipe. A new file in recipes/ needs a line here, or the first test fails.
 KINDS = {
+    "preprocess": "latentsync.recipe.preprocessing:PreprocessRecipe",
+    "ablations/preprocess-no-adjustment": "latentsync.recipe.preprocessing:PreprocessRecipe",
+    "ablations/preprocess-adjust-before": "latentsync.recipe.preprocessing:PreprocessRecipe",
+    "compact/preprocess": "latentsync.recipe.preprocessing:PreprocessRecipe",
     "sync": "latentsync.recipe.schema:SyncRecipe",
+    "syncnet": "latentsync.recipe.training:SyncNetRecipe",
+    "compact/syncnet": "latentsync.recipe.training:SyncNetRecipe",
+    "evaluate": "latentsync.recipe.sets:EvaluateRecipe",
+    "sets/hdtf": "latentsync.recipe.sets:SetRecipe",
+    "sets/voxceleb2": "latentsync.recipe.sets:SetRecipe",
     "compact/landmarks": "latentsync.train_landmarks:LandmarksRecipe",
     "compact/vae": "latentsync.recipe.schema:VAERecipe",
-    "compact/unet": "latentsync.recipe.schema:UNetRecipe",
+    "stage1": "latentsync.recipe.unet_training:UNetTrainingRecipe",
+    "stage2": "latentsync.recipe.unet_training:UNetTrainingRecipe",
+    "stage2-efficient": "latentsync.recipe.unet_training:UNetTrainingRecipe",
+    "stage1-512": "latentsync.recipe.unet_training:UNetTrainingRecipe",
+    "stage2-512": "latentsync.recipe.unet_training:UNetTrainingRecipe",
+    "compact/stage1": "latentsync.recipe.unet_training:UNetTrainingRecipe",
+    "compact/stage2": "latentsync.recipe.unet_training:UNetTrainingRecipe",
+    "ablations/unet-latent-syncnet": "latentsync.recipe.unet_training:UNetTrainingRecipe",
+    "ablations/unet-no-syncnet": "latentsync.recipe.unet_training:UNetTrainingRecipe",
+    "ablations/unet-pixel-syncnet": "latentsync.recipe.unet_training:UNetTrainingRecipe",
+    "ablations/unet-plain": "latentsync.recipe.unet_training:UNetTrainingRecipe",
+    "ablations/unet-temporal-layer": "latentsync.recipe.unet_training:UNetTrainingRecipe",
+    "ablations/unet-trepa": "latentsync.recipe.unet_training:UNetTrainingRecipe",
+    "ablations/unet-wav2lip-trepa": "latentsync.recipe.unet_training:UNetTrainingRecipe",
+    "ablations/unet-wav2lip": "latentsync.recipe.unet_training:UNetTrainingRecipe",
+    "compact/unet": "latentsync.recipe.schema:CompactUNetRecipe",
+}
+
+KINDS |= {
+    name: "latentsync.recipe.training:SyncNetRecipe"
+    for name in shipped_names()
+    if name.startswith("ablations/syncnet-")
 }
 
 

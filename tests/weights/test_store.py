@@ -179,3 +179,23 @@ def test_another_networks_file(tmp_path: Path) -> None:
     spec = store.find_model(str(tmp_path / "vae.safetensors"))
     with pytest.raises(WeightsError, match=r"vae.safetensors' holds a vae, expected a unet"):
         store.load_model(spec, device=torch.device("cpu"), dtype=torch.float32)
+
+
+def test_a_trained_unet_goes_with_what_it_was_trained_with(bundled: Path, tmp_path: Path) -> None:
+    unet = tmp_path / "run" / "unet.safetensors"
+    unet.parent.mkdir()
+    facts = {"origin": "trained", "vae": "compact", "resolution": 64}
+    save_checkpoint(unet, build_unet(UNET).state_dict(), kind="unet", config=UNET, facts=facts)
+    for name in (unet, unet.parent):
+        spec = store.find_model(str(name))
+        assert (spec.unet, spec.vae) == (unet, bundled / "vae.safetensors")
+        assert (spec.steps, spec.prediction_type, spec.timestep_spacing) == (20, "epsilon", "leading")
+        assert (spec.resolution, spec.is_released) == (64, False)
+    facts["vae"] = "sd-vae-ft-mse"
+    save_checkpoint(unet, build_unet(UNET).state_dict(), kind="unet", config=UNET, facts=facts)
+    for beside in ("sd-vae-ft-mse/diffusion_pytorch_model.safetensors", "whisper/tiny.pt"):
+        (tmp_path / beside).parent.mkdir()
+        (tmp_path / beside).write_bytes(b"weights")
+    spec = store.find_model(str(unet.parent))
+    assert (spec.unet, spec.vae) == (unet, tmp_path / "sd-vae-ft-mse")
+    assert (spec.prediction_type, spec.resolution, spec.is_released) == ("epsilon", 64, True)

@@ -1,0 +1,162 @@
+"""Wav2Lip's generator: face pictures and a little mel to face pictures, each frame by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from latentsync.axes import batch_to_frames, expect_axes, frames_to_batch
+
+MEL_BANDS = 80
+MEL_STEPS = 16  # columns that one frame hears: 0.2 s
+SMALLEST_SIDE = 3  # the picture is halved until its side would fall below twice this
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wav2LipConfig:
+    """Sizes of the generator. The defaults are those of the published network.
+
+    resolution      side of the crop in pixels: 96 is 3 halved five times
+    first_channels  width at full size; it doubles with each halving, up to most_channels
+    """
+
+    resolution: int = 96
+    first_channels: int = 16
+    most_channels: int = 512
+
+    def __post_init__(self) -> None:
+        if self.resolution % (1 << self.halvings):
+            raise ValueError(
+                f"resolution {self.resolution} is not halved evenly {self.halvings} times; try 96, 192 or 256"
+            )
+
+    @property
+    def halvings(self) -> int:
+        return (self.resolution // SMALLEST_SIDE).bit_length() - 1
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Width of each level, from full size to the smallest.
+
+        >>> Wav2LipConfig().channels
+        (16, 32, 64, 128, 256, 512)
+        """
+        levels = range(self.halvings + 1)
+        return tuple(min(self.first_channels << level, self.most_channels) for level in levels)
+
+
+class _Block(nn.Module):
+    """A convolution, BatchNorm and ReLU; with `is_residual` what came in is added before the ReLU."""
+
+    def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d, *, is_residual: bool = False) -> None:
+        super().__init__()
+        self.layer = layer
+        self.norm = nn.BatchNorm2d(layer.out_channels)
+        self.is_residual = is_residual
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden: Tensor = self.norm(self.layer(images))
+        return functional.relu(hidden + images if self.is_residual else hidden)
+
+
+class _AudioSize(NamedTuple):
+    """One shrinking block of the speech encoder: its width, stride (bands, columns) and padding."""
+
+    channels: int
+    stride: tuple[int, int]
+    padding: int
+
+
+class Wav2Lip(nn.Module):
+    """Draws the lower half of faces to what is heard, from the upper half and another frame of the person."""
+
+    def __init__(self, config: Wav2LipConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths, embedding = config.channels, config.most_channels
+        last_side = config.resolution >> config.halvings
+        levels: list[nn.Module] = [_Block(nn.Conv2d(6, widths[0], 7, padding=3))]
+        for before, width in pairwise(widths):
+            halved = _Block(nn.Conv2d(before, width, 3, 2, 1))
+            levels.append(nn.Sequential(halved, _same(width), _same(width)))
+        one_place = _Block(nn.Conv2d(widths[-1], embedding, last_side))
+        levels.append(nn.Sequential(one_place, _Block(nn.Conv2d(embedding, embedding, 1))))
+        self.face_encoder = nn.ModuleList(levels)
+        self.speech_encoder = _speech_encoder(embedding)
+        below = embedding  # what rises from one level to the next
+        rising: list[nn.Module] = [_Block(nn.Conv2d(embedding, embedding, 1))]
+        for width, skipped in _steps_up(widths, embedding):
+            up = nn.ConvTranspose2d(below + skipped, width, 3, 2, 1, 1)
+            if len(rising) == 1:
+                up = nn.ConvTranspose2d(below + skipped, width, last_side)  # from one place
+            rising.append(nn.Sequential(_Block(up), _same(width), _same(width)))
+            below = width
+        self.decoder = nn.ModuleList(rising)
+        self.output = nn.Sequential(
+            _Block(nn.Conv2d(below + widths[0], 2 * widths[0], 3, padding=1)), nn.Conv2d(2 * widths[0], 3, 1)
+        )
+
+    def forward(self, masked_pm1: Tensor, reference_pm1: Tensor, mel: Tensor) -> Tensor:
+        """Draw frames (b 3 f h w) in -1..1.
+
+        Args:
+            masked_pm1: (b 3 f h w) the target frames with the lower half painted out.
+            reference_pm1: (b 3 f h w) other frames of the same person.
+            mel: (b f 80 16) what each frame hears.
+        """
+        side = self.config.resolution
+        expect_axes(masked_pm1, "b c f h w", c=3, h=side, w=side)
+        frames = masked_pm1.shape[2]
+        expect_axes(mel, "b f d t", f=frames, d=MEL_BANDS, t=MEL_STEPS)
+        hidden = frames_to_batch(torch.cat([masked_pm1, reference_pm1], dim=1))  # b·f 6 h w
+        seen = []
+        for level in self.face_encoder:
+            hidden = level(hidden)
+            seen.append(hidden)
+        hidden = self.speech_encoder(mel.flatten(0, 1)[:, None])  # b·f c 1 1
+        for level in self.decoder:
+            hidden = torch.cat([level(hidden), seen.pop()], dim=1)
+        drawn: Tensor = torch.sigmoid(self.output(hidden)) * 2 - 1
+        return batch_to_frames(drawn, frames=frames)
+
+
+def build_wav2lip(config: Wav2LipConfig) -> Wav2Lip:
+    """Build the generator that `config` describes, with weights drawn from torch's global generator.
+
+    Source: Prajwal et al. 2020, section 3: two encoders, and a decoder with a skip at every size. The number
+    of residual blocks per size is ours.
+    """
+    return Wav2Lip(config)
+
+
+def _same(width: int) -> _Block:
+    return _Block(nn.Conv2d(width, width, 3, padding=1), is_residual=True)
+
+
+def _speech_encoder(embedding: int) -> nn.Sequential:
+    """Mel (b 1 80 16) to one vector (b c 1 1): 80x16, 27x16, 9x6, 3x3, 1x1."""
+    sizes = (
+        _AudioSize(embedding // 16, (1, 1), 1),
+        _AudioSize(embedding // 8, (3, 1), 1),
+        _AudioSize(embedding // 4, (3, 3), 1),
+        _AudioSize(embedding // 2, (3, 2), 1),
+        _AudioSize(embedding, (1, 1), 0),
+    )
+    blocks: list[nn.Module] = []
+    before = 1
+    for size in sizes:
+        blocks.append(_Block(nn.Conv2d(before, size.channels, 3, size.stride, size.padding)))
+        blocks += [_same(size.channels) for _ in range(2 if size.padding else 0)]
+        before = size.channels
+    return nn.Sequential(*blocks, _Block(nn.Conv2d(before, embedding, 1)))
+
+
+def _steps_up(widths: tuple[int, ...], embedding: int) -> list[tuple[int, int]]:
+    """From one place to full size: the width after each step, and of the skip that joins before it."""
+    doubling = range(len(widths) - 1, 0, -1)
+    return [(widths[-1], embedding), *((max(widths[k - 1], widths[0] * 4), widths[k]) for k in doubling)]

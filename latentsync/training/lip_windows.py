@@ -1,0 +1,231 @@
+"""Windows of frames, other frames of the same person, and what is heard: what a lip generator trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from latentsync.audio.mel import MEL_STEPS_PER_S
+from latentsync.audio.whisper import RATE_HZ, WhisperEncoder, listen
+from latentsync.audio.windows import WHISPER_STEPS_PER_S, steps_for_frames
+from latentsync.errors import MediaError
+from latentsync.manifest import ManifestClip
+from latentsync.media.read import read_audio
+from latentsync.models.wav2lip import MEL_STEPS
+from latentsync.training.processed import (
+    VIDEO_FPS,
+    WHISPER_KIND,
+    Features,
+    TooShort,
+    clip_of_sample,
+    random_of_sample,
+)
+from latentsync.training.sync_pairs import MOST_REPLACEMENTS, ClipWindows, Sample, wrong_start
+from latentsync.weights.tensor_files import read_metadata
+
+PACKAGED = "compact"
+NAMES_IN_PREPROCESS = {"whisper-tiny": "tiny", PACKAGED: PACKAGED}  # what `save_features` calls them
+FRAME_MEL_BEFORE = MEL_STEPS // 2  # a frame hears as much before it as after
+
+
+class KeptSteps:
+    """Whisper steps of a clip on disk, of which only those that are asked for are read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._opened() as states:
+            self.steps = int(states.get_shape()[0])
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def take(self, steps: Tensor) -> Tensor:
+        """The states (k n d), float32, of the steps (k,)."""
+        first, last = int(steps.min()), int(steps.max())
+        with self._opened() as states:
+            taken: Tensor = states[first : last + 1]
+        return taken[steps - first].float()
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                yield file.get_slice("whisper")
+        except (OSError, SafetensorError) as error:
+            raise MediaError(f"'{self.path}': cannot be read ({error})", hint="remove this file") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Hearing:
+    """What a Whisper hears in clips, kept by the hash of the clip, as preprocessing may have done already.
+
+    whisper  its name in the recipe; files of different Whispers lie apart
+    """
+
+    features: Features
+    whisper: str
+
+    def path_of(self, clip: ManifestClip) -> Path:
+        """Where the states of a clip are: with those of preprocessing and of `train-syncnet`, or apart.
+
+        `train-syncnet` hears with the packaged Whisper, so only its states are put there.
+        """
+        saved = self.features.path_of(clip, WHISPER_KIND)
+        told = read_metadata(saved).get("whisper") if saved.exists() else PACKAGED
+        if self.whisper in NAMES_IN_PREPROCESS and told == NAMES_IN_PREPROCESS[self.whisper]:
+            return saved
+        return self.features.path_of(clip, f"{Path(self.whisper).stem}-states.safetensors")
+
+    def prepare(self, clip: ManifestClip, encoder: WhisperEncoder, lock: Lock) -> None:
+        """Hear a clip, unless that was done before.
+
+        Args:
+            lock: held while the encoder runs, which takes one clip at a time.
+
+        Raises:
+            MediaError: the clip has no sound that can be read.
+        """
+        path = self.path_of(clip)
+        if path.exists():
+            return
+        samples = read_audio(clip.path, rate_hz=RATE_HZ).samples
+        with lock:
+            states = listen(encoder, samples).half()  # t n d
+        kind, told = path.name.partition(".")[2], {"whisper": self.whisper}
+        self.features.write(clip, kind, lambda part: save_file({"whisper": states}, part, told))
+
+    def tokens(self, clip: ManifestClip, frames: range) -> Tensor:
+        """What the frames hear: (f n d)."""
+        return steps_for_frames(KeptSteps(self.path_of(clip)), [frame / VIDEO_FPS for frame in frames])
+
+    def steps(self, clip: ManifestClip, frames: range) -> Tensor:
+        """The Whisper steps during the frames, two a frame (t n d); the last one repeats."""
+        kept = KeptSteps(self.path_of(clip))
+        during = range(*(WHISPER_STEPS_PER_S * edge // VIDEO_FPS for edge in (frames.start, frames.stop)))
+        return kept.take(torch.tensor(during).clamp(max=len(kept) - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class LipSource:
+    """Where windows of clips come from.
+
+    hearing    None for a generator that hears mel alone
+    has_steps  whether the Whisper steps of a window are given too, for the SyncNet that hears those
+    """
+
+    windows: ClipWindows
+    hearing: Hearing | None
+    has_steps: bool = False
+
+    @property
+    def frames(self) -> int:
+        return self.windows.windows.frames
+
+    def check(self, clip: ManifestClip) -> None:
+        """Refuse a clip in which some window has no reference.
+
+        Raises:
+            TooShort: it is shorter than three windows, less a frame.
+        """
+        starts = self.windows.starts_in(clip)
+        if starts < 2 * self.frames:
+            raise TooShort(
+                f"{clip.frames} frames with sound for {starts} windows, {3 * self.frames - 1} are needed: a"
+                f" target of {self.frames} and a reference that does not overlap it"
+            )
+
+    def sample(self, clip: ManifestClip, start: int, reference_start: int) -> dict[str, Tensor]:
+        """The window at `start`: what `LipSamples` describes, less its number."""
+        sample = {
+            "target_u8": torch.from_numpy(self.windows.frames_at(clip, start)),  # f h w c
+            "reference_u8": torch.from_numpy(self.windows.frames_at(clip, reference_start)),
+            "mel": self.windows.mel_at(clip, start).clone(),  # d t
+        }
+        if self.hearing is None:
+            sample["frame_mel"] = frame_mel(self.windows.features.mel(clip), start, frames=self.frames)
+            return sample
+        window = range(start, start + self.frames)
+        sample["audio"] = self.hearing.tokens(clip, window)  # f n d
+        if self.has_steps:
+            sample["steps"] = self.hearing.steps(clip, window)  # t n d
+        return sample
+
+
+class LipSamples(Dataset[Sample]):
+    """Sample k of a run is a pure function of the seed, the clips and k.
+
+    target_u8     (f h w c)
+    reference_u8  (f h w c)  frames of the same clip, none of which is in the target
+    mel           (80 t)     the window's speech, for a SyncNet
+    audio         (f n d)    Whisper tokens of each frame; zeros where the sample hears silence
+    frame_mel     (f 80 16)  instead of audio where `source` has no hearing
+    steps         (t n d)    Whisper steps of the window, if `source` has them
+    number        ()         k, from which noise is drawn
+    note          about a clip that could not be read and was replaced by the next
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[ManifestClip],
+        source: LipSource,
+        *,
+        seed: int,
+        samples: int,
+        audio_dropout: float,
+    ) -> None:
+        self.clips, self.source = tuple(clips), source
+        self.seed, self.samples, self.audio_dropout = seed, samples, audio_dropout
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def __getitem__(self, number: int) -> Sample:
+        notes = []
+        for attempt in range(MOST_REPLACEMENTS):
+            place = clip_of_sample(number, clips=len(self.clips), seed=self.seed)
+            clip = self.clips[(place + attempt) % len(self.clips)]
+            random = random_of_sample(number, f"windows/{attempt}", seed=self.seed)
+            try:
+                sample = self._draw(clip, random)
+            except (MediaError, ValueError) as error:
+                notes.append(f"{clip.name} is left out from here on: {error}")
+                continue
+            return {**sample, "number": torch.tensor(number), "note": "\n".join(notes)}
+        raise MediaError(
+            f"{MOST_REPLACEMENTS} clips one after the other cannot be read; the last: {notes[-1]}",
+            hint="check that the data is still there and whole",
+        )
+
+    def _draw(self, clip: ManifestClip, random: np.random.Generator) -> dict[str, Tensor]:
+        """A window anywhere in the clip, and a reference anywhere else.
+
+        Source: the official data set; leaving the audio out is ours, for guidance.
+        """
+        starts = self.source.windows.starts_in(clip)
+        start = int(random.integers(starts))
+        other = wrong_start(start, starts, distance=self.source.frames, random=random)
+        sample = self.source.sample(clip, start, other)
+        if random.random() < self.audio_dropout and "audio" in sample:
+            sample["audio"] = torch.zeros_like(sample["audio"])
+        return sample
+
+
+def frame_mel(mel: Tensor, start: int, *, frames: int) -> Tensor:
+    """The 16 columns of `mel` (80 t) around each of so many frames: (f 80 16). The edge repeats.
+
+    Source: Wav2Lip hears 0.2 s, with the frame in the middle.
+    """
+    centres = torch.arange(start, start + frames) * MEL_STEPS_PER_S // VIDEO_FPS
+    columns = centres[:, None] + torch.arange(-FRAME_MEL_BEFORE, MEL_STEPS - FRAME_MEL_BEFORE)  # f t
+    return mel[:, columns.clamp(0, mel.shape[1] - 1)].movedim(1, 0)  # f d t

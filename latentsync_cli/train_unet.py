@@ -1,0 +1,116 @@
+"""`latentsync train-unet`: train the U-Net that moves the mouth, stage 1 or 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from latentsync_cli import console
+from latentsync_cli.options import (
+    Device,
+    DeviceOption,
+    DryRunOption,
+    JsonOption,
+    QuietOption,
+    RecipeOption,
+    SetOption,
+)
+from latentsync_cli.train_syncnet import (
+    INTERRUPTED,
+    DataOption,
+    DecodedCache,
+    DecodedOption,
+    StopOption,
+    WorkersOption,
+)
+
+if TYPE_CHECKING:
+    from latentsync.recipe.unet_training import UNetTrainingRecipe
+    from latentsync.train_unet import TrainUNetResult
+
+OutputOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Checkpoints, log and videos; a run in it is continued.",
+        show_default="runs/ and the recipe's name",
+    ),
+]
+StartOption = Annotated[
+    str | None,
+    typer.Option(
+        "--from",  # torchrun would take --start for its own
+        metavar="NAME|PATH",
+        help="What to begin with, short for --set weights.start: a name, scratch, or a file.",
+        show_default="what the recipe says",
+    ),
+]
+
+
+def train_unet(
+    data: DataOption = Path("data"),
+    output: OutputOption = None,
+    recipe: RecipeOption = "stage2",
+    settings: SetOption = None,
+    start: StartOption = None,
+    device: DeviceOption = Device.auto,
+    workers: WorkersOption = None,
+    decoded_cache: DecodedOption = DecodedCache.auto,
+    stop_after_s: StopOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Train the U-Net on processed clips, stage 1 or 2. The same command again continues."""
+    import json
+
+    from latentsync.recipe.loading import load_recipe
+    from latentsync.recipe.unet_training import UNetTrainingRecipe
+    from latentsync.train_unet import TrainUNetJob, run
+
+    changes = [*(settings or []), *([] if start is None else [f"weights.start={json.dumps(start)}"])]
+    chosen = load_recipe(recipe, UNetTrainingRecipe, overrides=changes)
+    job = TrainUNetJob(
+        data=data,
+        output=Path("runs") / name_of_run(recipe) if output is None else output,
+        device=device.value,
+        workers=workers,
+        decoded_cache=decoded_cache.value,
+        stop_after_s=stop_after_s,
+        dry_run=dry_run,
+    )
+    result = run(job, chosen, console.make_report(quiet))
+    if result.is_main:
+        _show(result, chosen, as_json=as_json, quiet=quiet)
+    if result.reason == "signal":
+        raise SystemExit(INTERRUPTED)
+
+
+def name_of_run(recipe: str) -> str:
+    """The folder under runs/ that a recipe's run goes to.
+
+    >>> name_of_run("stage2.toml"), name_of_run("compact/stage1"), name_of_run("/home/me/mine.toml")
+    ('stage2', 'compact-stage1', 'mine')
+    """
+    path = Path(recipe)
+    if path.is_absolute() or path.parts[0] in (".", "..", "recipes"):
+        return path.stem
+    return "-".join(path.with_suffix("" if path.suffix == ".toml" else path.suffix).parts)
+
+
+def _show(result: TrainUNetResult, recipe: UNetTrainingRecipe, *, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        console.show_json(result.as_dict())
+    elif result.weights is None:
+        from latentsync.recipe.loading import dump_recipe
+
+        console.end_bars()
+        print(dump_recipe(recipe), end="")
+    else:
+        if not quiet:
+            stopped = "" if result.reason == "finished" else "; stopped early, the same command continues"
+            console.say(f"{result.samples} samples in {result.took_s:.0f} s{stopped}; the network:")
+        console.wrote(result.weights)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from latentsync.errors import ShapeError
+from latentsync.models.wav2lip import Wav2LipConfig, build_wav2lip
+
+TINY = Wav2LipConfig(resolution=48, first_channels=4, most_channels=32)
+
+
+def test_frames_come_out_as_large_as_they_went_in() -> None:
+    network = build_wav2lip(TINY).eval()
+    video = torch.rand(2, 3, 3, 48, 48) * 2 - 1
+    made = network(video, video, torch.randn(2, 3, 80, 16))
+    assert made.shape == video.shape
+    assert made.abs().max() <= 1
+
+
+def test_a_frame_hears_its_own_speech_alone() -> None:
+    network = build_wav2lip(TINY).eval()
+    video, mel = torch.rand(1, 3, 3, 48, 48), torch.randn(1, 3, 80, 16)
+    made = network(video, video, mel)
+    mel[0, 1] += 1
+    changed = (network(video, video, mel) - made).abs().amax((0, 1, 3, 4))
+    assert changed[1] > 0
+    assert changed[0] == changed[2] == 0
+
+
+def test_the_published_size() -> None:
+    with torch.device("meta"):
+        network = build_wav2lip(Wav2LipConfig())
+    assert (
+        20e6 < sum(parameter.numel() for parameter in network.parameters()) < 40e6
+    )  # Wav2Lip has 36 million
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="resolution 97"):
+        Wav2LipConfig(resolution=97)
+    network = build_wav2lip(TINY)
+    video = torch.rand(1, 3, 2, 48, 48)
+    with pytest.raises(ShapeError, match="axis t"):
+        network(video, video, torch.randn(1, 2, 80, 20))
