@@ -18,8 +18,16 @@ from latentsync.evaluation import syncnet
 from latentsync.evaluation.cache import Cache, content_hash, key_of
 from latentsync.evaluation.findings import Findings, as_dict
 from latentsync.evaluation.page import write_page
-from latentsync.evaluation.pairs import Pair, match_files, pairs_of_set, read_pairs
-from latentsync.evaluation.running import Hands, Metrics, all_metrics, choose_scorer, make_scorer, score_all
+from latentsync.evaluation.pairs import Pair, load_set, match_files, pairs_of_set, read_pairs
+from latentsync.evaluation.running import (
+    Hands,
+    Metrics,
+    all_metrics,
+    choose_scorer,
+    make_scorer,
+    points_by,
+    score_all,
+)
 from latentsync.evaluation.scores import REAL, Assignment, Made
 from latentsync.evaluation.table import write_csv, write_text
 from latentsync.evaluation.totals import total
@@ -119,11 +127,10 @@ def run(
     started = time.monotonic()
     test_set, pairs = _pairs(job)
     chosen = len({pair.video for pair in pairs})
+    title = test_set.title if test_set else str(job.pairs)
     if test_set is not None and test_set.clips is not None and chosen < test_set.clips:
-        short = (
-            f"{chosen} of the {test_set.clips} clips of {test_set.title} are there: means are not the set's"
-        )
-        report(Note(short, "warning"))
+        title = f"{title}, {chosen} of {test_set.clips} clips"
+        report(Note(f"{title} are there: means are not the set's", "warning"))
     device = choose_device(job.device)
     _make_folder(job.output)
     made = _find_made(job, pairs)
@@ -149,8 +156,8 @@ def run(
     cache = Cache(_cache_folder(job))
     totals = total(scores, metrics, cache, recipe.intervals, seed=recipe.seed)
     findings = Findings(
-        title=f"Lip sync on {test_set.title if test_set else job.pairs}",
-        facts=_facts(job, recipe, test_set, metrics),
+        title=f"Lip sync on {title}",
+        facts=_facts(job, recipe, test_set, metrics, chosen),
         totals=totals,
         scores=tuple(scores),
         paper=test_set.paper if test_set else (),
@@ -165,9 +172,7 @@ def _pairs(job: EvaluateJob) -> tuple[SetRecipe | None, list[Pair]]:
         raise UsageError("give either --set or --pairs", hint="for example --set hdtf, or --pairs pairs.csv")
     if job.pairs is not None:
         return None, read_pairs(job.pairs, data=job.data)
-    name = str(job.test_set)
-    shipped = name if Path(name).is_file() or "/" in name else f"sets/{name}"
-    test_set = load_recipe(shipped, SetRecipe)
+    test_set = load_set(str(job.test_set))
     return test_set, pairs_of_set(test_set, job.data or Path("data") / test_set.data)
 
 
@@ -286,7 +291,7 @@ def _plan_lines(
 
 
 def _facts(
-    job: EvaluateJob, recipe: EvaluateRecipe, test_set: SetRecipe | None, metrics: Metrics
+    job: EvaluateJob, recipe: EvaluateRecipe, test_set: SetRecipe | None, metrics: Metrics, clips: int
 ) -> tuple[tuple[str, str], ...]:
     """How it was measured, for whoever reads the report later."""
     side = recipe.prepare.resolution
@@ -299,11 +304,13 @@ def _facts(
             f"by time at 25 fps; the largest face, followed, {side}x{side} px crops. Where a generated video "
             "has the size of its input, both are cut at the same place, else each around its own face",
         ),
+        ("landmarks", points_by()),
         ("metrics", ", ".join(f"{one.name} {one.version}" for one in all_metrics(metrics))),
         ("recipe", json.dumps(recipe.model_dump(mode="json"))),
     ]
     if test_set is not None:
-        chosen = f"{test_set.clips or 'all'} by the hash of seed {test_set.seed} and name"
+        of = f" of {test_set.clips}" if test_set.clips else ""
+        chosen = f"{clips}{of} clips are there, chosen by the hash of seed {test_set.seed} and name"
         facts += [("clips", chosen), ("source", test_set.source), ("licence of the data", test_set.licence)]
     if job.methods:
         facts.append(("methods", ", ".join(f"{method.name}: {method.folder}" for method in job.methods)))

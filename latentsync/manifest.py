@@ -219,8 +219,8 @@ def _write_parquet(path: Path, kept: list[Decision], recipe: str) -> None:
     columns = [pyarrow.field(one.name, _arrow_type(kinds[one.name])) for one in fields(Decision)]
     schema = pyarrow.schema(columns, metadata=metadata)
     table = pyarrow.Table.from_pylist([asdict(decision) for decision in kept], schema=schema)
-    with _replacing(path) as part:
-        parquet.write_table(table, part)
+    with _replacing(path) as part, part.open("wb") as file:  # not by name: that need not be UTF-8
+        parquet.write_table(table, file)
 
 
 def _arrow_type(kind: Any) -> Any:
@@ -235,7 +235,8 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
     from pyarrow import parquet
 
     try:
-        rows: list[dict[str, Any]] = parquet.ParquetFile(path).read().to_pylist()
+        with path.open("rb") as file:
+            rows: list[dict[str, Any]] = parquet.ParquetFile(file).read().to_pylist()
     except FileNotFoundError as error:
         raise MediaError(
             f"'{path}' does not exist", hint="give the out folder of 'latentsync preprocess'"

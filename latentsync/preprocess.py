@@ -99,7 +99,8 @@ class PreprocessResult:
 class _Todo:
     """One shard: how many sources it has, the tasks that are left of them, and what cannot be read.
 
-    readable  what could not be read in an earlier run, and now can or is gone
+    unreadable  why, by name; what an earlier run noted already is left out
+    readable    what could not be read in an earlier run, and now can or is gone
     """
 
     sources: int
@@ -126,13 +127,16 @@ def run(job: PreprocessJob, recipe: PreprocessRecipe, report: Report) -> Preproc
         )
     with explained(job.out):
         _check_places(job)
+        if job.engine == "local":
+            choose_device(job.device)  # so that one that is not here is told before anything is written
         resolved = dump_recipe(_resolved(recipe))
         if not job.dry_run:
             job.out.mkdir(parents=True, exist_ok=True)
-        if job.out.exists():
+        if not job.dry_run or (job.out / RECIPE).exists():
             keep_recipe(job.out, resolved)
         if job.dry_run:
             todo, manifest = _todo(job, found), None
+            _tell_unreadable(todo, report)
             report(Plan(_plan_lines(job, todo, place="nowhere, this is a dry run")))
         else:
             with closing(Log(job.out / LOG, job.shard)) as log:
@@ -206,11 +210,12 @@ def _todo(job: PreprocessJob, found: Found) -> _Todo:
     mine = [name for name in sources if job.shard.has(name)]
     left = [name for name in mine if not _is_finished(job, sources[name], past.settled.get(name))]
     unreadable = {_named(name): why for name, why in found.unreadable.items()}
+    news = [name for name, why in unreadable.items() if not _is_noted(past.settled.get(name), why)]
     unread = [name for name, entry in past.settled.items() if entry.get("is_unread")]
     return _Todo(
         sources=len(mine),
         tasks=[Task(name, Source(sources[name], name), past.tries[name]) for name in left],
-        unreadable={name: why for name, why in unreadable.items() if job.shard.has(name)},
+        unreadable={name: unreadable[name] for name in news if job.shard.has(name)},
         readable=[name for name in unread if name not in unreadable and name not in sources],
         other_files=found.other_files,
     )
@@ -218,6 +223,10 @@ def _todo(job: PreprocessJob, found: Found) -> _Todo:
 
 def _named(name: str) -> str:
     return source_name(Path(name), Path())
+
+
+def _is_noted(entry: dict[str, Any] | None, why: str) -> bool:
+    return entry is not None and "is_unread" in entry and entry["decisions"][0]["detail"] == why
 
 
 def _is_finished(job: PreprocessJob, path: Path, entry: dict[str, Any] | None) -> bool:
@@ -249,9 +258,14 @@ def _plan_lines(job: PreprocessJob, todo: _Todo, *, place: str) -> tuple[str, ..
     )
 
 
-def _work_off(job: PreprocessJob, recipe: PreprocessRecipe, todo: _Todo, log: Log, report: Report) -> None:
+def _tell_unreadable(todo: _Todo, report: Report) -> None:
     for name, why in todo.unreadable.items():
         report(Note(f"'{name}': {why}", "warning"))
+
+
+def _work_off(job: PreprocessJob, recipe: PreprocessRecipe, todo: _Todo, log: Log, report: Report) -> None:
+    _tell_unreadable(todo, report)
+    for name, why in todo.unreadable.items():
         decision = Decision(source=name, outcome="dropped", reason="unreadable", detail=why)
         log.append(name, {"bytes": None, "decisions": [asdict(decision)], "is_unread": True})
     for name in todo.readable:

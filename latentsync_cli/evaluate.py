@@ -162,7 +162,7 @@ def _method(text: str) -> Method:
         raise UsageError(
             f"--method '{text}': is not NAME=DIR", hint="write for example --method Wav2Lip=videos/"
         )
-    return Method(name.strip(), Path(folder))
+    return Method(name.strip(), Path(folder).expanduser())
 
 
 def _show(result: EvaluateResult, *, as_json: bool, quiet: bool) -> None:

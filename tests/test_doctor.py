@@ -61,6 +61,22 @@ def test_packages(requirement: str, installed: dict[str, str], state: str, remed
     assert (check.state, check.remedy) == (state, remedy)
 
 
+def test_a_package_that_does_not_load(stated: Any, without: Any) -> None:
+    stated(["opencv-python>=4.10"], {"opencv-python": "4.12"})
+    without("cv2")
+    check = found(machine.look_at_packages(), "opencv-python")
+    assert (check.state, check.remedy) == (
+        "missing",
+        "pip install --force-reinstall 'opencv-python>=4.10'",
+    )
+    assert [ability.will_run for ability in examination._others([check])] == [False] * 4
+
+
+def test_a_package_of_two_extras_is_one_line(stated: Any) -> None:
+    stated(["ray>=2.30; extra == 'dev'", "ray>=2.30; extra == 'ray'"], {"ray": "2.60"})
+    assert [check.name for check in machine.look_at_packages()].count("ray") == 1
+
+
 def test_packages_of_developers_are_not_asked_for(stated: Any) -> None:
     stated(["mypy>=1; extra == 'dev'"], {})
     assert "mypy" not in {check.name for check in machine.look_at_packages()}
@@ -129,6 +145,21 @@ def test_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "free_memory_gb", lambda: 0.5)
     states = {check.name: check.state for check in machine.look_at_room(tmp_path / "not" / "there")}
     assert states == {"disk for outputs": "ok", "disk for weights": "warning", "memory": "warning"}
+
+
+def test_a_file_is_no_place_for_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LATENTSYNC_CACHE", str(tmp_path / "file" / "cache"))
+    check = found(machine.look_at_room(tmp_path), "disk for weights")
+    assert (check.state, check.found) == ("warning", f"{tmp_path / 'file'} is a file, not a folder")
+
+
+def test_weights_of_the_package_that_do_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> str:
+        raise WeightsError("damaged", hint="fetch it again")
+
+    monkeypatch.setattr(examination, "_load_compact", fail)
+    assert examination._default_sync().remedy == "pip install --force-reinstall latentsync"
 
 
 def test_a_look_that_fails_is_a_finding() -> None:

@@ -177,6 +177,28 @@ def test_flags_that_do_not_fit(
         run(replace(job, **changes), recipe, ignore, metrics=([Length()], [], []))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["HDTF", "none.toml"])
+def test_a_set_that_is_not_there(tmp_path: Path, recipe: EvaluateRecipe, name: str) -> None:
+    job = EvaluateJob(test_set=name, output=tmp_path / "out")
+    with pytest.raises(UsageError, match=f"no set is called '{name}'") as failure:
+        run(job, recipe, ignore, metrics=([Length()], [], []))
+    assert failure.value.hint is not None and "hdtf, voxceleb2" in failure.value.hint
+
+
+def test_a_set_of_which_clips_are_missing_says_so_in_the_report(
+    tmp_path: Path, recipe: EvaluateRecipe, portrait: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("A_0", "B_0"):
+        shutil.copy(portrait, tmp_path / "data" / f"{name}.mp4")
+    job = EvaluateJob(
+        test_set="hdtf", data=tmp_path / "data", output=tmp_path / "out", cache=tmp_path / "cache"
+    )
+    result = run(replace(job, device="cpu"), recipe, ignore, metrics=([Length()], [], []))
+    assert result.findings.title == "Lip sync on HDTF, 2 of 30 clips"
+    assert dict(result.findings.facts)["clips"].startswith("2 of 30 clips are there")
+
+
 def test_a_set_whose_data_is_absent_says_how_to_get_it(tmp_path: Path, recipe: EvaluateRecipe) -> None:
     job = EvaluateJob(test_set="hdtf", data=tmp_path / "none", output=tmp_path / "out")
     with pytest.raises(MediaError, match="HDTF are not there"):

@@ -72,6 +72,15 @@ def test_every_decision_is_a_line_and_kept_clips_are_rows(out_dir: Path) -> None
     assert read_manifest(out_dir / "manifest.parquet") == [first, second]
 
 
+def test_the_folders_name_need_not_be_utf8(tmp_path: Path) -> None:
+    out = tmp_path / os.fsdecode(b"\xff")
+    out.mkdir()
+    write_manifest(out, [])
+    assert parquet.ParquetFile((out / "manifest.parquet").open("rb")).read().num_rows == 0
+    with pytest.raises(MediaError, match="lists no clip"):
+        read_manifest(out)
+
+
 def test_the_recipe_and_the_version_are_in_it(out_dir: Path) -> None:
     write_manifest(out_dir, ALL, recipe="seed = 7")
     metadata = parquet.read_schema(out_dir / "manifest.parquet").metadata

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from latentsync import preprocess
 from latentsync.engines.crew import Crew
@@ -220,6 +221,20 @@ def test_what_cannot_be_read_is_a_decision_for_as_long(fill: Fill, out: Path) ->
     }
 
 
+def test_what_cannot_be_read_is_noted_once(fill: Fill, out: Path) -> None:
+    raw = fill(**{"a.mp4": "keep"})
+    (raw / "gone.mp4").symlink_to("nowhere")
+    log = out / "log" / "shard-1-of-1.jsonl"
+    go(raw, out)
+    before = log.read_bytes()
+    go(raw, out)
+    assert log.read_bytes() == before
+    (raw / "gone.mp4").unlink()
+    os.mkfifo(raw / "gone.mp4")
+    go(raw, out)
+    assert outcomes(out)["gone.mp4"] == ("dropped", "unreadable", "is no regular file")
+
+
 def test_another_recipe_for_the_same_folder_is_refused(fill: Fill, out: Path) -> None:
     raw = fill(**{"a.mp4": "keep"})
     go(raw, out)
@@ -253,6 +268,18 @@ def test_a_dry_run_writes_nothing(fill: Fill, out: Path) -> None:
     assert not out.exists() and seen(out) == []
     (plan,) = plans
     assert isinstance(plan, Plan) and "to do   2 videos, 0 are finished" in plan.lines
+    out.mkdir()
+    (raw / "gone.mp4").symlink_to("nowhere")
+    go(raw, out, plans.append, dry_run=True)
+    assert list(out.iterdir()) == []
+    assert Note("'gone.mp4': No such file or directory", "warning") in plans
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_here_writes_nothing(fill: Fill, out: Path) -> None:
+    with pytest.raises(UsageError, match="--device cuda"):
+        go(fill(**{"a.mp4": "keep"}), out, device="cuda")
+    assert not out.exists()
 
 
 def test_a_full_disk_stops_the_run_and_loses_nothing(fill: Fill, out: Path) -> None:

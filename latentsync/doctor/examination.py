@@ -20,13 +20,14 @@ from latentsync.doctor.findings import (
     remedy_for,
 )
 from latentsync.doctor.machine import (
+    LOADED,
     free_memory_gb,
     look_at_codecs,
     look_at_devices,
     look_at_packages,
     look_at_room,
 )
-from latentsync.errors import MediaError
+from latentsync.errors import MediaError, WeightsError
 from latentsync.events import Plan, Progress, Report
 
 SUMS = "SHA256SUMS"
@@ -46,7 +47,7 @@ OTHERS = {  # what else there is, and the catalogue's weights that it makes use 
         "sd-1.5-unet",
     ),
 }
-NEEDED = ("torch", "av", "libx264", "accelerate", "scenedetect", "diffusers", "transformers")
+NEEDED = (*LOADED.values(), "libx264")
 SLOW = "on the CPU, minutes for a second of video"
 FPS = Fraction(25)
 SIDE_PX = 128
@@ -117,7 +118,9 @@ def _default_sync() -> Ability:
         device = _load_compact()
         _write_and_read()
     except Exception as error:  # whatever it is, it would stop `sync` as well
-        return Ability(command, False, in_words(error), remedy_for(error))
+        is_ours = isinstance(error, WeightsError)  # all weights that it needs are inside the package
+        remedy = REINSTALL.format("latentsync") if is_ours else remedy_for(error)
+        return Ability(command, False, in_words(error), remedy)
     return Ability(command, True, f"model compact on the device {device}")
 
 

@@ -15,12 +15,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from latentsync.doctor.findings import REINSTALL, Check, State, fault_of, in_words, remedy_for
+from latentsync.doctor.findings import (
+    IMPORTED,
+    REINSTALL,
+    Check,
+    State,
+    fault_of,
+    in_words,
+    remedy_for,
+)
 
 OLDEST_PYTHON = (3, 11)
 OPTIONAL = {
     "ray": ("ray", "preprocess on several machines"),
 }
+# What every command imports: the name in Python, and the package.
+LOADED = {**IMPORTED, "accelerate": "accelerate", "scenedetect": "scenedetect"}
 AV = REINSTALL.format("'av>=18.0'")
 ENCODERS = {  # what needs it, what mends it
     "libx264": ("sync, by default", AV),
@@ -49,21 +59,27 @@ def look_at_packages() -> list[Check]:
         return [python, Check("latentsync", "warning", "not installed", remedy="pip install -e .")]
     from packaging.requirements import Requirement
 
+    torchvision = _torchvision()  # first: what is loaded below may need it
     checks = [python]
     for requirement in sorted(map(Requirement, stated), key=lambda requirement: requirement.name):
-        if requirement.marker is None or requirement.name in OPTIONAL:
+        extra, _ = OPTIONAL.get(requirement.name, ("", ""))
+        if requirement.marker is None or (extra and requirement.marker.evaluate({"extra": extra})):
             checks.append(_package(requirement.name, requirement.specifier))
-    return [*checks, _torchvision()]
+    return [*checks, torchvision]
 
 
 def _package(name: str, bounds: Any) -> Check:
-    """One package by its metadata; `bounds` is packaging's SpecifierSet."""
+    """One package: its version, and whether it loads; `bounds` is packaging's SpecifierSet."""
     extra, enables = OPTIONAL.get(name, ("", ""))
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         remedy = f"pip install 'latentsync[{extra}]'" if extra else f"pip install '{name}{bounds}'"
         return Check(name, "warning" if extra else "missing", "not installed", enables, remedy)
+    module = next((module for module, package in LOADED.items() if package == name), None)
+    error = None if module is None else fault_of(partial(importlib.import_module, module))
+    if error is not None:
+        return Check(name, "missing", in_words(error), enables, remedy_for(error))
     if bounds.contains(version, prereleases=True):
         return Check(name, "ok", f"{version} ({bounds})", enables)
     return Check(name, "warning", f"{version}, not {bounds}", enables, f"pip install '{name}{bounds}'")
@@ -179,6 +195,8 @@ def look_at_room(folder: Path) -> list[Check]:
 
 def _disk(name: str, place: Path, wanted_bytes: int, remedy: str) -> Check:
     there = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
+    if not there.is_dir():
+        return Check(name, "warning", f"{there} is a file, not a folder", "", remedy)
     free_bytes = shutil.disk_usage(there).free
     found = f"{free_bytes / 1e9:.1f} GB free at {place.absolute()}"
     if not os.access(there, os.W_OK):

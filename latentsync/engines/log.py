@@ -136,11 +136,9 @@ def _entries(folder: Path) -> Iterator[dict[str, Any]]:
                     yield json.loads(line)
 
 
-def are_others_running(folder: Path, *, but: Log | None = None) -> bool | None:
+def are_others_running(folder: Path) -> bool | None:
     """Whether another shard is being worked on; None where the file system knows no locks."""
     for path in folder.glob("*.jsonl"):
-        if but is not None and path == but.path:
-            continue
         try:
             with path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from latentsync.evaluation.scores import ClipScores
-from latentsync.evaluation.totals import Cell, Column, MethodRow, Totals
+from latentsync.evaluation.scores import REAL, ClipScores
+from latentsync.evaluation.totals import NO_CLIP, Cell, Column, MethodRow, Totals
 from latentsync.recipe.sets import PaperRow
+
+DIFFERENT = "methods were scored on different clips: their means do not compare"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +52,14 @@ class Findings:
 
     def absent(self, setting: str) -> dict[str, list[str]]:
         """Why other numbers are not there: the reason, and the names of the numbers."""
-        shown = self.columns(setting)
+        shown, rows = self.columns(setting), self.rows(setting)
+        rows = [row for row in rows if row.method != REAL] or rows
         told: dict[str, list[str]] = {}
         for column in self.totals.columns:
             if column not in shown:
-                cells = [row.cells[column.name] for row in self.rows(setting) if column.name in row.cells]
+                cells = [row.cells[column.name] for row in rows if column.name in row.cells]
                 reasons = [cell.missing for cell in cells if cell.missing]
+                reasons = [reason for reason in reasons if reason != NO_CLIP] or reasons
                 told.setdefault(reasons[-1] if reasons else "only for generated videos", []).append(
                     column.name
                 )
@@ -80,6 +84,15 @@ class Findings:
             for row in self.paper
         ]
 
+    def caveat(self, setting: str) -> str:
+        """What to know before comparing the methods' means; empty where all were scored on the same clips."""
+        used: dict[str, set[str]] = {}
+        for one in self.scores:
+            if one.setting == setting and one.method != REAL:
+                used.setdefault(one.method, set()).update([] if one.reason else [one.clip])
+        some = [clips for clips in used.values() if clips]
+        return DIFFERENT if any(clips != some[0] for clips in some) else ""
+
     def excluded(self) -> Iterator[ClipScores]:
         """The clips without scores."""
         return (one for one in self.scores if one.reason)
@@ -94,6 +107,8 @@ class Findings:
 
 
 def _kind(note: str) -> str:
+    if " px, the input " in note:
+        return "another size than the input: cut around its own face"
     return "compared in part" if " s compared" in note else note
 
 
@@ -109,6 +124,7 @@ def as_dict(findings: Findings) -> dict[str, object]:
                     {"method": method, "values": values} for method, values in findings.stated(setting)
                 ],
                 "not_measured": findings.absent(setting),
+                "caveat": findings.caveat(setting),
             }
             for setting in findings.settings
         },

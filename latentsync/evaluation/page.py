@@ -100,6 +100,8 @@ def _table(findings: Findings, setting: str) -> str:
         cells += "".join(f'<td class="paper">{"" if value is None else number(value)}</td>' for value in told)
         body.append(f'<tr><th scope="row">{_text(label(column))}</th>{cells}</tr>')
     caption = _CAPTION
+    if findings.caveat(setting):
+        caption += f" Here {findings.caveat(setting)}."
     if stated:
         caption += f" Shaded: stated in {findings.paper_source}."
     return (
@@ -186,7 +188,9 @@ def _matching(findings: Findings) -> str:
     notes = sorted(findings.notes().items())
     if not notes:
         return ""
-    listed = "".join(f"<li>{_text(note)}: {count} clips</li>" for note, count in notes)
+    listed = "".join(
+        f"<li>{_text(note)}: {count} {'clip' if count == 1 else 'clips'}</li>" for note, count in notes
+    )
     return f"<h2>What was done to match videos</h2><ul>{listed}</ul>"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from latentsync.errors import MediaError, UsageError
 from latentsync.media.folder import find_videos
+from latentsync.recipe.loading import load_recipe, shipped_names
 from latentsync.recipe.sets import SetRecipe, Setting
 
 COLUMNS = ("name", "video", "speech", "speaker_video", "generated")
@@ -40,6 +41,19 @@ class Pair:
     speaker: Path | None = None
     generated: Path | None = None
     length_s: float | None = None
+
+
+def load_set(name: str) -> SetRecipe:
+    """Read the shipped set of that name, or the file at that path.
+
+    Raises:
+        UsageError: there is neither.
+        RecipeError: it is no set.
+    """
+    sets = [recipe.removeprefix("sets/") for recipe in shipped_names() if recipe.startswith("sets/")]
+    if name not in sets and not Path(name).is_file():
+        raise UsageError(f"no set is called '{name}'", hint=f"give {', '.join(sets)}, or a file like theirs")
+    return load_recipe(f"sets/{name}" if name in sets else name, SetRecipe)
 
 
 def pairs_of_set(recipe: SetRecipe, data: Path) -> list[Pair]:
@@ -239,10 +253,14 @@ def _rows(file: Path) -> list[dict[str, str]]:
     if missing or unknown:
         fault = f"no column '{missing[0]}'" if missing else f"unknown column '{unknown[0]}'"
         raise UsageError(f"'{file}': {fault}", hint=f"the first line names columns of {', '.join(COLUMNS)}")
-    return [_stripped(row) for row in reader]
+    return [_stripped(row, number, file) for number, row in enumerate(reader, start=2)]
 
 
-def _stripped(row: Mapping[str | None, str | list[str] | None]) -> dict[str, str]:
+def _stripped(row: Mapping[str | None, str | list[str] | None], number: int, file: Path) -> dict[str, str]:
+    if None in row:
+        raise UsageError(
+            f"'{file}', line {number}: more values than columns", hint='put a value with a comma in "quotes"'
+        )
     return {
         key.strip(): (value if isinstance(value, str) else "").strip() for key, value in row.items() if key
     }

@@ -54,10 +54,14 @@ REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class Faces:
-    """The networks that find and follow a face, loaded once."""
+    """The networks that find and follow a face, loaded once.
+
+    points_by  which landmark network it is: scores of another one are others
+    """
 
     detector: FaceFinder
     landmarker: Landmarker
+    points_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

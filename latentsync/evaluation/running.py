@@ -16,12 +16,13 @@ from latentsync.engines.crew import Ended, Rules, Task, Work, fault_of, work
 from latentsync.engines.local import LocalCrew, cores
 from latentsync.engines.ray import RayCrew
 from latentsync.errors import MediaError, RecipeError, UsageError, WeightsError
-from latentsync.evaluation.cache import Cache
+from latentsync.evaluation.cache import Cache, content_hash
 from latentsync.evaluation.prepare import Faces
 from latentsync.evaluation.scores import Assignment, ClipScores, Scorer, failed
 from latentsync.events import Note, Progress, Report
 from latentsync.faces.detect import Detector
-from latentsync.faces.landmarks import choose_landmarker
+from latentsync.faces.fan import fan_weights
+from latentsync.faces.landmarks import BUNDLED, choose_landmarker
 from latentsync.recipe.sets import Preparing
 from latentsync.scoring.choice import build_metrics
 from latentsync.scoring.metric import ClipMetric, SetMetric, Unavailable
@@ -82,8 +83,14 @@ def make_scorer(metrics: Metrics, preparing: Preparing, cache: Path) -> Work:
     """
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    faces = Faces(Detector(), choose_landmarker())
+    faces = Faces(Detector(), choose_landmarker(), points_by())
     return Scorer(metrics[0], metrics[1], preparing, faces, Cache(cache)).score
+
+
+def points_by() -> str:
+    """Which network finds the 68 points here: whose, and the hash of its weights."""
+    theirs = fan_weights()
+    return f"{'face-alignment' if theirs else 'ours'} {content_hash(theirs or BUNDLED)[:12]}"
 
 
 def score_all(

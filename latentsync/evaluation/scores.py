@@ -99,7 +99,8 @@ class Scorer:
 
     def _key(self, pair: Pair, parts: list[str]) -> str:
         prepared = self.preparing.model_dump_json()
-        return key_of([VERSION, prepared, str(pair.length_s), content_hash(pair.video), *parts])
+        seen = [VERSION, self.faces.points_by, prepared, str(pair.length_s)]
+        return key_of([*seen, content_hash(pair.video), *parts])
 
     def _known_or_new(self, source: Source, about: ClipScores, key: str, path: Path | None) -> ClipScores:
         """The scores of a method's video, or of the real one; it is only read if the cache lacks some."""
@@ -174,7 +175,8 @@ def _score(metric: ClipMetric, clip: ScoredClip) -> dict[str, Any]:
     }
     absent = [need for need in metric.needs if not there[need]]
     if absent:
-        return {"values": {}, "missing": _WHY_ABSENT[absent[0]]}
+        is_real = clip.input_u8 is None
+        return {"values": {}, "missing": _WHY_REAL if is_real else _WHY_ABSENT[absent[0]]}
     try:
         scored = metric.score(clip)
     except LatentSyncError as error:
@@ -182,16 +184,17 @@ def _score(metric: ClipMetric, clip: ScoredClip) -> dict[str, Any]:
     if isinstance(scored, Missing):
         return {"values": {}, "missing": f"{scored.reason}: {scored.detail}".rstrip(": ")}
     values = {name: float(f"{value:.{_DIGITS}g}") for name, value in scored.items() if math.isfinite(value)}
-    undefined = [value.name for value in metric.values if value.name not in values]
-    return {"values": values, "missing": f"undefined: {', '.join(undefined)}" if undefined else ""}
+    lacking = [value for value in metric.values if value.name not in values]
+    reasons = [value.undefined or f"undefined: {value.name}" for value in lacking]
+    return {"values": values, "missing": "; ".join(dict.fromkeys(reasons))}
 
 
 _WHY_ABSENT = {
     "real": "no_reference: there is no real video of this speech",
     "speaker": "no_reference: the speaker's lips are not there to be seen",
-    "input": "no_reference: the real video is its own input",
     "points": "face_lost: no landmarks",
 }
+_WHY_REAL = "no_reference: a real video is its own reference"
 
 
 def _strip(clip: ScoredClip) -> bytes:

@@ -18,11 +18,13 @@ from latentsync.manifest import ManifestClip
 from latentsync.media.read import read_audio, read_frames
 from latentsync.recipe.sets import JudgingSyncNet
 from latentsync.scoring.lipsync import SyncJudge, distance_per_offset
+from latentsync.steps.read_video import at_25_fps
+from latentsync.steps.step import CLIP_FPS
 
 # Source: the paper: accuracy on HDTF of its SyncNet, and of the best one before it.
 PAPER_ACCURACY = (("LatentSync's SyncNet, HDTF", 0.94), ("the best before it, HDTF", 0.91))
 LEAST_WINDOWS = 2
-_LONGEST_FRAMES = 1500
+_LONGEST_S = 60.0
 _LEAST_WINDOWS_FOR_OFFSET = 4
 _ROC_POINTS = 200
 
@@ -135,9 +137,9 @@ def _measure(
     cosines: Cosines,
     max_shift_frames: int,
 ) -> None:
-    frames = [frame.rgb_u8 for frame in read_frames(clip.path, end_s=_LONGEST_FRAMES / 25)]
-    crops_u8 = np.stack(frames)
-    samples = read_audio(clip.path, end_s=len(crops_u8) / 25).samples
+    shown = at_25_fps(read_frames(clip.path, end_s=_LONGEST_S), max_gap_s=math.inf)
+    crops_u8 = np.stack([frame.rgb_u8 for frame in shown])
+    samples = read_audio(clip.path, end_s=len(crops_u8) / CLIP_FPS).samples
     if crops_u8.shape[1] != crops_u8.shape[2]:
         raise MediaError(f"its frames are {crops_u8.shape[2]}x{crops_u8.shape[1]}, no aligned crops")
     seen, heard = judge.embed_crops(crops_u8), judge.embed_speech(samples)

@@ -48,7 +48,7 @@ def _setting_lines(findings: Findings, setting: str) -> list[str]:
         if row.excluded:
             counts = ", ".join(f"{reason} {count}" for reason, count in row.excluded.items())
             lines.append(f"{row.method}: {row.clips - row.used} of {row.clips} clips excluded: {counts}")
-    return lines
+    return lines + [caveat for caveat in [findings.caveat(setting)] if caveat]
 
 
 def label(column: Column) -> str:

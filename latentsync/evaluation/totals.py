@@ -17,6 +17,7 @@ from latentsync.scoring.metric import ClipMetric, FeatureStatistics, Missing, Se
 from latentsync.scoring.statistics import bootstrap_interval
 
 LEVEL = 0.95
+NO_CLIP = "no clip was scored"
 _LEAST_CLIPS = 2
 _CENTRAL = 100 * (1 - LEVEL) / 2
 
@@ -120,7 +121,7 @@ def _clip_cells(metrics: Sequence[ClipMetric], used: Sequence[ClipScores]) -> di
                 cells[value.name] = _mean_cell(numbers, value.name)
             else:
                 reasons = [clip.missing[metric.name] for clip in used if metric.name in clip.missing]
-                cells[value.name] = Cell(missing=reasons[0] if reasons else "no clip was scored")
+                cells[value.name] = Cell(missing=reasons[0] if reasons else NO_CLIP)
     return cells
 
 
@@ -149,7 +150,7 @@ def _set_cell(
         if made.shape[1] <= intervals.widest:
             resamples.take(own, place)
     if sides.made is None or sides.real is None:
-        return Cell(missing="too_short: no clip has features" if clips else "no clip was scored")
+        return Cell(missing="too_short: no clip has features" if clips else NO_CLIP)
     answer = metric.compare(sides.made, sides.real)
     if isinstance(answer, Missing):
         return Cell(missing=f"{answer.reason}: {answer.detail}".rstrip(": "), clips=counted)

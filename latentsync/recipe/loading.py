@@ -173,7 +173,8 @@ def _explain(
     if fault["type"] == "missing":
         return RecipeError(f"{place}: is missing", hint=f"add it to the recipe, or --set {'.'.join(key)}=…")
     if fault["type"] == "value_error":
-        return RecipeError(f"{place}: {fault['ctx']['error']}", hint="change one of the two")
+        hint = f"change {'.'.join(key)}" if key and key[-1] in fields else "change one of the two"
+        return RecipeError(f"{place}: {fault['ctx']['error']}", hint=hint)
     expected = fault["msg"].removeprefix("Input should be ").replace("an object", "a table")
     default = fields[key[-1]].default if key and key[-1] in fields else None
     hint = (

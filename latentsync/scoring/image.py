@@ -161,7 +161,7 @@ class Flicker:
     name: str = "flicker"
     version: str = "1"
     values: tuple[Value, ...] = (
-        Value("flicker", "of 255", "lower"),
+        Value("flicker", "of 255", "lower", f"no_silence: silent steps < {LEAST_SILENT_STEPS}"),
         Value("flicker_kept", "of 255", "lower"),
     )
     needs: tuple[Need, ...] = ("input",)

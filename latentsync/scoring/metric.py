@@ -81,11 +81,15 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """One column of the table: its name, its unit ("" for none), and which way is better."""
+    """One column of the table: its name, its unit ("" for none), and which way is better.
+
+    undefined  why a clip may lack it though it has the metric's other numbers
+    """
 
     name: str
     unit: str
     better: Better
+    undefined: str = ""
 
 
 class ClipMetric(Protocol):

@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from latentsync.errors import WeightsError
 
 CATALOG = Path(__file__).with_name("catalog.toml")
+COMPACT = "compact"  # the model that is never fetched
 FORBIDDEN_IN_PATHS = frozenset('\\:*?"<>|\0')  # refused on every system, so that a catalogue works on each
 STRICT = ConfigDict(strict=True, extra="forbid")
 
@@ -98,6 +99,8 @@ def find_entry(name: str) -> WeightsEntry:
     entries = load_catalog()
     if name in entries:
         return entries[name]
+    if name == COMPACT:
+        raise WeightsError(f"'{name}' is inside the package, not in the catalogue", hint="use it as it is")
     near = difflib.get_close_matches(name, entries, n=1, cutoff=0.5)
     raise WeightsError(
         f"no weights called '{name}'",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from latentsync.weights.tensor_files import Content, name_keys
 
-PULL = "`latentsync models pull latentsync-1.5` gets a U-Net that does"
+PULL = "`latentsync models pull latentsync-1.5` gets a U-Net that fits"
 EVALUATION = (
     "it belongs to `latentsync evaluate`, which finds it in the cache after `latentsync models pull {}`"
 )

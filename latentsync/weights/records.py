@@ -48,16 +48,21 @@ def read_records() -> dict[str, Record]:
     """All records of this cache.
 
     Raises:
-        WeightsError: the file of records is damaged.
+        WeightsError: the file of records is damaged, or may not be read.
     """
     path = cache_folder() / KNOWN
     try:
         return TypeAdapter(dict[str, Record]).validate_json(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValidationError) as error:
+    except OSError as error:
         raise WeightsError(
-            f"'{path}' cannot be read", hint="delete it: hashes are then recorded afresh"
+            f"'{path}' cannot be read: {error.strerror}",
+            hint="make it readable, or set LATENTSYNC_CACHE to another folder",
+        ) from error
+    except ValidationError as error:
+        raise WeightsError(
+            f"'{path}' is damaged", hint="delete it: hashes are then recorded afresh"
         ) from error
 
 

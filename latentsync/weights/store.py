@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from latentsync.errors import WeightsError
 from latentsync.weights.cache import cache_folder, path_of
-from latentsync.weights.catalog import find_entry
+from latentsync.weights.catalog import COMPACT, find_entry
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from latentsync.models.vae import FaceVAE
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
-DEFAULT_MODEL = "compact"
+DEFAULT_MODEL = COMPACT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

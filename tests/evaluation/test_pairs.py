@@ -93,6 +93,7 @@ def test_a_list_of_pairs(tmp_path: Path) -> None:
         ("name,video,speech\n../a,a.mp4,a.mp4", "'../a' cannot be a file's name"),
         ("name,video,speech\na,a.mp4,a.mp4\na,b.mp4,b.mp4", "the name 'a' is there twice"),
         ("name,video,speech\n", "lists no pair"),
+        ("name,video,speech\na,a.mp4,one, two.wav", "line 2: more values than columns"),
     ],
 )
 def test_a_list_with_a_fault(tmp_path: Path, text: str, said: str) -> None:

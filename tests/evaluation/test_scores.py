@@ -17,7 +17,7 @@ from latentsync.evaluation.pairs import Pair
 from latentsync.evaluation.prepare import Faces
 from latentsync.evaluation.scores import REAL, Assignment, ClipScores, Made, Scorer
 from latentsync.evaluation.table import certainty, table_lines, write_csv
-from latentsync.evaluation.totals import Totals, total
+from latentsync.evaluation.totals import NO_CLIP, Cell, MethodRow, Totals, total
 from latentsync.recipe.sets import Intervals, PaperRow, Preparing
 from latentsync.scoring.metric import (
     ClipMetric,
@@ -106,7 +106,7 @@ def test_every_method_gets_a_row(
     scorer = scorer_of(tmp_path / "cache", faces, preparing, Brightness(), Difference())
     real, ours, theirs = scorer.score(assignment)
     assert (real.method, ours.method, theirs.method) == (REAL, "Ours", "Theirs")
-    assert real.missing == {"ssim": "no_reference: there is no real video of this speech"}
+    assert real.missing == {"ssim": "no_reference: a real video is its own reference"}
     assert set(ours.values) == {"brightness", "ssim"}
     assert (theirs.reason, theirs.detail) == ("missing", "no video of that name")
 
@@ -141,6 +141,32 @@ def test_the_content_counts_not_the_name(
     changed = write_clip("renamed.mp4", side=120, x=64)
     scorer_of(cache, faces, preparing, brightness).score(replace(assignment, made=(Made("New", changed),)))
     assert len(brightness.asked) == 3
+
+
+def test_other_landmarks_make_other_scores(
+    assignment: Assignment, tmp_path: Path, faces: Faces, preparing: Preparing
+) -> None:
+    brightness = Brightness()
+    for points_by in ("ours", "ours", "theirs"):
+        scorer_of(tmp_path, replace(faces, points_by=points_by), preparing, brightness).score(assignment)
+    assert len(brightness.asked) == 2 * 2
+
+
+@dataclass
+class Half(Brightness):
+    """Knows one of its two numbers."""
+
+    values: tuple[Value, ...] = (
+        Value("brightness", "", "higher"),
+        Value("other", "", "higher", undefined="no_silence: the clip has none"),
+    )
+
+
+def test_a_number_that_is_undefined_says_why(
+    assignment: Assignment, tmp_path: Path, faces: Faces, preparing: Preparing
+) -> None:
+    _, ours, _ = scorer_of(tmp_path / "cache", faces, preparing, Half()).score(assignment)
+    assert ours.missing == {"brightness": "no_silence: the clip has none"}
 
 
 def test_a_damaged_entry_is_measured_again(
@@ -245,6 +271,27 @@ def test_the_csv_has_a_reason_for_every_missing_score(findings: Findings, tmp_pa
     assert len(rows) == 3 * 3 * 2
     assert all(bool(row["value"]) != bool(row["reason"]) for row in rows)
     assert {row["reason"] for row in rows if row["method"] == "Theirs"} == {"", "missing: no file"}
+
+
+def test_other_clips_are_said_to_be_others(findings: Findings) -> None:
+    said = "methods were scored on different clips: their means do not compare"
+    assert said in table_lines(findings)
+    same = replace(findings, scores=tuple(one for one in findings.scores if one.method != "Theirs"))
+    assert said not in table_lines(same)
+
+
+def test_a_reason_is_that_of_clips_that_were_scored(findings: Findings) -> None:
+    cells = [Cell(missing="no_reference: none"), Cell(missing=NO_CLIP)]
+    rows = tuple(MethodRow("cross", str(place), 1, 1, {"ssim": cell}) for place, cell in enumerate(cells))
+    found = replace(findings, totals=replace(findings.totals, rows=rows), paper=())
+    assert "ssim" in found.absent("cross")["no_reference: none"]
+
+
+def test_sizes_are_counted_together(findings: Findings) -> None:
+    notes = [f"{side}x{side} px, the input 96x96: cut around its own face" for side in (64, 80)]
+    scores = tuple(ClipScores(clip=note, setting="cross", method="Ours", notes=(note,)) for note in notes)
+    told = replace(findings, scores=scores).notes()
+    assert told == {"Ours: another size than the input: cut around its own face": 2}
 
 
 def test_the_numbers_say_what_was_done(findings: Findings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -47,6 +48,16 @@ class Oracle:
         return functional.one_hot(torch.tensor(list(frames)) + 20, 200).float()
 
 
+class CountsFrames(Oracle):
+    """Remembers how many frames it was shown."""
+
+    seen: ClassVar[list[int]] = []
+
+    def embed_crops(self, crops_u8: NDArray[np.uint8]) -> Tensor:
+        self.seen.append(len(crops_u8))
+        return super().embed_crops(crops_u8)
+
+
 def clip_of(path: Path) -> ManifestClip:
     return ManifestClip(
         path=path,
@@ -80,6 +91,12 @@ def test_an_offset_is_found(write_clip: WriteClip) -> None:
     found = judge_clips(Oracle(late=3), [clip_of(write_clip("a.mp4"))], SETTINGS, ignore, seed=42)
     assert [abs(offset) for offset in found.offsets] == [3]
     assert found.within_one_frame == 0
+
+
+def test_other_frame_rates_are_matched_by_time(write_clip: WriteClip) -> None:
+    clip = clip_of(write_clip("a.mp4", fps=50))
+    found = judge_clips(CountsFrames(), [clip], SETTINGS, ignore, seed=42)
+    assert found.clips == 1 and CountsFrames.seen == [30]
 
 
 def test_what_a_clip_is_asked_does_not_depend_on_others() -> None:

@@ -50,6 +50,17 @@ def test_a_still_mouth_follows_nobody_and_nine_frames_tell_nothing() -> None:
     assert np.isnan(correlation(moving[:9], moving[:9]))
 
 
+def test_what_compression_leaves_of_a_still_mouth_follows_nobody(talking: Talking) -> None:
+    clip = talking()
+    assert clip.made_points is not None
+    wobbling = with_openings((0.1 + 0.01 * openings(clip.made_points)).tolist())
+    still = replace(clip, made_points=wobbling)
+    found = Aperture().score(still)
+    assert isinstance(found, dict)
+    assert (found["aperture_r"], found["aperture_best"]) == (0, 0)
+    assert isinstance(SilenceMotion().score(still), Missing)
+
+
 @pytest.mark.parametrize("late", [-3, 0, 2])
 def test_lag_is_positive_where_the_new_mouth_is_late(late: int) -> None:
     wanted = np.random.default_rng(0).normal(size=60)

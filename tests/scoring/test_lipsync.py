@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import statistics
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
@@ -22,6 +24,7 @@ from latentsync.models.judge import SyncNetV2
 from latentsync.models.syncnet import SyncNetConfig, TowerConfig, build_syncnet
 from latentsync.scoring.lipsync import (
     CompactJudge,
+    SyncJudge,
     V2Judge,
     choose_judge,
     distance_per_offset,
@@ -170,31 +173,62 @@ def test_choosing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_judge("auto").name == choose_judge("syncnet-v2").name == "syncnet-v2"
 
 
-@pytest.fixture(scope="module")
-def spoken(media: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Aligned crops and the speech of a real clip at 25 fps."""
-    path = media / "train" / "grid_s1" / "bbaf2n.mpg"
+REAL_CLIPS = ("grid_s1/bbaf2n.mpg", "assorted/voxceleb_01.mp4", "assorted/voxceleb_05.mp4")
+SPOKEN_FRAMES = 75
+Spoken = tuple[Tensor, NDArray[np.float32]]
+
+
+@pytest.fixture(scope="module", params=REAL_CLIPS)
+def spoken(request: pytest.FixtureRequest, media: Path, bundled: SyncJudge) -> Spoken:
+    """What the bundled judge sees in three seconds of a real clip at 25 fps, and the speech of six."""
+    path = media / "train" / request.param
     rows = track(
-        read_frames(path),
+        islice(read_frames(path), SPOKEN_FRAMES),
         choice=FaceChoice("largest"),
         resolution=128,
         detector=Detector(),
         landmarker=choose_landmarker(),
     )
     crops_u8 = np.stack([align(row.frame.rgb_u8, row.affine) for row in rows if row.affine])
-    return crops_u8, read_audio(path, rate_hz=16000).samples
+    return bundled.embed_crops(crops_u8), read_audio(path, rate_hz=16000, end_s=3.0).samples
 
 
-@pytest.mark.parametrize("delay_frames", [-4, 3])
+@pytest.fixture(scope="module")
+def bundled() -> SyncJudge:
+    return choose_judge("compact")
+
+
+def moved(samples: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
+    """Speech that comes so many frames later, or earlier, as long as it was."""
+    silence = np.zeros(abs(frames) * 640, np.float32)
+    if frames < 0:
+        return np.concatenate([samples[len(silence) :], silence])
+    return np.concatenate([silence, samples])[: len(samples)]
+
+
+@pytest.mark.parametrize("delay_frames", [-6, 3])
 def test_bundled_judge_finds_how_far_speech_was_moved(
-    spoken: tuple[NDArray[np.uint8], NDArray[np.float32]], delay_frames: int
+    spoken: Spoken, bundled: SyncJudge, delay_frames: int
 ) -> None:
-    crops_u8, samples = spoken
-    judge = choose_judge("compact")
-    straight = score_sync(judge, crops_u8, samples)
-    moved = score_sync(judge, crops_u8, np.roll(samples, delay_frames * 640))
-    assert abs(straight.offset_frames) <= 2
-    assert abs(moved.offset_frames - straight.offset_frames + delay_frames) <= 1
-    assert moved.judge == "syncnet-compact"
-    backwards = score_sync(judge, crops_u8[::-1].copy(), samples)
-    assert straight.confidence > backwards.confidence + 0.1
+    seen, samples = spoken
+    straight, late = (
+        distance_per_offset(bundled, seen, bundled.embed_speech(moved(samples, frames)), max_shift_frames=15)
+        for frames in (0, delay_frames)
+    )
+    offset, late_offset = (min(found, key=lambda each: found[each]) for found in (straight, late))
+    assert abs(offset) <= 2
+    assert abs(late_offset - offset + delay_frames) <= 1
+    # Where speech lies as it was delivered, it fits less.
+    assert late[offset] > straight[offset] + 0.1
+
+
+def test_bundled_judge_is_surest_of_its_own_speech(spoken: Spoken, bundled: SyncJudge) -> None:
+    seen, samples = spoken
+
+    def confidence(speech: NDArray[np.float32]) -> float:
+        found = distance_per_offset(bundled, seen, bundled.embed_speech(speech), max_shift_frames=15)
+        return statistics.median(found.values()) - min(found.values())
+
+    straight = confidence(samples)
+    assert straight > confidence(moved(samples, 20)) + 0.1  # no offset that is tried reaches so far
+    assert straight > confidence(samples[::-1].copy()) + 0.1

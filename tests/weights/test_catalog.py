@@ -92,6 +92,9 @@ def test_the_nearest_name_is_offered() -> None:
     with pytest.raises(WeightsError) as failure:
         find_entry("qqqqqq")
     assert "whisper-tiny" in (failure.value.hint or "")
+    with pytest.raises(WeightsError, match="'compact' is inside the package") as failure:
+        find_entry("compact")
+    assert failure.value.hint == "use it as it is"
 
 
 @pytest.mark.parametrize(

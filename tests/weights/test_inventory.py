@@ -183,6 +183,22 @@ def test_damaged_records_are_named(describe: Callable[..., None], tmp_path: Path
     describe("one", "one/a.pt")
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "known.json").write_text('{"one/a.pt": {"sha256": 3}}')
-    with pytest.raises(WeightsError, match=r"known\.json' cannot be read") as failure:
+    with pytest.raises(WeightsError, match=r"known\.json' is damaged") as failure:
         survey()
     assert "delete it" in (failure.value.hint or "")
+
+
+def test_records_that_may_not_be_read_are_not_called_damaged(
+    describe: Callable[..., None], tmp_path: Path
+) -> None:
+    describe("one", "one/a.pt")
+    (tmp_path / "cache" / "known.json").mkdir(parents=True)
+    with pytest.raises(WeightsError, match=r"known\.json' cannot be read: Is a directory") as failure:
+        survey()
+    assert "LATENTSYNC_CACHE" in (failure.value.hint or "")
+
+
+def test_a_file_for_a_cache_holds_nothing(describe: Callable[..., None], tmp_path: Path) -> None:
+    describe("one", "one/a.pt")
+    (tmp_path / "cache").touch()
+    assert [listed.is_present for listed in survey()] == [False]
