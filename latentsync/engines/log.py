@@ -79,7 +79,7 @@ class Log:
         Raises:
             OSError: the disk is full.
         """
-        line = json.dumps({"key": key, "at_s": round(time.time(), 3), **values}) + "\n"
+        line = json.dumps({"key": key, "at_s": round(time.time(), 6), **values}) + "\n"
         rest = line.encode("ascii")
         try:
             while rest:  # an unbuffered file may take a part only

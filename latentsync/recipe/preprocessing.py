@@ -82,7 +82,7 @@ class Synchrony(Table):
     adjust: Literal["after", "before", "none"] = "after"
     judge: Literal["auto", "syncnet-v2", "compact"] = "auto"
     min_confidence: Duration = 3
-    min_confidence_compact: Duration = 0.3
+    min_confidence_compact: Duration = 0.4
     max_offset_frames: Annotated[int, Field(ge=0, le=15)] = 6
     max_shift_frames: Annotated[int, Field(ge=1, le=31)] = 15
 

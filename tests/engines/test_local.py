@@ -130,7 +130,7 @@ def test_workers_end_with_their_parent(signum: signal.Signals, tmp_path: Path) -
     assert parent.stdout is not None and parent.stdout.readline() == "worked\n"
     worker = int((tmp_path / "pid").read_text())
     parent.send_signal(signum)
-    parent.wait(20)
+    parent.wait(60)
     end_s = time.monotonic() + 10
     while Path(f"/proc/{worker}").exists() and time.monotonic() < end_s:
         time.sleep(0.02)
