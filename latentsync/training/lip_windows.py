@@ -27,11 +27,11 @@ from latentsync.training.processed import (
     VIDEO_FPS,
     WHISPER_KIND,
     Features,
+    Sample,
     TooShort,
-    clip_of_sample,
-    random_of_sample,
+    draw_sample,
 )
-from latentsync.training.sync_pairs import MOST_REPLACEMENTS, ClipWindows, Sample, wrong_start
+from latentsync.training.sync_pairs import ClipWindows, wrong_start
 from latentsync.weights.tensor_files import read_metadata
 
 PACKAGED = "compact"
@@ -191,21 +191,8 @@ class LipSamples(Dataset[Sample]):
         return self.samples
 
     def __getitem__(self, number: int) -> Sample:
-        notes = []
-        for attempt in range(MOST_REPLACEMENTS):
-            place = clip_of_sample(number, clips=len(self.clips), seed=self.seed)
-            clip = self.clips[(place + attempt) % len(self.clips)]
-            random = random_of_sample(number, f"windows/{attempt}", seed=self.seed)
-            try:
-                sample = self._draw(clip, random)
-            except (MediaError, ValueError) as error:
-                notes.append(f"{clip.name} is left out from here on: {error}")
-                continue
-            return {**sample, "number": torch.tensor(number), "note": "\n".join(notes)}
-        raise MediaError(
-            f"{MOST_REPLACEMENTS} clips one after the other cannot be read; the last: {notes[-1]}",
-            hint="check that the data is still there and whole",
-        )
+        sample = draw_sample(number, self.clips, self._draw, stream="windows", seed=self.seed)
+        return {**sample, "number": torch.tensor(number)}
 
     def _draw(self, clip: ManifestClip, random: np.random.Generator) -> dict[str, Tensor]:
         """A window anywhere in the clip, and a reference anywhere else.

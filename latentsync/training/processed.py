@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -29,8 +29,11 @@ from latentsync.weights.store import BUNDLED
 
 VIDEO_FPS = 25
 MEL_KIND = "mel.safetensors"
+MOST_REPLACEMENTS = 8  # clips that fail one after the other before the run gives up
 WHISPER_KIND = "whisper.safetensors"
 HEARD_BY = {"whisper": "compact"}
+
+Sample = dict[str, Tensor | str]
 SHORTER_PAIRS = "network.frames or negatives.min_distance_frames"
 RUN_PREPROCESS = "make the clips first with `latentsync preprocess RAW OUT`, then give OUT with --data"
 
@@ -246,6 +249,42 @@ def clip_of_sample(number: int, *, clips: int, seed: int) -> int:
     """
     epoch, place = divmod(number, clips)
     return int(_order(clips, epoch, seed)[place])
+
+
+def draw_sample(
+    number: int,
+    clips: Sequence[ManifestClip],
+    draw: Callable[[ManifestClip, np.random.Generator], Mapping[str, Tensor | str]],
+    *,
+    stream: str,
+    seed: int,
+) -> Sample:
+    """Sample `number` of the run: what `draw` makes of its clip, or of the next one where that is of no use.
+
+    Args:
+        draw: raises MediaError or ValueError for a clip that cannot be used.
+        stream: name of the random stream, which begins anew with every clip that is tried.
+
+    Returns:
+        What `draw` gave, and under "note" which clips were replaced.
+
+    Raises:
+        MediaError: so many clips one after the other cannot be read.
+    """
+    notes = []
+    place = clip_of_sample(number, clips=len(clips), seed=seed)
+    for attempt in range(MOST_REPLACEMENTS):
+        clip = clips[(place + attempt) % len(clips)]
+        try:
+            sample = draw(clip, random_of_sample(number, f"{stream}/{attempt}", seed=seed))
+        except (MediaError, ValueError) as error:
+            notes.append(f"{clip.name} is left out from here on: {error}")
+            continue
+        return {**sample, "note": "\n".join(notes)}
+    raise MediaError(
+        f"{MOST_REPLACEMENTS} clips one after the other cannot be read; the last: {notes[-1]}",
+        hint="check that the data is still there and whole",
+    )
 
 
 @lru_cache(maxsize=2)

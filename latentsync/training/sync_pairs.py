@@ -12,16 +12,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from latentsync.audio.mel import mel_window
-from latentsync.errors import MediaError
 from latentsync.manifest import ManifestClip
 from latentsync.recipe.training import NegativesTable, PictureAugmentation, SpeechAugmentation, SyncNetRecipe
 from latentsync.training.augment import change_pictures, change_speech
 from latentsync.training.pictures import Region, read_pictures
-from latentsync.training.processed import Features, TooShort, Windows, clip_of_sample, random_of_sample
-
-MOST_REPLACEMENTS = 8  # clips that fail one after the other before the run gives up
-
-Sample = dict[str, Tensor | str]
+from latentsync.training.processed import Features, Sample, TooShort, Windows, draw_sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,21 +102,7 @@ class SyncSamples(Dataset[Sample]):
         return self.samples
 
     def __getitem__(self, number: int) -> Sample:
-        notes = []
-        for attempt in range(MOST_REPLACEMENTS):
-            place = clip_of_sample(number, clips=len(self.clips), seed=self.seed)
-            clip = self.clips[(place + attempt) % len(self.clips)]
-            random = random_of_sample(number, f"pairs/{attempt}", seed=self.seed)
-            try:
-                sample = self._draw(clip, random)
-            except (MediaError, ValueError) as error:
-                notes.append(f"{clip.name} is left out from here on: {error}")
-                continue
-            return {**sample, "note": "\n".join(notes)}
-        raise MediaError(
-            f"{MOST_REPLACEMENTS} clips one after the other cannot be read; the last: {notes[-1]}",
-            hint="check that the data is still there and whole",
-        )
+        return draw_sample(number, self.clips, self._draw, stream="pairs", seed=self.seed)
 
     def _draw(self, clip: ManifestClip, random: np.random.Generator) -> Sample:
         starts = self.source.starts_in(clip)

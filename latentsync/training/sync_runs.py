@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from latentsync.axes import expect_axes
-from latentsync.errors import MediaError
 from latentsync.manifest import ManifestClip
 from latentsync.models.framewise import FramewiseConfig, cut_region
 from latentsync.recipe.training import SpeechAugmentation, SyncNetRecipe
@@ -20,8 +19,7 @@ from latentsync.training.augment import change_pictures
 from latentsync.training.batches import Batch
 from latentsync.training.losses import matrix_losses
 from latentsync.training.pictures import read_pictures
-from latentsync.training.processed import Features, TooShort, clip_of_sample, random_of_sample
-from latentsync.training.sync_pairs import MOST_REPLACEMENTS, Sample
+from latentsync.training.processed import Features, Sample, TooShort, draw_sample
 
 STEPS_PER_FRAME = 2  # Whisper gives 50 steps a second, a clip has 25 frames
 
@@ -93,26 +91,14 @@ class RunSamples(Dataset[Sample]):
         return self.recipe.run.samples
 
     def __getitem__(self, number: int) -> Sample:
-        notes = []
-        seed, frames = self.recipe.seed, self.source.run_frames
-        for attempt in range(MOST_REPLACEMENTS):
-            place = clip_of_sample(number, clips=len(self.clips), seed=seed)
-            clip = self.clips[(place + attempt) % len(self.clips)]
-            random = random_of_sample(number, f"runs/{attempt}", seed=seed)
-            try:
-                start = int(random.integers(self.source.starts_in(clip)))
-                pictures = change_pictures(
-                    self.source.frames_at(clip, start, frames), self.recipe.pictures, random
-                )
-                states = change_steps(self.source.steps_at(clip, start, frames), self.recipe.speech, random)
-            except (MediaError, ValueError) as error:
-                notes.append(f"{clip.name} is left out from here on: {error}")
-                continue
-            return {"frames_u8": torch.from_numpy(pictures), "states": states, "note": "\n".join(notes)}
-        raise MediaError(
-            f"{MOST_REPLACEMENTS} clips one after the other cannot be read; the last: {notes[-1]}",
-            hint="check that the data is still there and whole",
-        )
+        return draw_sample(number, self.clips, self._draw, stream="runs", seed=self.recipe.seed)
+
+    def _draw(self, clip: ManifestClip, random: np.random.Generator) -> Sample:
+        source, frames = self.source, self.source.run_frames
+        start = int(random.integers(source.starts_in(clip)))
+        pictures = change_pictures(source.frames_at(clip, start, frames), self.recipe.pictures, random)
+        states = change_steps(source.steps_at(clip, start, frames), self.recipe.speech, random)
+        return {"frames_u8": torch.from_numpy(pictures), "states": states}
 
 
 def change_steps(states: Tensor, how: SpeechAugmentation, random: np.random.Generator) -> Tensor:
