@@ -30,6 +30,7 @@ from latentsync.media.probe import VideoInfo, require_audio, require_video
 from latentsync.media.read import read_audio, read_frames
 from latentsync.media.write import Encoding, VideoWriter
 from latentsync.pipeline.generate import Sampling, SpokenFrame, cut_crops, speak
+from latentsync.pipeline.quality import choose_sampling, describe_sampling
 from latentsync.pipeline.stages import Background
 from latentsync.pipeline.timeline import Duration, frame_count, play
 from latentsync.recipe.loading import dump_recipe
@@ -72,7 +73,7 @@ class SyncJob:
 
 @dataclass(frozen=True, slots=True)
 class SyncResult:
-    """What was made.
+    """What was made, and how the latents were denoised.
 
     untouched  spans in seconds of the output where there was no face, so that the source shows
     bridged    frames whose face was interpolated between its neighbours
@@ -81,6 +82,9 @@ class SyncResult:
     output: Path | None
     model: str
     device: str
+    quality: str
+    steps: int
+    guidance: float
     frames: int
     frames_with_face: int
     bridged: int
@@ -94,6 +98,9 @@ class SyncResult:
             "output": None if self.output is None else str(self.output),
             "model": self.model,
             "device": self.device,
+            "quality": self.quality,
+            "steps": self.steps,
+            "guidance": self.guidance,
             "frames": self.frames,
             "frames_with_face": self.frames_with_face,
             "bridged_frames": self.bridged,
@@ -136,6 +143,7 @@ class _Setup:
     recipe: SyncRecipe
     info: VideoInfo
     spec: ModelSpec
+    sampling: Sampling
     device: torch.device
     dtype: torch.dtype
     speech_s: float
@@ -146,20 +154,6 @@ class _Setup:
     @property
     def frames(self) -> int:
         return frame_count(self.duration_s, float(self.info.fps))
-
-    @property
-    def sampling(self) -> Sampling:
-        """The recipe's sampling, and the model's own where the recipe leaves it open."""
-        chosen, is_exact = self.recipe.sampling, self.recipe.sampling.mode == "exact"
-        overlap = self.spec.overlap_frames if chosen.overlap_frames is None else chosen.overlap_frames
-        return Sampling(
-            steps=chosen.steps or self.spec.steps,
-            guidance=self.spec.guidance if chosen.guidance is None else chosen.guidance,
-            window_frames=chosen.window_frames,
-            overlap_frames=0 if is_exact else min(overlap, chosen.window_frames // 2),
-            is_exact=is_exact,
-            seed=self.recipe.seed,
-        )
 
 
 def run(job: SyncJob, recipe: SyncRecipe, report: Report, *, model: LipModel | None = None) -> SyncResult:
@@ -193,6 +187,9 @@ def run(job: SyncJob, recipe: SyncRecipe, report: Report, *, model: LipModel | N
         output=None if job.dry_run else job.output,
         model=setup.spec.name,
         device=setup.device.type,
+        quality=recipe.sampling.quality,
+        steps=setup.sampling.steps,
+        guidance=setup.sampling.guidance,
         frames=frames,
         frames_with_face=tally.with_face,
         bridged=tally.bridged,
@@ -212,7 +209,8 @@ def _prepare(job: SyncJob, recipe: SyncRecipe, model: LipModel | None) -> _Setup
     dtype = model.dtype if model else choose_dtype(job.dtype, device)
     duration_s = _duration_s(job, info, speech_s)
     finders = Detector(), choose_landmarker()
-    return _Setup(job, recipe, info, spec, device, dtype, speech_s, duration_s, *finders)
+    sampling = choose_sampling(recipe, spec)
+    return _Setup(job, recipe, info, spec, sampling, device, dtype, speech_s, duration_s, *finders)
 
 
 def _check(job: SyncJob) -> tuple[VideoInfo, float]:
@@ -283,13 +281,13 @@ def _find_first_face(setup: _Setup, report: Report) -> None:
 
 
 def _plan_lines(setup: _Setup) -> tuple[str, ...]:
-    job, info, steps = setup.job, setup.info, setup.sampling.steps
+    job, info = setup.job, setup.info
     source = "still picture" if info.is_picture else f"{float(info.fps):.6g} fps, {info.duration_s:.2f} s"
     number_format = str(setup.dtype).split(".")[-1]
-    steps_text = f"{steps} step{'s' if steps > 1 else ''} at {setup.spec.resolution} px"
     return (
         f"model   {setup.spec.name}: {setup.spec.note}",
-        f"device  {setup.device.type} {number_format}, {steps_text}",
+        f"device  {setup.device.type} {number_format}, {setup.spec.resolution} px",
+        f"quality {describe_sampling(setup.recipe, setup.sampling)}",
         f"video   {job.video} ({info.width}x{info.height}, {source})",
         f"speech  {job.speech} ({setup.speech_s:.2f} s)",
         f"output  {job.output} ({setup.frames} frames, {setup.duration_s:.2f} s)",

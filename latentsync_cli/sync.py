@@ -38,6 +38,14 @@ class Duration(StrEnum):
     hold = "hold"
 
 
+class Quality(StrEnum):
+    """How much work is spent on the mouth."""
+
+    draft = "draft"
+    standard = "standard"
+    best = "best"
+
+
 VideoArgument = Annotated[
     Path, typer.Argument(metavar="VIDEO", help="A video of a talking person, or a picture.")
 ]
@@ -58,9 +66,13 @@ DurationOption = Annotated[
     Duration,
     typer.Option(help="speech: as long as the speech, turning a shorter video round; video: as the video."),
 ]
-StepsOption = Annotated[int | None, typer.Option(help="Denoising steps.", show_default="the model's own")]
+QualityOption = Annotated[
+    Quality | None,
+    typer.Option(help="Sets --steps and --guidance for the model in use.", show_default="standard"),
+]
+StepsOption = Annotated[int | None, typer.Option(help="Denoising steps.", show_default="by --quality")]
 GuidanceOption = Annotated[
-    float | None, typer.Option(help="Stress on the speech; 1 is off.", show_default="the model's own")
+    float | None, typer.Option(help="Stress on the speech; 1 is off.", show_default="by --quality")
 ]
 SeedOption = Annotated[int | None, typer.Option(help="Same seed, same video.", show_default="1247")]
 CodecOption = Annotated[
@@ -85,6 +97,7 @@ def sync(
     start: StartOption = 0.0,
     end: EndOption = None,
     duration: DurationOption = Duration.speech,
+    quality: QualityOption = None,
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
     seed: SeedOption = None,
@@ -124,6 +137,7 @@ def sync(
         dry_run=dry_run,
     )
     flags: dict[str, float | str | None] = {
+        "sampling.quality": quality and quality.value,
         "sampling.steps": steps,
         "sampling.guidance": guidance,
         "seed": seed,

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Count = Annotated[int, Field(ge=1)]
 Duration = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Steps = Annotated[int, Field(ge=1, le=1000)]
+Guidance = Annotated[float, Field(ge=0, le=20, allow_inf_nan=False)]
 
 
 class Table(BaseModel):
@@ -27,10 +29,14 @@ class Recipe(Table):
 
 
 class Sampling(Table):
-    """How latents are denoised. `None` leaves a value to the model's own default."""
+    """How latents are denoised. `None` leaves a value to the quality, and then to the model.
 
-    steps: Annotated[int, Field(ge=1, le=1000)] | None = None
-    guidance: Annotated[float, Field(ge=0, le=20, allow_inf_nan=False)] | None = None
+    quality  what steps and guidance are where they are not set here: see `Qualities`
+    """
+
+    quality: Literal["draft", "standard", "best"] = "standard"
+    steps: Steps | None = None
+    guidance: Guidance | None = None
     mode: Literal["blended", "exact"] = "blended"
     window_frames: Count = 16
     overlap_frames: Annotated[int, Field(ge=0)] | None = None
@@ -43,6 +49,34 @@ class Sampling(Table):
                 f"overlap_frames = {self.overlap_frames} is over half of window_frames = {self.window_frames}"
             )
         return self
+
+
+class Effort(Table):
+    """What a quality sets. `None` leaves a value to the model."""
+
+    steps: Steps | None = None
+    guidance: Guidance | None = None
+
+
+class FewSteps(Table):
+    """For models that give the clean latents at once, as compact does."""
+
+    draft: Effort = Effort(guidance=1.0)
+    best: Effort = Effort(steps=2)
+
+
+class ManySteps(Table):
+    """For models that predict noise, as the released ones do."""
+
+    draft: Effort = Effort(steps=10)
+    best: Effort = Effort(steps=40)
+
+
+class Qualities(Table):
+    """What "draft" and "best" stand for, by kind of model; "standard" is what the model itself states."""
+
+    few_steps: FewSteps = FewSteps()
+    many_steps: ManySteps = ManySteps()
 
 
 class Listening(Table):
@@ -80,6 +114,7 @@ class SyncRecipe(Recipe):
     """`latentsync sync`."""
 
     sampling: Sampling = Sampling()
+    quality: Qualities = Qualities()
     audio: Listening = Listening()
     faces: Following = Following()
     paste: Pasting = Pasting()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -12,12 +13,25 @@ from latentsync import sync as core
 from latentsync.events import Report
 from latentsync.faces.choice import FaceChoice
 from latentsync.pipeline.timeline import DURATIONS
-from latentsync.recipe.schema import SyncRecipe
+from latentsync.recipe.schema import Sampling, SyncRecipe
 from latentsync.sync import SyncJob, SyncResult
 from latentsync_cli import app as cli
-from latentsync_cli.sync import Duration
+from latentsync_cli.sync import Duration, Quality
 
-RESULT = SyncResult(Path("a_synced.mp4"), "compact", "cpu", 5, 4, 1, ((0.0, 0.04),), 0.2, 1.5)
+RESULT = SyncResult(
+    output=Path("a_synced.mp4"),
+    model="compact",
+    device="cpu",
+    quality="best",
+    steps=2,
+    guidance=1.5,
+    frames=5,
+    frames_with_face=4,
+    bridged=1,
+    untouched=((0.0, 0.04),),
+    duration_s=0.2,
+    took_s=1.5,
+)
 
 
 class Calls:
@@ -90,17 +104,35 @@ def test_flags_win_over_settings_and_the_recipe(
     calls: Calls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     recipe = tmp_path / "mine.toml"
-    recipe.write_text("seed = 1\n[sampling]\nsteps = 2\nguidance = 3.0\n[encoding]\ncrf = 30\n")
+    recipe.write_text(
+        "seed = 1\n[sampling]\nquality = 'draft'\nsteps = 2\nguidance = 3.0\n[encoding]\ncrf = 30\n"
+    )
     settings = ("--set", "sampling.steps=5", "--set", "paste.region=crop")
-    flags = ("--steps", "7", "--codec", "lossless", "--seed", "9")
+    flags = ("--quality", "best", "--steps", "7", "--codec", "lossless", "--seed", "9")
     give(monkeypatch, "a.mp4", "b.wav", "--recipe", str(recipe), *settings, *flags)
     (chosen,) = calls.recipes
-    assert (chosen.seed, chosen.sampling.steps, chosen.sampling.guidance) == (9, 7, 3.0)
+    assert chosen.sampling == Sampling(quality="best", steps=7, guidance=3.0)
+    assert chosen.seed == 9
     assert (chosen.encoding.crf, chosen.encoding.codec, chosen.paste.region) == (30, "lossless", "crop")
 
 
 def test_every_duration_has_a_flag() -> None:
     assert tuple(duration.value for duration in Duration) == DURATIONS
+
+
+def test_every_quality_has_a_flag() -> None:
+    assert tuple(quality.value for quality in Quality) == get_args(
+        Sampling.model_fields["quality"].annotation
+    )
+
+
+def test_an_unknown_quality_names_the_choices(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert give(monkeypatch, "a.mp4", "b.wav", "--quality", "ultra") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert all(word in error for word in ("--quality", "'ultra'", "'draft'", "'standard'", "'best'"))
+    assert calls.jobs == []
 
 
 def test_the_model_may_come_from_the_environment(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,6 +150,9 @@ def test_json_is_all_there_is_on_stdout(
         "output": "a_synced.mp4",
         "model": "compact",
         "device": "cpu",
+        "quality": "best",
+        "steps": 2,
+        "guidance": 1.5,
         "frames": 5,
         "frames_with_face": 4,
         "bridged_frames": 1,
@@ -133,6 +168,7 @@ def test_json_is_all_there_is_on_stdout(
         (["--face", "nose"], 2, "--face 'nose'"),
         (["--set", "paste.fade=1"], 3, "paste.fade"),
         (["--codec", "vp9"], 3, "encoding.codec"),
+        (["--set", "sampling.quality=ultra"], 3, "expected 'draft', 'standard' or 'best'"),
         (["--recipe", "nosuch"], 3, "'nosuch'"),
     ],
 )

@@ -85,7 +85,13 @@ def test_the_result_is_as_long_as_the_speech_and_like_the_video(
 
 def test_the_run_says_what_it_will_do(plain_run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     shown = plain_run[1].stderr
-    for words in ("model ", "device ", "portrait.mp4 (480x480, 25 fps, 4.00 s)", "(25 frames, 1.00 s)"):
+    for words in (
+        "model ",
+        "device ",
+        "quality standard: 1 step, guidance 1.5",
+        "portrait.mp4 (480x480, 25 fps, 4.00 s)",
+        "(25 frames, 1.00 s)",
+    ):
         assert words in shown
     assert "25 frames in " in shown.splitlines()[-1]
     assert "Warning" not in shown
