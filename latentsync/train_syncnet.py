@@ -6,32 +6,35 @@ import os
 import shutil
 import time
 from collections import deque
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
-from accelerate import Accelerator
 
-from latentsync.errors import LatentSyncError
 from latentsync.events import Plan, Report, ignore
 from latentsync.models.vae import FaceVAE
 from latentsync.recipe.training import SyncNetNetwork, SyncNetRecipe
-from latentsync.runtime import DeviceName, choose_device
+from latentsync.runtime import choose_device
 from latentsync.training.beginning import (
     Places,
-    UsableClips,
     announce,
     count_readers,
     keep_usable,
     write_beginning,
 )
 from latentsync.training.estimate import Estimate, estimate, say_bytes, say_duration
-from latentsync.training.loop import Ending, Reason, Score, TrainingRun, train
-from latentsync.training.pictures import DecodedCache
+from latentsync.training.job import (
+    TrainingJob,
+    TrainingResult,
+    count_clips,
+    need_best,
+    planned_result,
+    result_of,
+)
+from latentsync.training.loop import Score, TrainingRun, train
 from latentsync.training.processed import Features, find_clips, fingerprint, refuse_nothing_left
 from latentsync.training.processes import make_accelerator
-from latentsync.training.saving import AVERAGE, find_best, find_last
+from latentsync.training.saving import AVERAGE
 from latentsync.training.syncnet_check import make_validate
 from latentsync.training.syncnet_kinds import Place, choose_kind
 from latentsync.training.syncnet_step import Pairs, SyncNetInTraining
@@ -41,54 +44,7 @@ WEIGHTS_NAME = "syncnet.safetensors"
 REMEMBERED_PAIRS = 2000  # for the picture of predicted probabilities
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainSyncNetJob:
-    """Where a training happens.
-
-    data           an out folder of `preprocess`, its manifest, or a folder of processed clips
-    output         takes checkpoints, log and pictures; a run in it is continued
-    workers        processes that read data; None takes one for each core but one
-    decoded_cache  whether clips are decoded once, beforehand; "auto" does when all of them fit 8 GB
-    stop_after_s   save and stop after so many seconds of training
-    """
-
-    data: Path = Path("data")
-    output: Path = Path("runs/syncnet")
-    device: DeviceName = "auto"
-    workers: int | None = None
-    decoded_cache: DecodedCache = "auto"
-    stop_after_s: float | None = None
-    dry_run: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainSyncNetResult:
-    """What came of it.
-
-    weights   the averaged network of the best checkpoint; None after a dry run
-    reason    "finished", or why it stopped before: "signal", "time"; "planned" after a dry run
-    measures  the last validation
-    """
-
-    output: Path
-    weights: Path | None
-    checkpoint: Path | None
-    reason: Reason | str
-    samples: int
-    steps: int
-    clips: int
-    dropped: int
-    took_s: float
-    measures: dict[str, float] = field(default_factory=dict)
-    plan: dict[str, Any] = field(default_factory=dict)
-    is_main: bool = True
-
-    def as_dict(self) -> dict[str, object]:
-        """The result for JSON."""
-        return asdict(self)
-
-
-def run(job: TrainSyncNetJob, recipe: SyncNetRecipe, report: Report) -> TrainSyncNetResult:
+def run(job: TrainingJob, recipe: SyncNetRecipe, report: Report) -> TrainingResult:
     """Train as `recipe` says, from the last checkpoint in the output if there is one.
 
     Raises:
@@ -143,7 +99,9 @@ def run(job: TrainSyncNetJob, recipe: SyncNetRecipe, report: Report) -> TrainSyn
         accelerator,
         report,
     )
-    return _finish(job, clips, ending, accelerator, took_s=time.monotonic() - started)
+    is_main, took_s = accelerator.is_main_process, time.monotonic() - started
+    weights = _give_away(job, is_main=is_main)
+    return result_of(job, clips, ending, weights=weights, took_s=took_s, is_main=is_main)
 
 
 def _load_vae(network: SyncNetNetwork, device: torch.device) -> FaceVAE | None:
@@ -155,37 +113,17 @@ def _load_vae(network: SyncNetNetwork, device: torch.device) -> FaceVAE | None:
     return vae_from_released(need(network.vae), device=device).requires_grad_(False)
 
 
-def _finish(
-    job: TrainSyncNetJob, clips: UsableClips, ending: Ending, accelerator: Accelerator, *, took_s: float
-) -> TrainSyncNetResult:
+def _give_away(job: TrainingJob, *, is_main: bool) -> Path:
     """Put the best averaged network where a user looks for it."""
-    checkpoints = job.output / "checkpoints"
-    best, weights = find_best(checkpoints), job.output / WEIGHTS_NAME
-    if best is None:
-        raise LatentSyncError(f"'{checkpoints}': there is no checkpoint", hint="run the same command again")
-    if accelerator.is_main_process:
+    best, weights = need_best(job), job.output / WEIGHTS_NAME
+    if is_main:
         part = weights.with_name(f"{weights.name}.part")
         shutil.copyfile(best / AVERAGE, part)
         os.replace(part, weights)
-    validations = [row["validation"] for row in ending.rows if "validation" in row]
-    return TrainSyncNetResult(
-        output=job.output,
-        weights=weights,
-        checkpoint=find_last(checkpoints),
-        reason=ending.reason,
-        samples=ending.position.samples,
-        steps=ending.position.steps,
-        clips=len(clips.training),
-        dropped=len(clips.dropped),
-        took_s=took_s,
-        measures=validations[-1] if validations else {},
-        is_main=accelerator.is_main_process,
-    )
+    return weights
 
 
-def _plan(
-    job: TrainSyncNetJob, recipe: SyncNetRecipe, device: torch.device, report: Report
-) -> TrainSyncNetResult:
+def _plan(job: TrainingJob, recipe: SyncNetRecipe, device: torch.device, report: Report) -> TrainingResult:
     """What a run would need; the data is only counted."""
     place = Place([], Features(job.output), "no")
     kind = choose_kind(recipe, place, None, deque())
@@ -198,13 +136,11 @@ def _plan(
 
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     needed = estimate(build, kind.inputs, recipe.run, device=device, processes=processes)
-    has_data = job.data.exists()
-    training, validation = find_clips(job.data, held_out=recipe.held_out) if has_data else ([], [])
-    counted = f"{len(training)} clips to train on, {len(validation)} to validate on"
+    clips, counted = count_clips(job, held_out=recipe.held_out)
     report(
         Plan(
             (
-                f"data: {job.data}: {counted if has_data else 'not there yet'}",
+                counted,
                 f"parameters: {needed.parameters / 1e6:.2f} million",
                 f"memory: about {say_bytes(needed.memory_bytes)} on each {device.type} device:"
                 f" {say_bytes(needed.state_bytes)} for weights, gradients, optimizer and average,"
@@ -214,18 +150,8 @@ def _plan(
             )
         )
     )
-    return TrainSyncNetResult(
-        output=job.output,
-        weights=None,
-        checkpoint=find_last(job.output / "checkpoints"),
-        reason="planned",
-        samples=0,
-        steps=0,
-        clips=len(training),
-        dropped=0,
-        took_s=0.0,
-        plan={"recipe": recipe.model_dump(mode="json"), **_numbers(needed)},
-    )
+    plan = {"recipe": recipe.model_dump(mode="json"), **_numbers(needed)}
+    return planned_result(job, plan, clips=clips)
 
 
 def _numbers(needed: Estimate) -> dict[str, float]:

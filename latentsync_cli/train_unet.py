@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -17,18 +17,14 @@ from latentsync_cli.options import (
     RecipeOption,
     SetOption,
 )
-from latentsync_cli.train_syncnet import (
-    INTERRUPTED,
+from latentsync_cli.training import (
     DataOption,
     DecodedCache,
     DecodedOption,
     StopOption,
     WorkersOption,
+    end_training,
 )
-
-if TYPE_CHECKING:
-    from latentsync.recipe.unet_training import UNetTrainingRecipe
-    from latentsync.train_unet import TrainUNetResult
 
 OutputOption = Annotated[
     Path | None,
@@ -69,11 +65,12 @@ def train_unet(
 
     from latentsync.recipe.loading import load_recipe
     from latentsync.recipe.unet_training import UNetTrainingRecipe
-    from latentsync.train_unet import TrainUNetJob, run
+    from latentsync.train_unet import run
+    from latentsync.training.job import TrainingJob
 
     changes = [*(settings or []), *([] if start is None else [f"weights.start={json.dumps(start)}"])]
     chosen = load_recipe(recipe, UNetTrainingRecipe, overrides=changes)
-    job = TrainUNetJob(
+    job = TrainingJob(
         data=data,
         output=Path("runs") / name_of_run(recipe) if output is None else output,
         device=device.value,
@@ -83,10 +80,7 @@ def train_unet(
         dry_run=dry_run,
     )
     result = run(job, chosen, console.make_report(quiet))
-    if result.is_main:
-        _show(result, chosen, as_json=as_json, quiet=quiet)
-    if result.reason == "signal":
-        raise SystemExit(INTERRUPTED)
+    end_training(result, chosen, as_json=as_json, quiet=quiet)
 
 
 def name_of_run(recipe: str) -> str:
@@ -99,18 +93,3 @@ def name_of_run(recipe: str) -> str:
     if path.is_absolute() or path.parts[0] in (".", "..", "recipes"):
         return path.stem
     return "-".join(path.with_suffix("" if path.suffix == ".toml" else path.suffix).parts)
-
-
-def _show(result: TrainUNetResult, recipe: UNetTrainingRecipe, *, as_json: bool, quiet: bool) -> None:
-    if as_json:
-        console.show_json(result.as_dict())
-    elif result.weights is None:
-        from latentsync.recipe.loading import dump_recipe
-
-        console.end_bars()
-        print(dump_recipe(recipe), end="")
-    else:
-        if not quiet:
-            stopped = "" if result.reason == "finished" else "; stopped early, the same command continues"
-            console.say(f"{result.samples} samples in {result.took_s:.0f} s{stopped}; the network:")
-        console.wrote(result.weights)

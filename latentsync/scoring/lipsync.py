@@ -80,15 +80,14 @@ class FramewiseJudge:
 
     @torch.inference_mode()
     def embed_crops(self, crops_u8: NDArray[np.uint8]) -> Tensor:
-        expect_axes(crops_u8, "f h w c", c=3)
         config = self.syncnet.config
 
-        def embed(windows: range) -> Tensor:
-            crops = torch.from_numpy(crops_u8[windows.start : windows.stop + config.frames - 1])
-            region = cut_region(crops.to(self.device).movedim(-1, 1), config) / 127.5 - 1  # f c h w
+        def embed(crops_u8: NDArray[np.uint8]) -> Tensor:
+            images = torch.from_numpy(crops_u8).to(self.device).movedim(-1, 1)
+            region = cut_region(images, config) / 127.5 - 1  # f c h w
             return self.syncnet.embed_frames(region.transpose(0, 1)[None])[0]
 
-        return _in_batches(len(crops_u8) - config.frames + 1, embed)
+        return _slide(crops_u8, config.frames, embed)
 
     @torch.inference_mode()
     def embed_speech(self, samples: NDArray[np.float32]) -> Tensor:
@@ -112,17 +111,15 @@ class CompactJudge:
 
     @torch.inference_mode()
     def embed_crops(self, crops_u8: NDArray[np.uint8]) -> Tensor:
-        expect_axes(crops_u8, "f h w c", c=3)
         config = self.syncnet.config
 
-        def embed(windows: range) -> Tensor:
-            crops = crops_u8[windows.start : windows.stop + config.frames - 1]
-            images = torch.from_numpy(_resized(crops, config.resolution)).to(self.device)
+        def embed(crops_u8: NDArray[np.uint8]) -> Tensor:
+            images = torch.from_numpy(_resized(crops_u8, config.resolution)).to(self.device)
             images = images.movedim(-1, 1).float() / 127.5 - 1  # f c h w
             video_pm1 = images.unfold(0, config.frames, 1).movedim(-1, 2)  # b c f h w
             return self.syncnet.embed_frames(stack_frames(video_pm1, config))
 
-        return _in_batches(len(crops_u8) - config.frames + 1, embed)
+        return _slide(crops_u8, config.frames, embed)
 
     @torch.inference_mode()
     def embed_speech(self, samples: NDArray[np.float32]) -> Tensor:
@@ -153,15 +150,12 @@ class V2Judge:
 
     @torch.inference_mode()
     def embed_crops(self, crops_u8: NDArray[np.uint8]) -> Tensor:
-        expect_axes(crops_u8, "f h w c", c=3)
-
-        def embed(windows: range) -> Tensor:
-            crops = crops_u8[windows.start : windows.stop + CLIP_FRAMES - 1]
-            images = torch.from_numpy(np.stack([v2_picture(crop) for crop in crops])).to(self.device)
+        def embed(crops_u8: NDArray[np.uint8]) -> Tensor:
+            images = torch.from_numpy(np.stack([v2_picture(crop) for crop in crops_u8])).to(self.device)
             clips = images.movedim(-1, 1).float().unfold(0, CLIP_FRAMES, 1).movedim(-1, 2)  # b c f h w
             return self.network.embed_clips(clips)
 
-        return _in_batches(len(crops_u8) - CLIP_FRAMES, embed)
+        return _slide(crops_u8[:-1], CLIP_FRAMES, embed)
 
     @torch.inference_mode()
     def embed_speech(self, samples: NDArray[np.float32]) -> Tensor:
@@ -292,6 +286,17 @@ def _resized(crops_u8: NDArray[np.uint8], side_px: int) -> NDArray[np.uint8]:
         return crops_u8
     size = (side_px, side_px)
     return np.stack([cv2.resize(crop, size, interpolation=cv2.INTER_AREA) for crop in crops_u8])
+
+
+def _slide(crops_u8: NDArray[np.uint8], frames: int, embed: Callable[[NDArray[np.uint8]], Tensor]) -> Tensor:
+    """Embed the windows of so many frames that begin at each crop (f h w c).
+
+    Args:
+        embed: turns crops that follow each other into a vector for each window in them.
+    """
+    expect_axes(crops_u8, "f h w c", c=3)
+    windows = len(crops_u8) - frames + 1
+    return _in_batches(windows, lambda batch: embed(crops_u8[batch.start : batch.stop + frames - 1]))
 
 
 def _in_batches(windows: int, embed: Callable[[range], Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ from latentsync import train_syncnet as core
 from latentsync.events import Report
 from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.training import SyncNetRecipe
-from latentsync.train_syncnet import TrainSyncNetJob, TrainSyncNetResult
+from latentsync.training.job import TrainingJob, TrainingResult
 from latentsync_cli import app as cli
 
 WEIGHTS = Path("runs/syncnet/syncnet.safetensors")
@@ -21,15 +21,15 @@ class Calls:
     """Stands for the core: remembers what it was asked for."""
 
     def __init__(self) -> None:
-        self.jobs: list[TrainSyncNetJob] = []
+        self.jobs: list[TrainingJob] = []
         self.recipes: list[SyncNetRecipe] = []
         self.reason = "finished"
         self.is_main = True
 
-    def run(self, job: TrainSyncNetJob, recipe: SyncNetRecipe, report: Report) -> TrainSyncNetResult:
+    def run(self, job: TrainingJob, recipe: SyncNetRecipe, report: Report) -> TrainingResult:
         self.jobs.append(job)
         self.recipes.append(recipe)
-        return TrainSyncNetResult(
+        return TrainingResult(
             output=job.output,
             weights=None if job.dry_run else WEIGHTS,
             checkpoint=None,
@@ -62,7 +62,7 @@ def test_the_bare_command_trains_the_paper_s_network_on_data(
     calls: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert give(monkeypatch) == 0
-    assert calls.jobs == [TrainSyncNetJob(data=Path("data"), output=Path("runs/syncnet"))]
+    assert calls.jobs == [TrainingJob(data=Path("data"), output=Path("runs/syncnet"))]
     assert calls.recipes == [load_recipe("syncnet", SyncNetRecipe)]
     assert capsys.readouterr().out == f"{WEIGHTS}\n"
 
@@ -74,7 +74,7 @@ def test_flags_become_a_job(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> No
     )
     assert give(monkeypatch, *flags.split()) == 0
     assert calls.jobs == [
-        TrainSyncNetJob(
+        TrainingJob(
             data=Path("d"),
             output=Path("out"),
             device="cpu",

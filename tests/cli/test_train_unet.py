@@ -11,10 +11,11 @@ from typer.testing import CliRunner, Result
 from latentsync import train_unet
 from latentsync.errors import MediaError
 from latentsync.recipe.unet_training import UNetTrainingRecipe
+from latentsync.training.job import TrainingJob, TrainingResult
 from latentsync_cli.app import app
 from latentsync_cli.train_unet import name_of_run
 
-Asked = list[tuple[train_unet.TrainUNetJob, UNetTrainingRecipe]]
+Asked = list[tuple[TrainingJob, UNetTrainingRecipe]]
 
 
 @pytest.fixture
@@ -22,14 +23,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     """What the command asks for; nothing is trained."""
     calls: Asked = []
 
-    def run(job: train_unet.TrainUNetJob, recipe: UNetTrainingRecipe, report: object) -> object:
+    def run(job: TrainingJob, recipe: UNetTrainingRecipe, report: object) -> object:
         calls.append((job, recipe))
         known: dict[str, Any] = dict(samples=8, steps=2, clips=1, dropped=0, took_s=1.0)
         weights = None if job.dry_run else job.output / "unet.safetensors"
         reason = "signal" if job.stop_after_s else "finished"
-        return train_unet.TrainUNetResult(
-            output=job.output, weights=weights, checkpoint=None, reason=reason, **known
-        )
+        return TrainingResult(output=job.output, weights=weights, checkpoint=None, reason=reason, **known)
 
     monkeypatch.setattr(train_unet, "run", run)
     return calls

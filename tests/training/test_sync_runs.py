@@ -21,7 +21,8 @@ from latentsync.recipe.training import (
     SyncNetRecipe,
     SyncValidation,
 )
-from latentsync.train_syncnet import TrainSyncNetJob, run
+from latentsync.train_syncnet import run
+from latentsync.training.job import TrainingJob
 from latentsync.training.log import read_log
 from latentsync.training.processed import Features, find_clips
 from latentsync.training.sync_runs import ClipRuns, LipRegion, RunSamples, change_steps
@@ -100,7 +101,7 @@ def test_steps_are_changed_only_where_the_recipe_says_so() -> None:
 
 
 def test_framewise_network_learns_when_the_mouth_moves(data: Path, tmp_path: Path) -> None:
-    job = TrainSyncNetJob(data=data, output=tmp_path / "run", device="cpu", workers=0)
+    job = TrainingJob(data=data, output=tmp_path / "run", device="cpu", workers=0)
     result = run(job, RECIPE, ignore)
     rows = [row for row in read_log(tmp_path / "run") if "losses" in row]
     last = rows[-1]["losses"]

@@ -16,7 +16,8 @@ from latentsync.errors import MediaError, RecipeError
 from latentsync.events import Event, Note, Plan, ignore
 from latentsync.recipe.loading import dump_recipe
 from latentsync.recipe.training import SyncNetRecipe
-from latentsync.train_syncnet import TrainSyncNetJob, run
+from latentsync.train_syncnet import run
+from latentsync.training.job import TrainingJob
 from latentsync.training.log import read_log
 from latentsync.weights.judges import load_syncnet
 
@@ -38,7 +39,7 @@ def short(recipe: SyncNetRecipe) -> SyncNetRecipe:
 
 
 def test_it_learns_what_belongs_together(data: Path, tmp_path: Path) -> None:
-    job = TrainSyncNetJob(data=data, output=tmp_path, device="cpu", workers=0)
+    job = TrainingJob(data=data, output=tmp_path, device="cpu", workers=0)
     result = run(job, tiny_recipe(), ignore)
     losses = [row["losses"]["bce"] for row in read_log(tmp_path) if "losses" in row]
     assert losses[0] > 0.66
@@ -61,7 +62,7 @@ def test_it_learns_what_belongs_together(data: Path, tmp_path: Path) -> None:
 )
 def test_other_ways_of_training_run(data: Path, tmp_path: Path, tables: dict[str, Any]) -> None:
     recipe = changed(short(tiny_recipe()), **tables)
-    job = TrainSyncNetJob(data=data, output=tmp_path, device="cpu", workers=0)
+    job = TrainingJob(data=data, output=tmp_path, device="cpu", workers=0)
     result = run(job, SyncNetRecipe.model_validate(recipe.model_dump()), ignore)
     assert (result.reason, result.samples) == ("finished", 12)
 
@@ -71,7 +72,7 @@ def test_how_clips_are_read_and_activations_kept_changes_no_number(data: Path, t
     for choice, is_checkpointing in (("yes", False), ("no", True)):
         recipe = changed(short(tiny_recipe()), run={"gradient_checkpointing": is_checkpointing})
         output = tmp_path / choice
-        job = TrainSyncNetJob(data=data, output=output, device="cpu", workers=0, decoded_cache=choice)
+        job = TrainingJob(data=data, output=output, device="cpu", workers=0, decoded_cache=choice)
         run(job, recipe, ignore)
         rows.append([row["losses"]["bce"] for row in read_log(output) if "losses" in row])
     assert rows[0] == pytest.approx(rows[1], abs=1e-5)
@@ -85,7 +86,7 @@ def test_useless_clips_are_dropped_with_a_reason(tmp_path: Path) -> None:
     whole[middle] = bytes(middle.stop - middle.start)
     (data / "broken.mp4").write_bytes(whole)
     events: list[Event] = []
-    job = TrainSyncNetJob(data=data, output=tmp_path / "run", device="cpu", workers=0)
+    job = TrainingJob(data=data, output=tmp_path / "run", device="cpu", workers=0)
     recipe = short(tiny_recipe()).model_copy(update={"held_out": ("person_02*",)})
     result = run(job, recipe, events.append)
     lines = (tmp_path / "run" / "dropped.jsonl").read_text().splitlines()
@@ -97,7 +98,7 @@ def test_useless_clips_are_dropped_with_a_reason(tmp_path: Path) -> None:
 
 def test_nothing_left_says_why(tmp_path: Path) -> None:
     write_clip(tmp_path / "clips" / "brief.mp4", 7, frames=8)
-    job = TrainSyncNetJob(data=tmp_path / "clips", output=tmp_path / "run", device="cpu", workers=0)
+    job = TrainingJob(data=tmp_path / "clips", output=tmp_path / "run", device="cpu", workers=0)
     recipe = short(tiny_recipe()).model_copy(update={"held_out": ("nobody",)})
     with pytest.raises(MediaError, match=r"no clip is left to train on \(1 too_short\)"):
         run(job, recipe, ignore)
@@ -126,7 +127,7 @@ def test_it_runs_as_a_program(data: Path, tmp_path: Path) -> None:
 def test_without_data_it_says_what_to_run_first(tmp_path: Path) -> None:
     with pytest.raises(MediaError) as caught:
         run(
-            TrainSyncNetJob(data=tmp_path / "data", output=tmp_path / "run", device="cpu"),
+            TrainingJob(data=tmp_path / "data", output=tmp_path / "run", device="cpu"),
             tiny_recipe(),
             ignore,
         )
@@ -137,12 +138,12 @@ def test_without_data_it_says_what_to_run_first(tmp_path: Path) -> None:
 def test_sizes_that_do_not_fit_are_a_recipe_s_fault(tmp_path: Path) -> None:
     recipe = changed(tiny_recipe(), network={"norm_groups": 5})
     with pytest.raises(RecipeError, match="cannot be split into 5 groups"):
-        run(TrainSyncNetJob(data=tmp_path, output=tmp_path, dry_run=True), recipe, ignore)
+        run(TrainingJob(data=tmp_path, output=tmp_path, dry_run=True), recipe, ignore)
 
 
 def test_a_dry_run_counts_and_writes_nothing(data: Path, tmp_path: Path) -> None:
     events: list[Event] = []
-    job = TrainSyncNetJob(data=data, output=tmp_path / "run", device="cpu", dry_run=True)
+    job = TrainingJob(data=data, output=tmp_path / "run", device="cpu", dry_run=True)
     result = run(job, tiny_recipe(), events.append)
     said = "\n".join(line for event in events if isinstance(event, Plan) for line in event.lines)
     assert "10 clips to train on, 2 to validate on" in said

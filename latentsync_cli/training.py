@@ -1,0 +1,65 @@
+"""What the training commands share: their flags, and how they end."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from latentsync_cli import console
+
+if TYPE_CHECKING:
+    from latentsync.recipe.schema import Recipe
+    from latentsync.training.job import TrainingResult
+
+INTERRUPTED = 130
+
+
+class DecodedCache(StrEnum):
+    """Whether clips are decoded once, before the training."""
+
+    auto = "auto"
+    yes = "yes"
+    no = "no"
+
+
+DataOption = Annotated[
+    Path,
+    typer.Option(help="Processed clips: the OUT of `latentsync preprocess`, its manifest, or a folder."),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="Processes that read data.", show_default="one for each core but one"),
+]
+DecodedOption = Annotated[
+    DecodedCache,
+    typer.Option(help="Keep the clips decoded beside the data; auto: if they fit 8 GB."),
+]
+StopOption = Annotated[
+    float | None, typer.Option(metavar="SECONDS", min=0, help="Save and stop after so much training.")
+]
+
+
+def end_training(result: TrainingResult, recipe: Recipe, *, as_json: bool, quiet: bool) -> None:
+    """Show what came of a training, from the main process only, and end as one that a signal stopped."""
+    if result.is_main:
+        _show(result, recipe, as_json=as_json, quiet=quiet)
+    if result.reason == "signal":
+        raise SystemExit(INTERRUPTED)
+
+
+def _show(result: TrainingResult, recipe: Recipe, *, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        console.show_json(result.as_dict())
+    elif result.weights is None:
+        from latentsync.recipe.loading import dump_recipe
+
+        console.end_bars()
+        print(dump_recipe(recipe), end="")
+    else:
+        if not quiet:
+            stopped = "" if result.reason == "finished" else "; stopped early, the same command continues"
+            console.say(f"{result.samples} samples in {result.took_s:.0f} s{stopped}; the network:")
+        console.wrote(result.weights)
