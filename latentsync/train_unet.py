@@ -5,24 +5,22 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from latentsync.errors import LatentSyncError, MediaError, WeightsError
+from latentsync.errors import MediaError, WeightsError
 from latentsync.events import Note, Plan, Report, ignore
 from latentsync.manifest import ManifestClip
 from latentsync.models.framewise import FramewiseSyncNet
 from latentsync.models.unet import UNetConfig
 from latentsync.models.wav2lip import Wav2LipConfig
 from latentsync.recipe.unet_training import UNetTrainingRecipe
-from latentsync.runtime import DTYPES, DeviceName, choose_device
+from latentsync.runtime import DTYPES, choose_device
 from latentsync.scoring.lipsync import SyncJudge, choose_judge
 from latentsync.training.beginning import (
     Places,
@@ -41,11 +39,19 @@ from latentsync.training.frozen import (
     wanted_weights,
 )
 from latentsync.training.generators import build_generator
+from latentsync.training.job import (
+    TrainingJob,
+    TrainingResult,
+    count_clips,
+    need_best,
+    planned_result,
+    result_of,
+)
 from latentsync.training.lip_check import Draw, Examination, make_unet_draw, make_validate, make_wav2lip_draw
-from latentsync.training.lip_windows import Hearing, LipSamples, LipSource
+from latentsync.training.lip_windows import Hearing, LipSamples, LipSource, make_source
 from latentsync.training.log import Row
-from latentsync.training.loop import Ending, Reason, Score, TrainingRun, train
-from latentsync.training.pictures import DecodedCache, Region, decode_clip, is_cached
+from latentsync.training.loop import Score, TrainingRun, train
+from latentsync.training.pictures import Region, decode_clip, is_cached
 from latentsync.training.plots import draw_panels
 from latentsync.training.processed import (
     Features,
@@ -55,7 +61,7 @@ from latentsync.training.processed import (
     refuse_nothing_left,
 )
 from latentsync.training.processes import explaining, make_accelerator
-from latentsync.training.saving import AVERAGE, find_best, find_last
+from latentsync.training.saving import AVERAGE, find_last
 from latentsync.training.sync_pairs import ClipWindows
 from latentsync.training.unet_losses import Step, make_unet_step, named_weights
 from latentsync.training.unet_plan import plan_needs, planned_config
@@ -63,57 +69,11 @@ from latentsync.training.wav2lip_step import make_wav2lip_step
 from latentsync.weights.checkpoints import config_of, read_note, save_checkpoint
 from latentsync.weights.tensor_files import read_tensors
 
+PREDICTION_TYPES = {"noise": "epsilon", "clean": "sample"}  # diffusers' names
 WEIGHTS_NAMES = {"unet": "unet.safetensors", "wav2lip": "wav2lip.safetensors"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainUNetJob:
-    """Where a training happens.
-
-    data           an out folder of `preprocess`, its manifest, or a folder of processed clips
-    output         takes checkpoints, log and videos; a run in it is continued
-    workers        processes that read data; None takes one for each core but one
-    decoded_cache  whether clips are decoded once, beforehand; "auto" does when all of them fit 8 GB
-    stop_after_s   save and stop after so many seconds of training
-    """
-
-    data: Path = Path("data")
-    output: Path = Path("runs/unet")
-    device: DeviceName = "auto"
-    workers: int | None = None
-    decoded_cache: DecodedCache = "auto"
-    stop_after_s: float | None = None
-    dry_run: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainUNetResult:
-    """What came of it.
-
-    weights   the network that was trained; None after a dry run
-    reason    "finished", or why it stopped before: "signal", "time"; "planned" after a dry run
-    measures  the last validation
-    """
-
-    output: Path
-    weights: Path | None
-    checkpoint: Path | None
-    reason: Reason | str
-    samples: int
-    steps: int
-    clips: int
-    dropped: int
-    took_s: float
-    measures: dict[str, float] = field(default_factory=dict)
-    plan: dict[str, Any] = field(default_factory=dict)
-    is_main: bool = True
-
-    def as_dict(self) -> dict[str, object]:
-        """The result for JSON."""
-        return asdict(self)
-
-
-def run(job: TrainUNetJob, recipe: UNetTrainingRecipe, report: Report) -> TrainUNetResult:
+def run(job: TrainingJob, recipe: UNetTrainingRecipe, report: Report) -> TrainingResult:
     """Train as `recipe` says, from the last checkpoint in the output if there is one.
 
     All weights are found and loaded before any data is read.
@@ -128,10 +88,7 @@ def run(job: TrainUNetJob, recipe: UNetTrainingRecipe, report: Report) -> TrainU
     device = choose_device(job.device)
     if job.dry_run:
         return _plan(job, recipe, device, report)
-    continued = find_last(job.output / "checkpoints")
-    recipe_of_files = recipe if continued is None else _without_start(recipe)
-    _require_data(job, recipe_of_files)
-    files = find_weights(recipe_of_files)
+    files = _find_files(job, recipe)
     accelerator = make_accelerator(recipe.run, device)
     report = report if accelerator.is_main_process else ignore
     dtype = DTYPES["fp32" if accelerator.device.type == "cpu" else recipe.run.precision]
@@ -158,13 +115,7 @@ def run(job: TrainUNetJob, recipe: UNetTrainingRecipe, report: Report) -> TrainU
             config=config,
             step=step,
             weights=named_weights(recipe.loss),
-            samples=LipSamples(
-                clips.training,
-                source,
-                seed=recipe.seed,
-                samples=recipe.run.samples,
-                audio_dropout=recipe.windows.audio_dropout,
-            ),
+            samples=LipSamples(clips.training, source, recipe),
             data=fingerprint(clips.training),
             output=job.output,
             validate=make_validate(recipe, examination) if clips.validation else None,
@@ -177,11 +128,13 @@ def run(job: TrainUNetJob, recipe: UNetTrainingRecipe, report: Report) -> TrainU
         accelerator,
         report,
     )
-    return _finish(job, recipe, clips, ending, accelerator, took_s=time.monotonic() - started)
+    is_main, took_s = accelerator.is_main_process, time.monotonic() - started
+    weights = _give_away(job, recipe, is_main=is_main)
+    return result_of(job, clips, ending, weights=weights, took_s=took_s, is_main=is_main)
 
 
 def prepare_clips(
-    job: TrainUNetJob,
+    job: TrainingJob,
     recipe: UNetTrainingRecipe,
     files: Mapping[str, Path],
     accelerator: Accelerator,
@@ -204,7 +157,7 @@ def prepare_clips(
     windows = ClipWindows(Windows(frames, -(-frames * 16 // 5)), region, features, is_decoded)
     ear = load_ear(files, device=accelerator.device)
     hearing = None if ear is None else Hearing(features, recipe.weights.whisper)
-    source, lock = LipSource(windows, hearing, has_steps=has_steps), Lock()
+    source, lock = make_source(windows, hearing, recipe.windows, has_steps=has_steps), Lock()
 
     def check(clip: ManifestClip) -> None:
         source.check(clip)
@@ -219,22 +172,19 @@ def prepare_clips(
     return usable, source
 
 
-def _require_data(job: TrainUNetJob, recipe: UNetTrainingRecipe) -> None:
-    """Where the data is missing, say everything that is to be run first, weights too."""
+def _find_files(job: TrainingJob, recipe: UNetTrainingRecipe) -> dict[str, Path]:
+    """The weights that this run loads; where the data is missing, everything to be run first is said."""
+    if find_last(job.checkpoints) is not None:  # what a run began with is in its checkpoint
+        weights = recipe.weights.model_copy(update={"start": SCRATCH})
+        recipe = recipe.model_copy(update={"weights": weights})
     if job.data.exists():
-        return
+        return find_weights(recipe)
     first = ["'latentsync preprocess RAW data'"]
     try:
         find_weights(recipe)
     except WeightsError as error:
         first.append((error.hint or "").removeprefix("run "))
     raise MediaError(f"'{job.data}': there is no data here", hint=f"run first: {'; then '.join(first)}")
-
-
-def _without_start(recipe: UNetTrainingRecipe) -> UNetTrainingRecipe:
-    """The recipe of a run that is continued: what it began with is in its checkpoint."""
-    weights = recipe.weights.model_copy(update={"start": SCRATCH})
-    return recipe.model_copy(update={"weights": weights})
 
 
 def _make_step(recipe: UNetTrainingRecipe, frozen: FrozenNetworks) -> tuple[Step, Draw]:
@@ -269,80 +219,41 @@ def _training_line(model: nn.Module, recipe: UNetTrainingRecipe) -> str:
     return f"training: {trained / 1e6:.2f} of {every / 1e6:.2f} million parameters; losses: {parts}"
 
 
-def _finish(
-    job: TrainUNetJob,
-    recipe: UNetTrainingRecipe,
-    clips: UsableClips,
-    ending: Ending,
-    accelerator: Accelerator,
-    *,
-    took_s: float,
-) -> TrainUNetResult:
+def _give_away(job: TrainingJob, recipe: UNetTrainingRecipe, *, is_main: bool) -> Path:
     """Put the best averaged network where a user looks for it, with what `sync` must know to use it."""
-    checkpoints = job.output / "checkpoints"
-    best, weights = find_best(checkpoints), job.output / WEIGHTS_NAMES[recipe.generator]
-    if best is None:
-        raise LatentSyncError(f"'{checkpoints}': there is no checkpoint", hint="run the same command again")
-    if accelerator.is_main_process:
-        _give_away(best, weights, recipe)
-    validations = [row["validation"] for row in ending.rows if "validation" in row]
-    return TrainUNetResult(
-        output=job.output,
-        weights=weights,
-        checkpoint=find_last(checkpoints),
-        reason=ending.reason,
-        samples=ending.position.samples,
-        steps=ending.position.steps,
-        clips=len(clips.training),
-        dropped=len(clips.dropped),
-        took_s=took_s,
-        measures=validations[-1] if validations else {},
-        is_main=accelerator.is_main_process,
-    )
-
-
-def _give_away(best: Path, weights: Path, recipe: UNetTrainingRecipe) -> None:
+    best, weights = need_best(job), job.output / WEIGHTS_NAMES[recipe.generator]
+    if not is_main:
+        return weights
     note = read_note(best / AVERAGE)
     facts = {
         **note.facts,
         "origin": "trained",
         "resolution": recipe.windows.resolution,
-        "prediction_type": "epsilon",
+        "prediction_type": PREDICTION_TYPES[recipe.noise.prediction],
         "vae": recipe.weights.vae,
         "whisper": recipe.weights.whisper,
     }
     config = config_of(note, UNetConfig if recipe.generator == "unet" else Wav2LipConfig)
     save_checkpoint(weights, read_tensors(best / AVERAGE), kind=note.kind, config=config, facts=facts)
+    return weights
 
 
 def _plan(
-    job: TrainUNetJob, recipe: UNetTrainingRecipe, device: torch.device, report: Report
-) -> TrainUNetResult:
+    job: TrainingJob, recipe: UNetTrainingRecipe, device: torch.device, report: Report
+) -> TrainingResult:
     """What a run would need; the data is only counted, and no weight is loaded."""
     config = planned_config(recipe)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     needs = plan_needs(recipe, config, device=device, processes=processes)
-    has_data = job.data.exists()
-    training, validation = find_clips(job.data, held_out=recipe.held_out) if has_data else ([], [])
-    counted = f"{len(training)} clips to train on, {len(validation)} to validate on"
+    clips, counted = count_clips(job, held_out=recipe.held_out)
     report(
         Plan(
             (
-                f"data: {job.data}: {counted if has_data else 'not there yet'}",
+                counted,
                 f"weights: {', '.join(f'{use} {name}' for use, name in wanted_weights(recipe).items())}",
                 *needs.lines(recipe, device),
             )
         )
     )
-    return TrainUNetResult(
-        output=job.output,
-        weights=None,
-        checkpoint=find_last(job.output / "checkpoints"),
-        reason="planned",
-        samples=0,
-        steps=0,
-        clips=len(training),
-        dropped=0,
-        took_s=0.0,
-        plan={"recipe": recipe.model_dump(mode="json"), **needs.as_dict()},
-    )
+    plan = {"recipe": recipe.model_dump(mode="json"), **needs.as_dict()}
+    return planned_result(job, plan, clips=clips)

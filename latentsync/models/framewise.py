@@ -128,12 +128,15 @@ class FramewiseSyncNet(nn.Module):
 
         A run of f frames has n = f - config.frames + 1 windows.
         """
-        config = self.config
-        expect_axes(frames, "b c f h w", c=3, h=config.rows, w=config.columns)
-        pictures = frames.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        seen = self.picture(pictures).unflatten(0, (len(frames), -1)).transpose(1, 2)  # b c f
-        windows: Tensor = self.visual_over_time(seen)
+        windows: Tensor = self.visual_over_time(self.look(frames))
         return windows
+
+    def look(self, frames: Tensor) -> Tensor:
+        """What each frame (b c f h w), as for `embed_frames`, comes to on its own: (b c f)."""
+        expect_axes(frames, "b c f h w", c=3, h=self.config.rows, w=self.config.columns)
+        pictures = frames.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        seen: Tensor = self.picture(pictures).unflatten(0, (len(frames), -1)).transpose(1, 2)
+        return seen
 
     def forward(self, frames: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
         """Embed every window of runs of frames and of Whisper steps: (b n d) each."""

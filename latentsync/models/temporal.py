@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -152,21 +153,26 @@ def build_video_encoder(config: VideoEncoderConfig) -> VideoEncoder:
 
 
 def trepa_distance(
-    fake_pm1: Tensor, real_pm1: Tensor, encoder: VideoEncoder, *, normalise: Literal["mean", "sum"] = "mean"
+    fake_pm1: Tensor,
+    real_pm1: Tensor,
+    features: Callable[[Tensor], Tensor],
+    *,
+    normalise: Literal["mean", "sum"] = "mean",
 ) -> Tensor:
     """How differently two windows of video (b 3 f h w) in -1..1 move: a scalar that can be trained through.
 
     Args:
         fake_pm1: gradients flow into this one.
         real_pm1: no gradients flow into this one.
+        features: (b d) of windows of video; `VideoEncoder.features`, or what stands for it.
         normalise: "mean" divides by the width of the features, as the official code does; "sum" is the
             squared distance of the paper, 1408 times as large with ViT-g.
 
     Source: the official `TREPALoss`; its weight of 10 belongs to "mean".
     """
-    fake = functional.normalize(encoder.features(fake_pm1).float(), dim=1)
+    fake = functional.normalize(features(fake_pm1).float(), dim=1)
     with torch.no_grad():
-        real = functional.normalize(encoder.features(real_pm1).float(), dim=1)
+        real = functional.normalize(features(real_pm1).float(), dim=1)
     squares = (fake - real) ** 2
     return squares.mean() if normalise == "mean" else squares.sum(1).mean()
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from latentsync.recipe.schema import Count, Recipe, Table
-from latentsync.recipe.training import Amount, OptimizerTable, RunTable, Share
+from latentsync.recipe.training import Amount, OptimizerTable, PictureAugmentation, RunTable, Share
 
 
 class LipWindows(Table):
@@ -15,19 +15,28 @@ class LipWindows(Table):
 
     frames         of a window, at 25 fps
     resolution     side of the aligned crop in pixels
+    reference      "window": as many frames elsewhere; "frame": one, the same for all, which short clips allow
+    reference_gap_frames  left out between the target and its reference, whose mouth may tell the target's
+    balance        what is drawn evenly: "clip"; or "person" and then a clip of theirs
     audio_dropout  how often a whole window hears silence, so that guidance has something to lean on
+    audio_noise    standard deviation of the noise on Whisper's states
     """
 
     frames: Annotated[int, Field(ge=1, le=64)] = 16
     resolution: Annotated[int, Field(ge=32, le=1024, multiple_of=16)] = 256
+    reference: Literal["window", "frame"] = "window"
+    reference_gap_frames: Annotated[int, Field(ge=0, le=250)] = 0
+    balance: Literal["clip", "person"] = "clip"
     audio_dropout: Share = 0.0
+    audio_noise: Amount = 0.0
 
 
 class WeightsTable(Table):
     """Where networks come from: a name of `latentsync models list`, "compact" (in the package), or a path.
 
     start     what training begins with; "scratch" is nothing
-    syncnet, temporal  are loaded only where their loss has a weight
+    syncnet, temporal  are loaded only where their loss has a weight; "compact" is the packaged SyncNet for
+                       both, whose visual tower then stands for the video encoder
     """
 
     start: str = "latentsync-1.5"
@@ -41,6 +50,7 @@ class UNetSizes(Table):
     """Sizes of the U-Net; see `latentsync.models.unet.UNetConfig`.
 
     audio_dim   width of a Whisper state
+    adapter_dim  width of an `AudioAdapter` between the states and the attention, 0 for none
     motion      whether layers are followed by attention between the frames
     """
 
@@ -51,6 +61,7 @@ class UNetSizes(Table):
     norm_num_groups: Count = 32
     norm_over: Literal["window", "frame"] = "window"
     audio_dim: Count = 384
+    adapter_dim: Annotated[int, Field(ge=0)] = 0
     motion: bool = True
     motion_place: Literal["everywhere", "decoder"] = "everywhere"
     motion_max_frames: Count = 24
@@ -65,12 +76,16 @@ class Wav2LipSizes(Table):
 
 
 class NoiseTable(Table):
-    """The noise that is to be predicted.
+    """The noise, and what is to be told from noisy latents.
 
+    prediction      "noise", as the released weights; "clean": the latents, so that one step may do
+    noisiest_share  how often the noisiest timestep is taken rather than any
     kind   "mixed": partly the same in all frames; "shared": the same; "independent": another in each
     alpha  of "mixed": the shared part has alpha² times the variance of the other
     """
 
+    prediction: Literal["noise", "clean"] = "noise"
+    noisiest_share: Share = 0.0
     kind: Literal["mixed", "shared", "independent"] = "mixed"
     alpha: Annotated[float, Field(ge=0, le=10)] = 1.0
 
@@ -78,8 +93,11 @@ class NoiseTable(Table):
 class LossWeights(Table):
     """Weights of the parts of the objective. Zero leaves a part out and its network unloaded.
 
-    noise            of the U-Net's prediction; a Wav2Lip has none
-    reconstruction   mean absolute error of pixels, which only a Wav2Lip has
+    noise            of the U-Net's prediction, where that is the noise
+    clean            mean absolute error of predicted latents; the mouth counts `mouth` times, what is seen
+                     anyway a quarter
+    reconstruction   mean absolute error of pixels: of a Wav2Lip; and of the mouth, with its edges, beside
+                     `clean`
     sync             of SyncNet, which sees decoded frames ("pixel") or the predicted latents ("latent")
     perceptual       LPIPS of the lower half
     trepa            distance of the features of a video encoder
@@ -87,6 +105,8 @@ class LossWeights(Table):
     """
 
     noise: Amount = 1.0
+    clean: Amount = 0.0
+    mouth: Amount = 3.0
     reconstruction: Amount = 0.0
     sync: Amount = 0.05
     sync_space: Literal["pixel", "latent"] = "pixel"
@@ -98,7 +118,7 @@ class LossWeights(Table):
     def is_decoded(self) -> bool:
         """Whether any part looks at pixels of what was predicted."""
         sees_pixels = self.sync > 0 and self.sync_space == "pixel"
-        return sees_pixels or self.perceptual > 0 or self.trepa > 0
+        return sees_pixels or self.reconstruction > 0 or self.perceptual > 0 or self.trepa > 0
 
 
 class LipValidation(Table):
@@ -145,6 +165,7 @@ class UNetTrainingRecipe(Recipe):
     weights: WeightsTable = WeightsTable()
     network: UNetSizes = UNetSizes()
     wav2lip: Wav2LipSizes = Wav2LipSizes()
+    pictures: PictureAugmentation = PictureAugmentation()
     noise: NoiseTable = NoiseTable()
     loss: LossWeights = LossWeights()
     optimizer: OptimizerTable = OptimizerTable()
@@ -163,10 +184,26 @@ class UNetTrainingRecipe(Recipe):
                 f"windows.frames = {self.windows.frames} is over"
                 f" network.motion_max_frames = {network.motion_max_frames}"
             )
-        if self.generator == "unet" and (loss.reconstruction or not loss.noise):
-            raise ValueError('generator = "unet" needs loss.noise above 0 and loss.reconstruction = 0')
-        if self.generator == "wav2lip" and (loss.noise or not loss.reconstruction):
-            raise ValueError('generator = "wav2lip" needs loss.reconstruction above 0 and loss.noise = 0')
+        if network.motion and network.adapter_dim:
+            raise ValueError("network.adapter_dim needs network.motion = false")
+        self._refuse_other_objective()
         if self.generator == "wav2lip" and loss.sync and loss.sync_space == "latent":
             raise ValueError('generator = "wav2lip" has no latents: loss.sync_space must be "pixel"')
         return self
+
+    def _refuse_other_objective(self) -> None:
+        """What is predicted decides which part of the loss must be there, and which cannot."""
+        loss = self.loss
+        wanted, unwanted = {
+            ("wav2lip", "noise"): ("reconstruction", ("noise", "clean")),
+            ("wav2lip", "clean"): ("reconstruction", ("noise", "clean")),
+            ("unet", "noise"): ("noise", ("clean", "reconstruction")),
+            ("unet", "clean"): ("clean", ("noise",)),
+        }[self.generator, self.noise.prediction]
+        if getattr(loss, wanted) and not any(getattr(loss, name) for name in unwanted):
+            return
+        none = " and ".join(f"loss.{name} = 0" for name in unwanted)
+        of = f'generator = "{self.generator}"'
+        if self.generator == "unet":
+            of += f' with noise.prediction = "{self.noise.prediction}"'
+        raise ValueError(f"{of} needs loss.{wanted} above 0 and {none}")

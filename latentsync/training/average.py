@@ -15,10 +15,11 @@ class Average:
     Args:
         parameters: those of the wrapped model, which are followed from their present values.
         decay: share of the old average that each step keeps; less at first, so that the start is forgotten.
+            With 0 the average is the weights themselves, and nothing is kept.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
-        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad and decay]
         self.means: list[Tensor] = [parameter.detach().clone() for parameter in self.parameters]
         self.decay = decay
 

@@ -19,7 +19,7 @@ from latentsync.recipe.unet_training import UNetTrainingRecipe
 from latentsync.scoring.networks import load_lpips
 from latentsync.weights.cache import is_present, need
 from latentsync.weights.catalog import load_catalog
-from latentsync.weights.checkpoints import is_checkpoint, load_checkpoint
+from latentsync.weights.checkpoints import is_checkpoint, load_checkpoint, read_note
 from latentsync.weights.judges import load_syncnet, temporal_from_released
 from latentsync.weights.released import vae_from_released
 from latentsync.weights.store import BUNDLED
@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 
 PACKAGED, SCRATCH, LPIPS = "compact", "scratch", "vgg-lpips"
 PACKAGED_FILES = {
+    "start": "unet.safetensors",
     "vae": "vae.safetensors",
     "whisper": "whisper-tiny-en.safetensors",
     "syncnet": "syncnet.safetensors",
+    "temporal": "syncnet.safetensors",
 }
 HOW_TO_MAKE = {
     "start": "train stage 1 first with 'latentsync train-unet --recipe stage1'",
@@ -46,7 +48,7 @@ class FrozenNetworks:
     vae: FaceVAE | None
     syncnet: SyncNet | FramewiseSyncNet | None
     perceptual: nn.Module | None
-    temporal: VideoEncoder | None
+    temporal: VideoEncoder | FramewiseSyncNet | None
 
 
 def wanted_weights(recipe: UNetTrainingRecipe) -> dict[str, str]:
@@ -91,7 +93,7 @@ def load_frozen(
         RecipeError: the SyncNet or the video encoder sees other windows than the recipe cuts.
     """
     frozen = FrozenNetworks(
-        vae=load_vae(files["vae"], device=device, dtype=dtype) if "vae" in files else None,
+        vae=_channels_last(load_vae(files["vae"], device=device, dtype=dtype)) if "vae" in files else None,
         syncnet=load_syncnet(files["syncnet"], device=device, dtype=dtype) if "syncnet" in files else None,
         perceptual=load_lpips(files["perceptual"], device=device) if "perceptual" in files else None,
         temporal=load_temporal(files["temporal"], device=device, dtype=dtype)
@@ -107,6 +109,12 @@ def load_frozen(
     return frozen
 
 
+def _channels_last(vae: FaceVAE) -> FaceVAE:
+    """In the order of memory that convolutions are faster in: a third of the time of encoding on a CPU."""
+    laid_out: FaceVAE = vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return laid_out
+
+
 def load_vae(path: Path, *, device: torch.device, dtype: torch.dtype) -> FaceVAE:
     """Load an autoencoder, ours or Stable Diffusion's, decided by the file."""
     if not path.is_dir() and is_checkpoint(path):
@@ -116,10 +124,17 @@ def load_vae(path: Path, *, device: torch.device, dtype: torch.dtype) -> FaceVAE
     return vae_from_released(path, device=device, dtype=dtype)
 
 
-def load_temporal(path: Path, *, device: torch.device, dtype: torch.dtype) -> VideoEncoder:
-    """Load a video encoder, ours or a released VideoMAE-v2 of any size, decided by the file."""
+def load_temporal(path: Path, *, device: torch.device, dtype: torch.dtype) -> VideoEncoder | FramewiseSyncNet:
+    """Load a video encoder, ours or a released VideoMAE-v2 of any size, or a framewise SyncNet.
+
+    The file decides which.
+    """
     if not is_checkpoint(path):
         return temporal_from_released(path, device=device, dtype=dtype)
+    if read_note(path).kind != "temporal":
+        network = load_syncnet(path, device=device, dtype=dtype)
+        if isinstance(network, FramewiseSyncNet):
+            return network
     return load_checkpoint(
         path,
         kind="temporal",
@@ -194,5 +209,5 @@ def _checkpoint_gradients(frozen: FrozenNetworks) -> None:
         frozen.vae.network.enable_gradient_checkpointing()
     if isinstance(frozen.syncnet, SyncNet) and frozen.syncnet.config.kind != "wav2lip":
         frozen.syncnet.enable_gradient_checkpointing()
-    if frozen.temporal is not None:
+    if isinstance(frozen.temporal, VideoEncoder):
         frozen.temporal.enable_gradient_checkpointing()

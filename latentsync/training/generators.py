@@ -26,6 +26,8 @@ class UNetInTraining(nn.Module):
     def __init__(self, unet: LipUNet) -> None:
         super().__init__()
         self.network = unet.network
+        if unet.adapter is not None:
+            self.adapter = unet.adapter
         self._unet = (unet,)  # in a tuple: no second way to the same parameters
 
     def forward(self, sample: Tensor, timesteps: Tensor, audio: Tensor) -> Tensor:
@@ -43,7 +45,8 @@ def network_config(recipe: UNetTrainingRecipe, *, latent_channels: int) -> UNetC
     try:
         return UNetConfig(
             block_out_channels=network.block_out_channels,
-            cross_attention_dim=network.audio_dim,
+            cross_attention_dim=network.adapter_dim or network.audio_dim,
+            adapter_dim=network.adapter_dim or None,
             attention_head_dim=network.attention_head_dim,
             layers_per_block=network.layers_per_block,
             motion=network.motion,

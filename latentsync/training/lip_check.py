@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from latentsync.audio.whisper import RATE_HZ
 from latentsync.axes import batch_to_frames, frames_to_batch
 from latentsync.diffusion.conditioning import Conditioning
-from latentsync.diffusion.sampling import build_scheduler, denoise
+from latentsync.diffusion.sampling import denoise
 from latentsync.errors import MediaError
 from latentsync.faces.align import latent_mask, mouth_mask
 from latentsync.manifest import ManifestClip
@@ -29,7 +29,13 @@ from latentsync.training.lip_windows import LipSource
 from latentsync.training.loop import Check, Validate
 from latentsync.training.processed import VIDEO_FPS
 from latentsync.training.syncnet_check import choose_evenly
-from latentsync.training.unet_losses import Step, draw_noise, named_weights, to_pm1
+from latentsync.training.unet_losses import (
+    Step,
+    build_training_scheduler,
+    draw_noise,
+    named_weights,
+    to_pm1,
+)
 from latentsync.training.wav2lip_step import lower_half_out, resized
 
 # Makes the frames (f h w c) of one window out of a batch of one, whose reference is the target itself.
@@ -107,7 +113,7 @@ def make_unet_draw(recipe: UNetTrainingRecipe, vae: FaceVAE) -> Draw:
         torch.from_numpy(pixels).to(weight),
         torch.from_numpy(latent_mask(pixels, factor=vae.factor)),
     )
-    scheduler = build_scheduler("epsilon")
+    scheduler = build_training_scheduler(recipe.noise)
     seeds = Seeds(recipe.seed)
 
     def draw(model: nn.Module, batch: dict[str, Tensor]) -> NDArray[np.uint8]:
@@ -162,8 +168,7 @@ def _losses_of(
     total: dict[str, float] = {}
     for number in range(count):
         start = number * (starts - 1) // max(1, count - 1)
-        other = start - source.frames if start >= source.frames else start + source.frames
-        batch = _batch_of_one(source.sample(clip, start, other), model)
+        batch = _batch_of_one(source.sample(clip, start, source.farthest(clip, start)), model)
         batch["number"] = torch.tensor([-1 - (first_number * count + number)])
         for name, loss in examination.step(model, batch).items():
             total[name] = total.get(name, 0.0) + loss.item() / count

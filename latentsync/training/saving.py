@@ -77,6 +77,9 @@ class Trained:
     recipe: BaseModel
 
 
+EAR = "adapter."  # a U-Net's, which its weights file holds under its own name
+
+
 def checkpoint_name(position: Position) -> str:
     """The name of the checkpoint's folder.
 
@@ -133,10 +136,12 @@ def _write_network(
 ) -> dict[str, Tensor]:
     """Write the part of `state` that is the network; what is left of it."""
     prefix = f"{trained.network}." if trained.network else ""
-    network = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    network = {
+        key.removeprefix(prefix): value for key, value in state.items() if key.startswith((prefix, EAR))
+    }
     facts = {"samples": position.samples, "steps": position.steps}
     save_checkpoint(path, network, kind=trained.kind, config=trained.config, facts=facts)
-    return {key: value for key, value in state.items() if not key.startswith(prefix)}
+    return {key: value for key, value in state.items() if not key.startswith((prefix, EAR))}
 
 
 def load(trained: Trained, place: Path) -> Position:
@@ -150,7 +155,8 @@ def load(trained: Trained, place: Path) -> Position:
         tensors = read_tensors(place / name)
         note = read_note(place / name)
         prefix = f"{trained.network}." if trained.network else ""
-        whole = {f"{prefix}{key}": tensor for key, tensor in tensors.items()} | state["rest"][name]
+        named = {key if key.startswith(EAR) else f"{prefix}{key}": tensor for key, tensor in tensors.items()}
+        whole = named | state["rest"][name]
         try:
             set_model_state_dict(trained.model, whole, options=StateDictOptions(full_state_dict=True))
         except (RuntimeError, KeyError) as error:

@@ -32,9 +32,9 @@ class ClipWindows:
         """How many first frames a window of the clip can have."""
         return self.windows.starts_in(clip.frames, self.features.mel(clip).shape[1])
 
-    def frames_at(self, clip: ManifestClip, start: int, *, more: int = 0) -> NDArray[np.uint8]:
-        """The window's frames and `more` after them: (f h w c)."""
-        frames = self.windows.frames + more
+    def frames_at(self, clip: ManifestClip, start: int, *, frames: int | None = None) -> NDArray[np.uint8]:
+        """The window's frames, or so many from its first one on: (f h w c)."""
+        frames = frames or self.windows.frames
         return read_pictures(clip, start, frames, self.region, self.features if self.is_decoded else None)
 
     def mel_at(self, clip: ManifestClip, start: int, *, late_columns: int = 0) -> Tensor:
@@ -75,10 +75,15 @@ def wrong_start(start: int, starts: int, *, distance: int, random: np.random.Gen
     >>> {wrong_start(3, 7, distance=3, random=np.random.default_rng(k)) for k in range(40)} == {0, 6}
     True
     """
-    before = max(0, start - distance + 1)
-    after = max(0, starts - start - distance)
-    place = int(random.integers(before + after))
-    return place if place < before else start + distance + place - before
+    return other_place(start, starts, before=distance, after=distance, random=random)
+
+
+def other_place(start: int, places: int, *, before: int, after: int, random: np.random.Generator) -> int:
+    """A place out of `places` at least `before` ahead of `start` or `after` behind it, all equally likely."""
+    ahead = max(0, start - before + 1)
+    behind = max(0, places - start - after)
+    place = int(random.integers(ahead + behind))
+    return place if place < ahead else start + after + place - ahead
 
 
 class SyncSamples(Dataset[Sample]):

@@ -72,7 +72,8 @@ def compare_windows(
     starts = source.starts_in(clip)
     count = min(wanted, starts)
     first = (starts - count) // 2
-    frames_u8 = torch.from_numpy(source.frames_at(clip, first, more=count - 1))  # f h w c
+    length = source.windows.frames + count - 1
+    frames_u8 = torch.from_numpy(source.frames_at(clip, first, frames=length))  # f h w c
     windows = frames_u8.unfold(0, source.windows.frames, 1).movedim(-1, 1)  # n f h w c
     mel = torch.stack([source.mel_at(clip, first + number) for number in range(count)])[:, None]  # n 1 d t
     device = next(model.parameters()).device

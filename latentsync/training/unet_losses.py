@@ -18,16 +18,19 @@ from latentsync.diffusion.sampling import build_scheduler, one_step_clean
 from latentsync.faces.align import latent_mask, mouth_mask
 from latentsync.models.framewise import FramewiseSyncNet, cut_region
 from latentsync.models.syncnet import SyncNet, stack_frames
-from latentsync.models.temporal import trepa_distance
+from latentsync.models.temporal import VideoEncoder, trepa_distance
 from latentsync.models.vae import FaceVAE
 from latentsync.recipe.unet_training import LossWeights, NoiseTable, UNetTrainingRecipe
 from latentsync.runtime import Seeds
 from latentsync.training.batches import Batch
 from latentsync.training.frozen import FrozenNetworks
-from latentsync.training.losses import sync_loss
+from latentsync.training.losses import mouth_region, mouth_weights, reconstruction_loss, sync_loss
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler
+
+KEPT_WEIGHT = 0.25  # of latents that the mask leaves visible, in `clean`
+EDGE_WEIGHT = 0.5
 
 Step = Callable[[nn.Module, Batch], dict[str, Tensor]]
 
@@ -52,9 +55,10 @@ class Encoded:
 
 def make_unet_step(recipe: UNetTrainingRecipe, frozen: FrozenNetworks) -> Step:
     """The losses of a micro-batch of `LipSamples`, by the names of the recipe's table `loss`."""
-    scheduler = build_scheduler("epsilon")
-    vae = _need_vae(frozen)
+    vae, loss = _need_vae(frozen), recipe.loss
+    scheduler = build_training_scheduler(recipe.noise)
     encode = make_encode(recipe, vae, scheduler)
+    weights = mouth_weights(_small_mask(recipe, vae), mouth=loss.mouth, kept=KEPT_WEIGHT)  # h w
 
     def step(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         encoded = encode(batch)
@@ -62,8 +66,10 @@ def make_unet_step(recipe: UNetTrainingRecipe, frozen: FrozenNetworks) -> Step:
         predicted = model(
             encoded.conditioning.join(noisy), encoded.timesteps, batch["audio"].flatten(0, 1)
         )  # b c f h w
-        losses = {"noise": noise_loss(predicted, encoded.noise)}
-        loss = recipe.loss
+        if recipe.noise.prediction == "clean":
+            losses = {"clean": clean_loss(predicted, encoded.latents, weights.to(predicted.device))}
+        else:
+            losses = {"noise": noise_loss(predicted, encoded.noise)}
         if not (loss.is_decoded or loss.sync):
             return losses
         clean = one_step_clean(noisy, predicted, encoded.timesteps, scheduler)  # the paper's equation 1
@@ -71,6 +77,8 @@ def make_unet_step(recipe: UNetTrainingRecipe, frozen: FrozenNetworks) -> Step:
             losses["sync"] = latent_sync_loss(clean, batch, _need_syncnet(frozen))
         if loss.is_decoded:
             made = decode(vae, clean)  # b 3 f h w
+            if loss.reconstruction:
+                losses["reconstruction"] = mouth_loss(made, encoded.target)
             losses |= pixel_losses(made, encoded.target, batch, loss, frozen)
         return losses
 
@@ -83,6 +91,25 @@ def noise_loss(predicted: Tensor, noise: Tensor) -> Tensor:
     Source: the paper, section 3.2; the official code gives the mouth no more weight than the rest.
     """
     return functional.mse_loss(predicted.float(), noise.float())
+
+
+def clean_loss(predicted: Tensor, latents: Tensor, weights: Tensor) -> Tensor:
+    """Mean absolute error of predicted latents (b c f h w), in float32, weighted by place (h w).
+
+    Source: ours. A network with one step to take predicts a mean of what may be; that of squares would be a
+    mouth that is never quite closed.
+    """
+    return ((predicted.float() - latents.float()).abs() * weights).mean()
+
+
+def mouth_loss(made: Tensor, target: Tensor) -> Tensor:
+    """How far mouths are from real ones, in colours and edges, of frames (b 3 f h w) in -1..1.
+
+    Source: ours.
+    """
+    rows, columns = mouth_region(made.shape[3])
+    seen = [frames_to_batch(video)[:, :, rows, columns].float() for video in (made, target)]  # b·f c h w
+    return reconstruction_loss(*seen, edge_weight=EDGE_WEIGHT)
 
 
 def pixel_losses(
@@ -98,15 +125,32 @@ def pixel_losses(
     if frozen.perceptual is not None:
         losses["perceptual"] = perceptual_loss(made, target, frozen.perceptual)
     if frozen.temporal is not None:
-        losses["trepa"] = trepa_distance(made, target, frozen.temporal, normalise=loss.trepa_normalise)
+        features = temporal_features(frozen.temporal)
+        losses["trepa"] = trepa_distance(made, target, features, normalise=loss.trepa_normalise)
     return losses
+
+
+def temporal_features(network: VideoEncoder | FramewiseSyncNet) -> Callable[[Tensor], Tensor]:
+    """What TREPA compares: features (b d) of windows of video (b 3 f h w) in -1..1.
+
+    Of a framewise SyncNet, what each frame comes to, for all frames in a row: the way the lips take.
+
+    Source: the paper, section 3.4 (video encoder); the SyncNet in its place is ours.
+    """
+    if isinstance(network, VideoEncoder):
+        return network.features
+
+    def look(video: Tensor) -> Tensor:
+        return network.look(_region(video, network)).flatten(1)
+
+    return look
 
 
 def pixel_sync_loss(made: Tensor, heard: Batch, syncnet: SyncNet | FramewiseSyncNet) -> Tensor:
     """How little frames (b 3 f h w) in -1..1 fit the speech, for a SyncNet that sees pixels.
 
     Args:
-        heard: `mel` (b 80 t), or `steps` (b t n d) for a framewise SyncNet.
+        heard: `mel` (b 80 t), or `steps` (b t n d) for a framewise SyncNet; `is_heard` (b,) 1 or 0.
 
     Source: the paper, section 3.3: SyncNet's own loss, for pairs that belong together. The official code
     resizes bicubically where the SyncNet sees another size.
@@ -114,14 +158,20 @@ def pixel_sync_loss(made: Tensor, heard: Batch, syncnet: SyncNet | FramewiseSync
     frames, weight = made.shape[2], next(syncnet.parameters())
     images = frames_to_batch(made)
     if isinstance(syncnet, FramewiseSyncNet):
-        region = batch_to_frames(cut_region(images, syncnet.config), frames=frames).to(weight)  # b c f h w
-        seen, spoken = syncnet.embed_frames(region), syncnet.embed_speech(heard["steps"].to(weight))  # b 1 d
+        seen = syncnet.embed_frames(_region(made, syncnet))  # b 1 d
+        spoken = syncnet.embed_speech(heard["steps"].to(weight))
         share = (1 + (seen * spoken).sum((1, 2))) / 2  # its cosine lies in -1..1
-        return sync_loss(share, torch.ones_like(share)).mean()
+        return _mean_of_heard(sync_loss(share, torch.ones_like(share)), heard)
     side = syncnet.config.resolution
     if images.shape[2:] != (side, side):
         images = functional.interpolate(images.float(), (side, side), mode="bicubic")
     return latent_sync_loss(batch_to_frames(images, frames=frames), heard, syncnet)
+
+
+def _region(video: Tensor, syncnet: FramewiseSyncNet) -> Tensor:
+    """What a framewise SyncNet sees of frames (b 3 f h w): (b c f rows columns)."""
+    region = cut_region(frames_to_batch(video), syncnet.config)
+    return batch_to_frames(region, frames=video.shape[2]).to(next(syncnet.parameters()))
 
 
 def latent_sync_loss(video: Tensor, heard: Batch, syncnet: SyncNet | FramewiseSyncNet) -> Tensor:
@@ -132,7 +182,13 @@ def latent_sync_loss(video: Tensor, heard: Batch, syncnet: SyncNet | FramewiseSy
     stacked = stack_frames(video, syncnet.config).to(weight)  # b f·c h w
     seen, spoken = syncnet(stacked, heard["mel"][:, None].to(weight))
     cosine = (seen * spoken).sum(1)
-    return sync_loss(cosine, torch.ones_like(cosine)).mean()
+    return _mean_of_heard(sync_loss(cosine, torch.ones_like(cosine)), heard)
+
+
+def _mean_of_heard(losses: Tensor, heard: Batch) -> Tensor:
+    """Mean of losses (b,) over the samples whose speech the generator hears: silence has no step to keep."""
+    share = heard["is_heard"].to(losses)
+    return (losses * share).sum() / share.sum().clamp(min=1)
 
 
 def perceptual_loss(made: Tensor, target: Tensor, network: nn.Module) -> Tensor:
@@ -161,8 +217,7 @@ def make_encode(
     """
     weight = next(vae.parameters())
     mask = torch.from_numpy(mouth_mask(recipe.windows.resolution)).to(weight)  # h w
-    small_mask = torch.from_numpy(latent_mask(mouth_mask(recipe.windows.resolution), factor=vae.factor))
-    small_mask = small_mask.to(weight.device)
+    small_mask = _small_mask(recipe, vae).to(weight.device)
     seeds, last = Seeds(recipe.seed), len(scheduler.alphas_cumprod)
 
     @torch.no_grad()
@@ -179,12 +234,14 @@ def make_encode(
                 one = frames_to_batch(video[place, None])  # f c h w
                 into.append(vae.encode(one, generator=generator, mode="sample").movedim(0, 1))  # c f h w
             noise.append(draw_noise(latents[-1][None].shape, generator, recipe.noise)[0])
-            timesteps.append(torch.randint(last, (), generator=generator))
+            anywhere = torch.randint(last, (), generator=generator)
+            is_noisiest = bool(torch.rand((), generator=generator) < recipe.noise.noisiest_share)
+            timesteps.append(torch.tensor(last - 1) if is_noisiest else anywhere)
         frames = target.shape[2]
         known = Conditioning(
             mask=small_mask.expand(len(target), 1, frames, -1, -1),
             masked=torch.stack(masked).float(),
-            reference=torch.stack(other).float(),
+            reference=torch.stack(other).float().expand(-1, -1, frames, -1, -1),
         )
         return Encoded(
             target=target,
@@ -195,6 +252,14 @@ def make_encode(
         )
 
     return encode
+
+
+def build_training_scheduler(noise: NoiseTable) -> DDIMScheduler:
+    """The schedule that noise is added by, which knows what the U-Net predicts.
+
+    A network that predicts clean latents is used with the noisiest timestep first ("trailing").
+    """
+    return build_scheduler("sample", "trailing") if noise.prediction == "clean" else build_scheduler()
 
 
 def draw_noise(size: torch.Size, generator: torch.Generator, table: NoiseTable) -> Tensor:
@@ -217,9 +282,14 @@ def to_pm1(frames_u8: Tensor) -> Tensor:
 
 def named_weights(loss: LossWeights) -> dict[str, float]:
     """The weights of the parts that count, by name."""
-    names: tuple[Literal["noise", "reconstruction", "sync", "perceptual", "trepa"], ...]
-    names = ("noise", "reconstruction", "sync", "perceptual", "trepa")
+    names: tuple[Literal["noise", "clean", "reconstruction", "sync", "perceptual", "trepa"], ...]
+    names = ("noise", "clean", "reconstruction", "sync", "perceptual", "trepa")
     return {name: weight for name in names if (weight := getattr(loss, name)) > 0}
+
+
+def _small_mask(recipe: UNetTrainingRecipe, vae: FaceVAE) -> Tensor:
+    """The mouth mask at the size of latents (h w): 0 where the mouth is made."""
+    return torch.from_numpy(latent_mask(mouth_mask(recipe.windows.resolution), factor=vae.factor))
 
 
 def _need_vae(frozen: FrozenNetworks) -> FaceVAE:

@@ -24,8 +24,8 @@ from latentsync.weights.checkpoints import config_of, is_checkpoint, read_note
 from latentsync.weights.judges import RELEASED_SYNCNETS
 from latentsync.weights.store import BUNDLED
 
-TRAINED_BYTES = 20  # per parameter in fp32: weight, gradient, two of AdamW, the moving average
-KEPT_BYTES = 4  # of a parameter of the generator that is not trained
+TRAINED_BYTES = 16  # per parameter in fp32: weight, gradient, two of AdamW
+KEPT_BYTES = 4  # of a parameter of the generator that is not trained, and of one in the moving average
 TOKENS = 50  # Whisper states that a frame hears
 
 
@@ -92,7 +92,8 @@ def plan_needs(
     )
     is_half = recipe.run.precision != "fp32" and device.type != "cpu"
     share = processes if recipe.run.sharding == "fsdp" else 1
-    state = (trained * TRAINED_BYTES + (parameters - trained) * KEPT_BYTES) // share
+    averaged = trained if recipe.run.average_decay else 0
+    state = (trained * TRAINED_BYTES + (parameters - trained + averaged) * KEPT_BYTES) // share
     return Needs(
         parameters=parameters,
         trained_parameters=trained,
@@ -128,9 +129,14 @@ class _Whole(nn.Module):
             self.syncnet = (
                 build_framewise(FramewiseConfig()) if is_packaged else build_syncnet(RELEASED_SYNCNETS[name])
             )
-        self.temporal: VideoEncoder | None = None
+        self.temporal: VideoEncoder | FramewiseSyncNet | None = None
         if loss.trepa:
-            self.temporal = build_video_encoder(VideoEncoderConfig())
+            is_packaged = recipe.weights.temporal == PACKAGED
+            self.temporal = (
+                build_framewise(FramewiseConfig())
+                if is_packaged
+                else build_video_encoder(VideoEncoderConfig())
+            )
         for network in (self.vae, self.syncnet, self.temporal):
             if network is not None:
                 network.requires_grad_(False)
@@ -145,7 +151,8 @@ class _Whole(nn.Module):
             return video, video, torch.zeros(1, frames, MEL_BANDS, MEL_STEPS)
         side = self.recipe.windows.resolution // (8 if self.vae is None else self.vae.factor)
         sample = torch.zeros(1, self.config.in_channels, frames, side, side)
-        audio = torch.zeros(frames, TOKENS, self.config.cross_attention_dim)
+        heard = self.config.audio_dim if self.config.adapter_dim else self.config.cross_attention_dim
+        audio = torch.zeros(frames, TOKENS, heard)
         return sample, torch.zeros(1, dtype=torch.long), audio
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -158,7 +165,9 @@ class _Whole(nn.Module):
             total = total + made.mean()
         if self.recipe.loss.sync_space == "pixel":
             total = total + self._see(made).mean()
-        if self.temporal is not None:
+        if isinstance(self.temporal, FramewiseSyncNet):
+            total = total + self.temporal.look(_region_of(self.temporal, made)).mean()
+        elif self.temporal is not None:
             picture = self.temporal.config.picture
             video = made.new_zeros(1, 3, self.temporal.config.frames, picture, picture) + made.mean()
             total = total + self.temporal.features(video).mean()
@@ -169,9 +178,7 @@ class _Whole(nn.Module):
         if self.syncnet is None:
             return made.mean()
         if isinstance(self.syncnet, FramewiseSyncNet):
-            seen = self.syncnet.config
-            region = made.new_zeros(1, 3, seen.frames, seen.rows, seen.columns)
-            return self.syncnet.embed_frames(region + made.mean())
+            return self.syncnet.embed_frames(_region_of(self.syncnet, made))
         own = self.syncnet.config
         side, channels = (own.resolution, 3) if own.space == "pixel" else (own.resolution // 8, 4)
         video = made.new_zeros(1, channels, own.frames, side, side) + made.mean()
@@ -182,8 +189,14 @@ class _Whole(nn.Module):
             self.vae.network.enable_gradient_checkpointing()
         if isinstance(self.syncnet, SyncNet):
             self.syncnet.enable_gradient_checkpointing()
-        if self.temporal is not None:
+        if isinstance(self.temporal, VideoEncoder):
             self.temporal.enable_gradient_checkpointing()
+
+
+def _region_of(syncnet: FramewiseSyncNet, made: Tensor) -> Tensor:
+    """A window (b c f h w) of the size that it sees, which hangs on all that was made."""
+    seen = syncnet.config
+    return made.new_zeros(1, 3, seen.frames, seen.rows, seen.columns) + made.mean()
 
 
 def planned_config(recipe: UNetTrainingRecipe) -> UNetConfig | Wav2LipConfig:

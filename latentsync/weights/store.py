@@ -176,9 +176,11 @@ def _from_checkpoint(unet: Path) -> ModelSpec:
 
 
 def _trained(unet: Path, facts: Mapping[str, Any]) -> ModelSpec:
-    """A U-Net of `latentsync train-unet`, which predicts noise, with the networks it was trained with."""
+    """A U-Net of `latentsync train-unet`, with the networks it was trained with."""
     if facts.get("vae") == DEFAULT_MODEL:
-        spec = replace(_compact(unet), steps=20, prediction_type="epsilon", timestep_spacing="leading")
+        spec = _compact(unet)
+        if facts.get("prediction_type") != spec.prediction_type:
+            spec = replace(spec, steps=20, prediction_type="epsilon", timestep_spacing="leading")
     else:
         spec = replace(_released(str(unet), unet.parent, resolution=256), unet=unet)
     return replace(spec, resolution=facts.get("resolution", spec.resolution), note="trained here")

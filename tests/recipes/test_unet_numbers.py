@@ -146,6 +146,9 @@ def test_the_defaults_are_those_of_stage2() -> None:
     [
         ("loss.synk=1", r"--set loss\.synk: no such key"),
         ("loss.noise=0", r"needs loss\.noise above 0"),
+        ("noise.prediction=clean", r"\"clean\" needs loss\.clean above 0 and loss\.noise = 0"),
+        ("loss.reconstruction=1", r"\"noise\" needs .* loss\.clean = 0 and loss\.reconstruction = 0"),
+        ("network.adapter_dim=64", r"adapter_dim needs network\.motion = false"),
         ("generator=wav2lip", r"needs loss\.reconstruction above 0"),
         ("windows.frames=25", r"windows\.frames = 25 is over network\.motion_max_frames = 24"),
         ("network.attention_levels=[true]", "one entry per level"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +16,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from latentsync.manifest import ManifestClip
-from latentsync.training.lip_windows import Hearing, LipSamples, LipSource, frame_mel
+from latentsync.recipe.training import PictureAugmentation, RunTable
+from latentsync.recipe.unet_training import LipWindows, UNetTrainingRecipe
+from latentsync.training.lip_windows import (
+    Hearing,
+    LipSamples,
+    LipSource,
+    frame_mel,
+    make_source,
+    people_alike,
+)
 from latentsync.training.pictures import Region
 from latentsync.training.processed import Features, TooShort, Windows, find_clips
 from latentsync.training.sync_pairs import ClipWindows
@@ -42,22 +54,75 @@ def source(clips: list[ManifestClip]) -> LipSource:
     return LipSource(windows, Hearing(features, "compact"), has_steps=True)
 
 
-def samples(clips: list[ManifestClip], source: LipSource, **changes: float) -> LipSamples:
-    given = {"seed": 3, "samples": 20, "audio_dropout": 0.0} | changes
-    return LipSamples(clips, source, **given)  # type: ignore[arg-type]
+def samples(
+    clips: list[ManifestClip], source: LipSource, *, seed: int = 3, count: int = 20, **windows: Any
+) -> LipSamples:
+    recipe = UNetTrainingRecipe(
+        seed=seed,
+        run=RunTable(samples=count, batch_samples=1, micro_batch_samples=1),
+        windows=LipWindows(frames=FRAMES, **windows),
+    )
+    return LipSamples(clips, source, recipe)
+
+
+def numbered(
+    self: ClipWindows, clip: ManifestClip, start: int, frames: int | None = None
+) -> NDArray[np.uint8]:
+    """Stands for `frames_at`: every frame is its number."""
+    numbers = np.arange(start, start + (frames or FRAMES), dtype=np.uint8)
+    return numbers[:, None, None, None].repeat(3, axis=3)
+
+
+def test_a_reference_of_one_frame_keeps_its_distance(
+    clips: list[ManifestClip], source: LipSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ClipWindows, "frames_at", numbered)
+    one = make_source(
+        source.windows, None, LipWindows(reference="frame", reference_gap_frames=6), has_steps=False
+    )
+    drawn, gaps = samples(clips, one, count=60), set()
+    for number in range(60):
+        sample = drawn[number]
+        target, reference = sample["target_u8"][:, 0, 0, 0], sample["reference_u8"][:, 0, 0, 0]
+        assert len(reference) == 1
+        gaps.add(int((target.long() - reference.long()).abs().min()))
+    assert min(gaps) == 7 and max(gaps) > 15
+    one.check(clips[0])
+    with pytest.raises(TooShort, match=r"30 frames .* 32 are needed"):
+        replace(one, gap=13).check(clips[0])
+    assert one.farthest(clips[0], 0) == 29 and one.farthest(clips[0], 20) == 0
+
+
+def test_target_and_reference_change_alike(clips: list[ManifestClip], source: LipSource) -> None:
+    recipe = UNetTrainingRecipe(
+        windows=LipWindows(frames=FRAMES), pictures=PictureAugmentation(brightness=0.3)
+    )
+    plain, changed = samples(clips, source, seed=recipe.seed), LipSamples(clips, source, recipe)
+    for number in range(4):
+        one, other = plain[number], changed[number]
+        shifts = [
+            float((other[name].float() - one[name].float()).median())  # type: ignore[union-attr]
+            for name in ("target_u8", "reference_u8")
+        ]
+        assert abs(shifts[0]) > 1 and shifts[0] == pytest.approx(shifts[1], abs=2)
+
+
+def test_people_with_few_clips_come_as_often(clips: list[ManifestClip]) -> None:
+    people = ["many"] * 40 + ["two"] * 2 + ["one"]
+    own = [replace(clips[0], name=str(number), person=person) for number, person in enumerate(people)]
+    alike = people_alike(own)
+    assert Counter(clip.person for clip in alike) == {"many": 40, "two": 32, "one": 16}
+    assert set(alike) == set(own)
 
 
 def test_a_reference_never_overlaps_the_target(
     clips: list[ManifestClip], source: LipSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def numbered(self: ClipWindows, clip: ManifestClip, start: int) -> NDArray[np.uint8]:
-        return np.arange(start, start + FRAMES, dtype=np.uint8)[:, None, None, None]
-
     monkeypatch.setattr(ClipWindows, "frames_at", numbered)
     drawn, starts = samples(clips, source), set()
     for number in range(20):
         sample = {name: value for name, value in drawn[number].items() if isinstance(value, Tensor)}
-        start, other = int(sample["target_u8"][0]), int(sample["reference_u8"][0])
+        start, other = (int(sample[name][0, 0, 0, 0]) for name in ("target_u8", "reference_u8"))
         assert abs(start - other) >= FRAMES
         starts.add(start)
         # Frame k hears ten steps, of which the fifth is 2·k; each holds two states.
@@ -69,7 +134,7 @@ def test_a_reference_never_overlaps_the_target(
 
 
 def test_a_sample_is_a_pure_function_of_its_number(clips: list[ManifestClip], source: LipSource) -> None:
-    one, two = samples(clips, source), samples(clips, source, samples=7)
+    one, two = samples(clips, source), samples(clips, source, count=7)
     for number in (6, 0):
         assert all(
             torch.equal(value, two[number][name]) if isinstance(value, Tensor) else True
@@ -84,6 +149,7 @@ def test_audio_dropout_silences_whole_windows_and_moves_nothing(
     whole, half = samples(clips, source), samples(clips, source, audio_dropout=0.5)
     silent = [not half[number]["audio"].any() for number in range(20)]  # type: ignore[union-attr]
     assert 4 < sum(silent) < 16
+    assert [not half[number]["is_heard"] for number in range(20)] == silent
     assert torch.equal(whole[0]["target_u8"], half[0]["target_u8"])  # type: ignore[arg-type]
 
 
@@ -102,7 +168,9 @@ def test_a_clip_that_cannot_be_read_is_replaced_and_named(
     def refuse(self: LipSource, clip: ManifestClip, start: int, other: int) -> dict[str, Tensor]:
         if clip == broken:
             raise ValueError("torn")
-        return {"target_u8": torch.zeros(1)}
+        return {
+            name: torch.zeros((FRAMES, 2, 2, 3), dtype=torch.uint8) for name in ("target_u8", "reference_u8")
+        }
 
     monkeypatch.setattr(LipSource, "sample", refuse)
     notes = [samples(clips, source)[number]["note"] for number in (0, 1)]

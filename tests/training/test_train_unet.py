@@ -19,8 +19,9 @@ from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.training import RunTable
 from latentsync.recipe.unet_training import LossWeights, UNetTrainingRecipe, WeightsTable
 from latentsync.scoring.lipsync import SyncScore
-from latentsync.train_unet import TrainUNetJob, TrainUNetResult, run
+from latentsync.train_unet import run
 from latentsync.training import frozen
+from latentsync.training.job import TrainingJob, TrainingResult
 from latentsync.weights.checkpoints import load_checkpoint, read_note, save_checkpoint
 from latentsync.weights.store import find_model
 from latentsync.weights.tensor_files import read_tensors
@@ -62,9 +63,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_lips(tmp_path_factory.mktemp("data"))
 
 
-def train(data: Path, output: Path, recipe: UNetTrainingRecipe, **changes: Any) -> TrainUNetResult:
+def train(data: Path, output: Path, recipe: UNetTrainingRecipe, **changes: Any) -> TrainingResult:
     report = changes.pop("report", ignore)
-    return run(TrainUNetJob(data=data, output=output, device="cpu", workers=0, **changes), recipe, report)
+    return run(TrainingJob(data=data, output=output, device="cpu", workers=0, **changes), recipe, report)
 
 
 def with_run(recipe: UNetTrainingRecipe, **changes: Any) -> UNetTrainingRecipe:
@@ -129,7 +130,7 @@ def test_stage_two_trains_what_it_should_and_continues_bit_for_bit(
     assert not list(tmp_path.rglob("*.part"))
 
 
-def _weights(result: TrainUNetResult) -> Path:
+def _weights(result: TrainingResult) -> Path:
     assert result.weights is not None
     return result.weights
 

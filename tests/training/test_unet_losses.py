@@ -11,17 +11,19 @@ from torch import Tensor, nn
 
 from latentsync.models.framewise import FramewiseConfig, build_framewise
 from latentsync.models.syncnet import SyncNet, SyncNetConfig, TowerConfig, build_syncnet
-from latentsync.models.temporal import build_video_encoder
+from latentsync.models.temporal import build_video_encoder, trepa_distance
 from latentsync.models.vae import build_vae
 from latentsync.recipe.unet_training import LossWeights, NoiseTable
 from latentsync.training.frozen import FrozenNetworks
 from latentsync.training.unet_losses import (
+    clean_loss,
     draw_noise,
     make_unet_step,
     named_weights,
     noise_loss,
     perceptual_loss,
     pixel_sync_loss,
+    temporal_features,
 )
 from latentsync.training.wav2lip_step import lower_half_out, make_wav2lip_step
 
@@ -63,6 +65,7 @@ def batch(*numbers: int) -> dict[str, Tensor]:
         "audio": draw(FRAMES, 10, 16),
         "mel": draw(80, 16),
         "frame_mel": draw(FRAMES, 80, 16),
+        "is_heard": torch.ones(len(numbers)),
         "number": torch.tensor(numbers),
     }
 
@@ -167,10 +170,47 @@ def test_a_framewise_syncnet_hears_whisper_steps() -> None:
     )
     syncnet = build_framewise(config).eval()
     made = torch.rand(2, 3, 16, 32, 32, requires_grad=True)
-    loss = pixel_sync_loss(made, {"steps": torch.rand(2, 32, 5, 16)}, syncnet)
+    heard = {"steps": torch.rand(2, 32, 5, 16), "is_heard": torch.tensor([1.0, 0.0])}
+    loss = pixel_sync_loss(made, heard, syncnet)
     loss.backward()
     assert 0 < loss < 14
-    assert made.grad is not None and made.grad.abs().sum() > 0
+    assert made.grad is not None and made.grad[0].abs().sum() > 0
+    assert not made.grad[1].any()  # it hears silence, which has no step to keep
+
+
+def test_a_framewise_syncnet_tells_the_way_of_the_lips() -> None:
+    config = FramewiseConfig(frames=16, rows=16, columns=24, channels=(4, 4), width=8)
+    features = temporal_features(build_framewise(config).eval())
+    video = torch.rand(2, 3, 16, 32, 32)
+    assert features(video).shape == (2, 16 * 4)
+    assert trepa_distance(video, video, features) == 0 < trepa_distance(video, video.flip(2), features)
+
+
+def test_predicted_latents_are_held_against_the_target(frozen: FrozenNetworks) -> None:
+    clean = LossWeights(noise=0, clean=1, reconstruction=1, sync=0, perceptual=0, trepa=0)
+    noise = NoiseTable(prediction="clean", noisiest_share=1.0)
+    recipe = lip_recipe(NOWHERE, loss=clean, noise=noise)
+    alone, guess, given = FrozenNetworks(frozen.vae, None, None, None), Guess(), batch(0, 1)
+    losses = make_unet_step(recipe, alone)(guess, given)
+    assert losses.keys() == {"clean", "reconstruction"} == named_weights(clean).keys()
+    assert guess.given[1].tolist() == [999, 999]
+    losses["reconstruction"].backward()
+    assert guess.gain.grad
+
+
+def test_one_reference_frame_serves_the_whole_window(frozen: FrozenNetworks) -> None:
+    guess, given = Guess(), batch(0)
+    given["reference_u8"] = given["reference_u8"][:, :1]
+    make_unet_step(lip_recipe(NOWHERE), frozen)(guess, given)
+    reference = guess.given[0][:, 9:]
+    assert torch.equal(reference[:, :, :1].expand_as(reference), reference)
+
+
+def test_the_mouth_counts_more_than_what_is_seen() -> None:
+    latents, weights = torch.zeros(1, 4, 2, 2, 2), torch.tensor([[3.0, 1.0], [0.25, 0.25]])
+    predicted = latents.clone()
+    predicted[..., 0, 0] = -1
+    assert clean_loss(predicted, latents, weights) == pytest.approx(3 / 4)
 
 
 def test_wav2lip_draws_pixels_and_is_judged_alike(frozen: FrozenNetworks) -> None:

@@ -58,10 +58,11 @@ class ToyModel(nn.Module):
         super().__init__()
         layers = nn.Linear(8, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, 1)
         self.network = nn.Sequential(*layers)
+        self.adapter = nn.Linear(8, 8)  # as a U-Net's ear, saved beside the network
         self.scale = nn.Parameter(torch.ones(1))  # trained, but no part of the network that is saved
 
     def forward(self, numbers: Tensor) -> Tensor:
-        total: Tensor = self.network(numbers)[:, 0] * self.scale
+        total: Tensor = self.network(numbers + self.adapter(numbers))[:, 0] * self.scale
         return total
 
 

@@ -191,7 +191,11 @@ def test_a_trained_unet_goes_with_what_it_was_trained_with(bundled: Path, tmp_pa
         assert (spec.unet, spec.vae) == (unet, bundled / "vae.safetensors")
         assert (spec.steps, spec.prediction_type, spec.timestep_spacing) == (20, "epsilon", "leading")
         assert (spec.resolution, spec.is_released) == (64, False)
-    facts["vae"] = "sd-vae-ft-mse"
+    facts["prediction_type"] = "sample"  # of a recipe with noise.prediction = "clean"
+    save_checkpoint(unet, build_unet(UNET).state_dict(), kind="unet", config=UNET, facts=facts)
+    spec = store.find_model(str(unet))
+    assert (spec.steps, spec.prediction_type, spec.timestep_spacing) == (1, "sample", "trailing")
+    facts |= {"vae": "sd-vae-ft-mse", "prediction_type": "epsilon"}
     save_checkpoint(unet, build_unet(UNET).state_dict(), kind="unet", config=UNET, facts=facts)
     for beside in ("sd-vae-ft-mse/diffusion_pytorch_model.safetensors", "whisper/tiny.pt"):
         (tmp_path / beside).parent.mkdir()
