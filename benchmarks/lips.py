@@ -1,135 +1,116 @@
 """Whether the mouth follows the speech: every person of a folder driven by the speech of another one.
 
-    python benchmarks/lips.py CLIP... [--pairs 20] [--seconds 8] [--model MODEL] [--keep DIR]
+    python benchmarks/lips.py CLIP... [--pairs 24] [--model MODEL] [--keep DIR] [--real DIR] [--workers N]
 
 Each CLIP shows one talking person, with sound. Clip A, driven by the speech of clip B, should open its mouth
-when B did. The opening is the distance of the inner lips (points 62 and 66 of 68) over that of the eyes'
-centres, at 25 fps. Columns, by pair:
+when B did. The opening is the distance of the inner lips over that of the eyes' centres, at 25 fps.
+Columns, by pair:
 
     r0        correlation of the new mouth with B's own, at the same time
     best, lag the largest within 3 frames, and where: above 0 the new mouth is late
+    synced    correlation at the lag that B's own video asks for: its speech may be early or late by `offset`
     leak      correlation with A's own mouth, which should be invisible to the network: 0 is right
     chance    best correlation of A's own mouth with B's: what two unrelated videos reach
     motion    standard deviation of the new opening over that of B's
-    silence   mean and standard deviation of the opening of A in silence over those with B's speech
+    quiet     standard deviation of the opening of A in silence over that with B's speech
+    sync      confidence of the bundled SyncNet in the new video, sync_offset where, and sync_real that in as
+              much of B's own
+    seam      gradient across the border of the paste, over that in A's video at the same places; seam_skin
+              the same without the jaw, where A has an edge anyway
 
-Means come with 95 % intervals from 10,000 resamples of the pairs. Only clips of people that the model was not
-trained on tell something. With --keep DIR the videos stay (A__B.mp4, A__silence.mp4). With --points DIR, too,
-openings are taken from DIR/NAME.npz instead of from our own landmark network, with `points` (f, 468, 2) of
-MediaPipe's face mesh or (f, 68, 2) in pixels: first run with --keep, then a teacher over clips and results,
-then again with --reuse --points.
+A mouth that stands still has a correlation of 0, B's own one of 1. Means come with 95 % intervals from 10,000
+resamples of the pairs. Only clips of people that the model was not trained on tell something. With --keep DIR
+the videos stay (A__B.mp4, A__silence.mp4); --reuse takes those that are there. --real DIR keeps what was
+found in the clips, for other models. Each --sound FILE drives one clip more, with no mouth to compare with.
+With --points DIR openings are taken from DIR/NAME.npz instead of from our own landmark network, with `points`
+(f, 468, 2) of MediaPipe's face mesh or (f, 68, 2) in pixels: first run with --keep, then a teacher over clips
+and results, then again with --reuse --points.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import cv2
+import lip_measures
 import numpy as np
+import torch
 from material import RATE_HZ, make_wav
-from numpy.typing import NDArray
 from processes import circumstances
 
 from latentsync.events import ignore
-from latentsync.faces.choice import FaceChoice
-from latentsync.faces.detect import Detector
-from latentsync.faces.landmarks import Landmarker, choose_landmarker
-from latentsync.faces.track import track
-from latentsync.media.probe import require_audio, require_video
-from latentsync.media.read import read_frames
+from latentsync.media.probe import probe, require_audio, require_video
 from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.schema import SyncRecipe
+from latentsync.runtime import choose_device, choose_dtype
+from latentsync.scoring.lips import Series, best_lag, correlation
 from latentsync.sync import SyncJob, run
+from latentsync.weights.store import LipModel, find_model, load_model
 
 RESULTS = Path(__file__).parent / "results" / "lips.json"
-FPS = 25.0
-LARGEST_LAG = 3
-INNER_LIPS = {68: (62, 66), 468: (13, 14)}
-EYES = {
-    68: (tuple(range(36, 42)), tuple(range(42, 48))),
-    468: ((33, 160, 158, 133, 153, 144), (362, 385, 387, 263, 373, 380)),
-}
 RESAMPLES = 10_000
-Series = NDArray[np.float64]  # (f,) at 25 fps, NaN where no face was seen
+SILENCE_S = 2.0
+ENCODING = "encoding.preset=veryfast"  # the lips are the same, and a core has other things to do
+# A video is off by a few frames at most: an offset beyond is the judge's mistake, and taken for 0.
+FARTHEST_OFFSET_FRAMES = 5
+GOALS = {"best": 0.6, "synced": 0.6, "sync_ratio": 0.8, "quiet": 0.25, "seam": 1.15}
+AT_MOST = ("quiet", "seam")
+ItemT = TypeVar("ItemT")
+AnswerT = TypeVar("AnswerT")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The command line, for workers."""
+
+    folder: Path
+    real: Path
+    points: Path | None
+    model: str
+    overrides: tuple[str, ...]
+    seconds: float
+    is_reused: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One pair; see the top of the file."""
+    """One pair; see the top of the file. NaN where there is no mouth to compare with."""
 
     driven: str
     speaker: str
     frames: int
     r0: float
     best: float
-    lag: int
+    lag: float
+    synced: float
+    offset: float
     leak: float
     chance: float
     motion: float
-    silence_mean: float
-    silence_motion: float
+    quiet: float
+    sync: float
+    sync_offset: float
+    sync_real: float
+    seam: float
+    seam_skin: float
+
+
+COLUMNS = tuple(Row.__annotations__)[3:]
 
 
 @cache
-def landmarker() -> Landmarker:
-    return choose_landmarker()
-
-
-def opening_of(points: NDArray[np.floating]) -> float:
-    """Distance of the inner lips over that of the eyes' centres."""
-    upper, lower = (points[place] for place in INNER_LIPS[len(points)])
-    left, right = (points[list(group)].mean(0) for group in EYES[len(points)])
-    return float(np.linalg.norm(upper - lower) / np.linalg.norm(left - right))
-
-
-@cache
-def openings(video: Path, end_s: float, points_dir: Path | None) -> Series:
-    """The opening of the mouth at 25 fps, up to `end_s`."""
-    times_s: list[float] = []
-    values: list[float] = []
-    if points_dir is None:
-        for tracked in track(
-            read_frames(video, end_s=end_s),
-            choice=FaceChoice(),
-            resolution=128,
-            detector=Detector(),
-            landmarker=landmarker(),
-        ):
-            is_seen = tracked.face is not None and not tracked.is_interpolated
-            values.append(opening_of(tracked.face.points) if is_seen and tracked.face else np.nan)
-            times_s.append(tracked.frame.time_s)
-    else:
-        stored = np.load(points_dir / f"{video.stem}.npz")["points"]
-        frame_s = float(1 / require_video(video).fps)
-        values = [opening_of(points) for points in stored[: round(end_s / frame_s)]]
-        times_s = [number * frame_s for number in range(len(values))]
-    grid_s = np.arange(0, times_s[-1] + 1e-6, 1 / FPS)
-    return np.asarray(np.interp(grid_s, times_s, values))  # NaN spreads to what lies beside it
-
-
-def pearson(one: Series, other: Series) -> float:
-    """Correlation over the frames that both have; NaN where one of them never moves."""
-    length = min(len(one), len(other))
-    one, other = one[:length], other[:length]
-    both = ~np.isnan(one) & ~np.isnan(other)
-    if both.sum() < 10 or one[both].std() == 0 or other[both].std() == 0:
-        return float("nan")
-    return float(np.corrcoef(one[both], other[both])[0, 1])
-
-
-def best_lag(late: Series, wanted: Series) -> tuple[float, int]:
-    """The largest correlation, and by how many frames `late` lags behind."""
-    found = {
-        lag: pearson(late[max(0, lag) :], wanted[max(0, -lag) :])
-        for lag in range(-LARGEST_LAG, LARGEST_LAG + 1)
-    }
-    lag = max(found, key=lambda each: (-np.inf if np.isnan(found[each]) else found[each], -abs(each)))
-    return found[lag], lag
+def loaded(model: str) -> LipModel:
+    device = choose_device("auto")
+    return load_model(find_model(model), device=device, dtype=choose_dtype("auto", device))
 
 
 def plan_pairs(clips: list[Path], count: int) -> list[tuple[Path, Path]]:
@@ -139,84 +120,172 @@ def plan_pairs(clips: list[Path], count: int) -> list[tuple[Path, Path]]:
     return pairs[:count]
 
 
-def generate(video: Path, speech: Path, target: Path, end_s: float, arguments: argparse.Namespace) -> None:
+def generate(video: Path, speech: Path, target: Path, end_s: float, settings: Settings) -> Path:
     """Drive the first `end_s` seconds of `video`."""
-    if arguments.reuse and target.exists():
-        return
-    job = SyncJob(
-        video=video,
-        speech=speech,
-        output=target,
-        model=arguments.model,
-        end_s=end_s,
-        duration="video",
-        force=True,
-    )
-    run(job, load_recipe("sync", SyncRecipe, overrides=arguments.set or []), ignore)
-
-
-def silence(video: Path, folder: Path, arguments: argparse.Namespace) -> Path:
-    """The video of a person who hears nothing."""
-    target, sound = folder / f"{video.stem}__silence.mp4", folder / "silence.wav"
-    end_s = min(require_video(video).duration_s, arguments.seconds)
-    make_wav(sound, np.zeros(round(end_s * RATE_HZ), np.float32))
-    generate(video, sound, target, end_s, arguments)
+    if settings.is_reused and target.exists():
+        return target
+    job = SyncJob(video=video, speech=speech, output=target, end_s=end_s, duration="video", force=True)
+    recipe = load_recipe("sync", SyncRecipe, overrides=[ENCODING, *settings.overrides])
+    run(job, recipe, ignore, model=loaded(settings.model))
     return target
 
 
-def measure(driven: Path, speaker: Path, quiet: Path, folder: Path, arguments: argparse.Namespace) -> Row:
-    """Generate one pair, and compare."""
-    lengths_s = require_video(driven).duration_s, require_video(speaker).duration_s
-    end_s = min(*lengths_s, require_audio(speaker).duration_s, arguments.seconds)
-    made = folder / f"{driven.stem}__{speaker.stem}.mp4"
-    generate(driven, speaker, made, end_s, arguments)
-    new, wanted, own, still = (
-        openings(video, arguments.seconds, arguments.points) for video in (made, speaker, driven, quiet)
-    )
-    wanted, own = wanted[: len(new)], own[: len(new)]
-    best, lag = best_lag(new, wanted)
-    return Row(
-        driven=driven.stem,
-        speaker=speaker.stem,
-        frames=len(new),
-        r0=pearson(new, wanted),
-        best=best,
-        lag=lag,
-        leak=pearson(new, own),
-        chance=best_lag(own, wanted)[0],
-        motion=float(np.nanstd(new) / np.nanstd(wanted)),
-        silence_mean=float(np.nanmean(still) / np.nanmean(new)),
-        silence_motion=float(np.nanstd(still) / np.nanstd(new)),
-    )
+def hush(video: Path, settings: Settings) -> Path:
+    """The video of a person who hears nothing."""
+    end_s = min(require_video(video).duration_s, SILENCE_S)
+    sound = settings.folder / f"{video.stem}__silence.wav"
+    make_wav(sound, np.zeros(round(end_s * RATE_HZ), np.float32))
+    made = generate(video, sound, settings.folder / f"{video.stem}__silence.mp4", end_s, settings)
+    sound.unlink()
+    return made
 
 
-def interval(values: list[float]) -> dict[str, float]:
-    """Mean, and the 95 % interval of means of resamples."""
-    known = np.array([value for value in values if not np.isnan(value)])
+def measure_person(task: tuple[Path, list[Path]], settings: Settings) -> list[Row]:
+    """Silence one person, then drive them with each speech."""
+    driven, speakers = task
+    own = lip_measures.look_at(driven, settings.real)
+    made = hush(driven, settings)
+    still = lip_measures.openings_of(made, lip_measures.follow(made, own), settings.points)
+    return [measure(driven, speaker, float(np.nanstd(still)), settings) for speaker in speakers]
+
+
+def measure(driven: Path, speaker: Path, still: float, settings: Settings) -> Row:
+    """Generate one pair, and compare; `still` is the standard deviation of the opening in silence."""
+    info = probe(speaker).video
+    own = lip_measures.look_at(driven, settings.real)
+    lengths_s = [require_video(driven).duration_s, require_audio(speaker).duration_s, settings.seconds]
+    end_s = min([*lengths_s, *([info.duration_s] if info else [])])
+    target = settings.folder / f"{driven.stem}__{speaker.stem}.mp4"
+    made = generate(driven, speaker, target, end_s, settings)
+    new = lip_measures.follow(made, own)
+    opened = lip_measures.openings_of(made, new, settings.points)
+    before = lip_measures.openings_of(driven, own.prepared, settings.points)[: len(opened)]
+    sync = lip_measures.sync_of_video(made, new)
+    found = dict.fromkeys(COLUMNS, float("nan"))
+    found |= {
+        "leak": correlation(opened, before),
+        "quiet": still / float(np.nanstd(opened)),
+        "sync": sync.confidence,
+        "sync_offset": sync.offset_frames,
+    }
+    found["seam"], found["seam_skin"] = lip_measures.seam_energy(made, driven, own)
+    if info is not None:
+        wanted = lip_measures.look_at(speaker, settings.real)
+        spoken = lip_measures.openings_of(speaker, wanted.prepared, settings.points)[: len(opened)]
+        found |= compare(opened, spoken, wanted.sync().offset_frames)
+        found |= {"chance": best_lag(before, spoken)[0], "sync_real": wanted.sync(new.frames).confidence}
+    return Row(driven.stem, speaker.stem, new.frames, **found)
+
+
+def compare(opened: Series, spoken: Series, offset: int) -> dict[str, float]:
+    """The new mouth beside the one that spoke, whose speech is early by `offset` frames."""
+    best, lag = best_lag(opened, spoken)
+    shift = 0 if abs(offset) > FARTHEST_OFFSET_FRAMES else -offset
+    return {
+        "r0": correlation(opened, spoken),
+        "best": best,
+        "lag": lag,
+        "synced": lip_measures.at_lag(opened, spoken, shift),
+        "offset": offset,
+        "motion": float(np.nanstd(opened) / np.nanstd(spoken)),
+    }
+
+
+def interval(values: list[float], over: list[float] | None = None) -> dict[str, float]:
+    """Mean, and the 95 % interval of means of resamples; with `over`, of the ratio of means."""
+    known = np.array([pair for pair in zip(values, over or [1.0] * len(values), strict=True)])
+    known = known[~np.isnan(known).any(1)]
     if len(known) == 0:
-        return {"mean": float("nan"), "low": float("nan"), "high": float("nan")}
+        return dict.fromkeys(("mean", "low", "high"), float("nan"))
     picks = np.random.default_rng(1247).integers(len(known), size=(RESAMPLES, len(known)))
-    low, high = np.percentile(known[picks].mean(1), (2.5, 97.5))
-    return {"mean": float(known.mean()), "low": float(low), "high": float(high)}
+    means = known[picks].mean(1)
+    low, high = np.percentile(means[:, 0] / means[:, 1], (2.5, 97.5))
+    mean = known.mean(0)
+    return {"mean": float(mean[0] / mean[1]), "low": float(low), "high": float(high)}
 
 
-COLUMNS = ("r0", "best", "lag", "leak", "chance", "motion", "silence_mean", "silence_motion")
+def means_of(rows: list[Row]) -> dict[str, dict[str, float]]:
+    """Means of all columns, and of `sync` over `sync_real`."""
+    values = {column: [float(getattr(row, column)) for row in rows] for column in COLUMNS}
+    means = {column: interval(values[column]) for column in COLUMNS}
+    return means | {"sync_ratio": interval(values["sync"], values["sync_real"])}
 
 
-def main() -> None:
+def show_means(means: dict[str, dict[str, float]]) -> None:
+    for column, found in means.items():
+        line = f"  {column:16}{found['mean']:7.2f}  ({found['low']:.2f} to {found['high']:.2f})"
+        if column in GOALS:
+            is_small = column in AT_MOST
+            is_met = found["mean"] <= GOALS[column] if is_small else found["mean"] >= GOALS[column]
+            wanted = f"at {'most' if is_small else 'least'} {GOALS[column]:g}"
+            line += f"  goal {wanted}: {'reached' if is_met else 'missed'}"
+        print(line)
+
+
+def work(task: Callable[[ItemT], AnswerT], items: list[ItemT], workers: int) -> Iterator[AnswerT]:
+    """The answers in the order of the items."""
+    if workers == 1:
+        yield from map(task, items)
+        return
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(task, items)
+
+
+def with_threads(item: ItemT, task: Callable[[ItemT], AnswerT], threads: int) -> AnswerT:
+    """Run `task` in a worker that has so many threads."""
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    return task(item)
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("clips", type=Path, nargs="+", metavar="CLIP")
-    parser.add_argument("--pairs", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each clip")
+    parser.add_argument("--pairs", type=int, default=24)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each clip")
+    parser.add_argument("--sound", type=Path, action="append", default=[], help="speech without a face")
     parser.add_argument("--model", default="compact")
     parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="of the recipe")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="where the videos stay")
     parser.add_argument("--reuse", action="store_true", help="take videos that are in --keep already")
+    parser.add_argument("--real", type=Path, metavar="DIR", help="where measurements of the clips stay")
     parser.add_argument("--points", type=Path, metavar="DIR", help="landmarks of another network")
+    parser.add_argument("--workers", type=int, default=1, help="processes, each with one thread if several")
     parser.add_argument("--json", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     if len(arguments.clips) < 2:
         parser.error("two clips at least: one speaks, one is driven")
+    return arguments
+
+
+def measure_all(arguments: argparse.Namespace, folder: Path) -> Iterator[Row]:
+    """Look at the clips, then silence and drive each person."""
+    settings = Settings(
+        folder=folder,
+        real=arguments.real or folder / "real",
+        points=arguments.points,
+        model=arguments.model,
+        overrides=tuple(arguments.set or ()),
+        seconds=arguments.seconds,
+        is_reused=arguments.reuse,
+    )
+    pairs = plan_pairs(arguments.clips, arguments.pairs)
+    step = max(1, len(arguments.clips) // max(1, len(arguments.sound)))
+    pairs += [(arguments.clips[k * step], sound) for k, sound in enumerate(arguments.sound)]
+    threads = partial(with_threads, threads=1 if arguments.workers > 1 else torch.get_num_threads())
+    shown = sorted({clip for pair in pairs for clip in pair if probe(clip).video is not None})
+    looks = partial(lip_measures.look_at, folder=settings.real)
+    list(work(partial(threads, task=looks), shown, arguments.workers))
+    people = [(clip, [speech for driven, speech in pairs if driven == clip]) for clip in arguments.clips]
+    tasks = [(driven, speeches) for driven, speeches in people if speeches]
+    for rows in work(
+        partial(threads, task=partial(measure_person, settings=settings)), tasks, arguments.workers
+    ):
+        yield from rows
+
+
+def main() -> None:
+    arguments = parse()
     report: dict[str, Any] = {
         "circumstances": circumstances(),
         "model": arguments.model,
@@ -225,28 +294,19 @@ def main() -> None:
         "points": "our landmark network" if arguments.points is None else "given",
     }
     rows: list[Row] = []
-    print(f"{'driven':16}{'speaker':16}{'frames':>7}" + "".join(f"{name:>16}" for name in COLUMNS))
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    print(f"{'driven':18}{'speaker':18}" + "".join(f"{name:>12}" for name in COLUMNS))
     with tempfile.TemporaryDirectory() as name:
         folder = arguments.keep or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
-        quiet: dict[Path, Path] = {}
-        for driven, speaker in plan_pairs(arguments.clips, arguments.pairs):
-            if driven not in quiet:
-                quiet[driven] = silence(driven, folder, arguments)
-            rows.append(measure(driven, speaker, quiet[driven], folder, arguments))
-            values = asdict(rows[-1])
-            print(
-                f"{driven.stem:16}{speaker.stem:16}{rows[-1].frames:7}"
-                + "".join(f"{values[column]:16.2f}" for column in COLUMNS),
-                flush=True,
-            )
-    report["means"] = {column: interval([float(asdict(row)[column]) for row in rows]) for column in COLUMNS}
-    report["pairs"] = [asdict(row) for row in rows]
+        for row in measure_all(arguments, folder):
+            rows.append(row)
+            numbers = "".join(f"{getattr(row, column):12.2f}" for column in COLUMNS)
+            print(f"{row.driven:18}{row.speaker:18}{numbers}", flush=True)
+            report |= {"means": means_of(rows), "pairs": [asdict(row) for row in rows]}
+            arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(f"means over {len(rows)} pairs, with 95 % intervals:")
-    for column, found in report["means"].items():
-        print(f"  {column:16}{found['mean']:7.2f}  ({found['low']:.2f} to {found['high']:.2f})")
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    show_means(report["means"])
 
 
 if __name__ == "__main__":
