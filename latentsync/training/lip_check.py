@@ -62,7 +62,7 @@ def make_validate(recipe: UNetTrainingRecipe, examination: Examination) -> Valid
 
     Measures of a clip: each loss, their weighted sum `loss`, and `confidence`, `offset_frames`, `distance`.
     """
-    chosen = choose_evenly(examination.clips, recipe.validation.clips)
+    chosen = choose_evenly(_long_enough(examination, recipe.validation.windows), recipe.validation.clips)
     weights = named_weights(recipe.loss)
 
     def validate(model: nn.Module, check: Check) -> list[dict[str, float]]:
@@ -82,6 +82,14 @@ def make_validate(recipe: UNetTrainingRecipe, examination: Examination) -> Valid
         return measured
 
     return validate
+
+
+def _long_enough(examination: Examination, windows: int) -> Sequence[ManifestClip]:
+    """The clips that hold so many windows: a SyncNet has no confidence in short ones. All, if none does."""
+    source = examination.source
+    needed = (windows - 1) * source.frames + 1
+    long = [clip for clip in examination.clips if source.windows.starts_in(clip) >= needed]
+    return long or examination.clips
 
 
 def make_frames(

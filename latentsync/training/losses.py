@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -99,3 +101,29 @@ def matrix_losses(cosines: Tensor, is_negative: Tensor, *, temperature: Tensor) 
         "contrastive": (ways[0] + ways[1]) / 2,
         "chance": chance,
     }
+
+
+def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """What a discriminator minimises: real scores of 1 or more, fake ones of -1 or less.
+
+    Source: Lim and Ye 2017, as most decoders that are trained against a discriminator have it.
+    """
+    return functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
+
+
+def feature_loss(made: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+    """Mean absolute error of what the layers of a discriminator saw, each by the size of the real ones.
+
+    Source: Wang et al. 2018, section 3.3; the division is ours, so that no layer outweighs the others.
+    """
+    pairs = zip(made, real, strict=True)
+    errors = [(one - other).abs().mean() / other.abs().mean().clamp(min=1e-3) for one, other in pairs]
+    return torch.stack(errors).mean()
+
+
+def coarse_loss(made: Tensor, real: Tensor, *, square_px: int) -> Tensor:
+    """Mean absolute error of pictures (b c h w) that were averaged over squares.
+
+    Source: ours; where the fine detail cannot be known, a pixel's error only asks for blur.
+    """
+    return functional.l1_loss(functional.avg_pool2d(made, square_px), functional.avg_pool2d(real, square_px))

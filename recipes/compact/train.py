@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from latentsync.compat import make_torchvision_importable
+from latentsync.recipe.compact_training import DecoderRecipe
 from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.schema import CompactUNetRecipe, VAERecipe
 from latentsync_cli.console import make_report, wrote
@@ -13,10 +14,15 @@ from latentsync_cli.console import make_report, wrote
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=["landmarks", "vae", "unet"])
-    parser.add_argument("data", type=Path, help="labelled clips, as label_clips.py writes them")
+    parser.add_argument("part", choices=["landmarks", "vae", "unet", "decoder"])
+    parser.add_argument(
+        "data",
+        type=Path,
+        help="labelled clips, as label_clips.py writes them; for the decoder what preprocess wrote",
+    )
     parser.add_argument("output", type=Path, help="folder for weights and the state of the run")
     parser.add_argument("--recipe", help="a recipe file or name; default: compact/PART")
+    parser.add_argument("--model", default="compact", help="decoder: whose networks, NAME or PATH")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value")
     given = parser.parse_args()
     make_torchvision_importable()
@@ -33,6 +39,12 @@ def main() -> None:
 
         chosen_vae = load_recipe(recipe, VAERecipe, overrides=given.set)
         wrote(vae.run(vae.TrainVAEJob(given.data, given.output), chosen_vae, report))
+    elif given.part == "decoder":
+        from latentsync import train_decoder as decoder
+
+        decoder_job = decoder.TrainDecoderJob(given.data, given.output, given.model)
+        chosen_decoder = load_recipe(recipe, DecoderRecipe, overrides=given.set)
+        wrote(decoder.run(decoder_job, chosen_decoder, report))
     else:
         from latentsync import train_compact as unet
 

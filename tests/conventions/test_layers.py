@@ -24,6 +24,7 @@ ROWS = [
         "train_syncnet",
         "train_unet",
         "train_compact",
+        "train_decoder",
         "train_vae",
         "train_landmarks",
         "sync",

@@ -20,6 +20,7 @@ KINDS = {
     "sync": "latentsync.recipe.schema:SyncRecipe",
     "syncnet": "latentsync.recipe.training:SyncNetRecipe",
     "compact/syncnet": "latentsync.recipe.training:SyncNetRecipe",
+    "compact/syncnet-small": "latentsync.recipe.training:SyncNetRecipe",
     "evaluate": "latentsync.recipe.sets:EvaluateRecipe",
     "sets/hdtf": "latentsync.recipe.sets:SetRecipe",
     "sets/voxceleb2": "latentsync.recipe.sets:SetRecipe",
@@ -41,6 +42,7 @@ KINDS = {
     "ablations/unet-wav2lip-trepa": "latentsync.recipe.unet_training:UNetTrainingRecipe",
     "ablations/unet-wav2lip": "latentsync.recipe.unet_training:UNetTrainingRecipe",
     "compact/unet": "latentsync.recipe.schema:CompactUNetRecipe",
+    "compact/decoder": "latentsync.recipe.compact_training:DecoderRecipe",
 }
 
 KINDS |= {
