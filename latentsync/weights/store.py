@@ -63,7 +63,7 @@ def _compact(unet: Path) -> ModelSpec:
     """The compact model, or a U-Net trained like it, with the autoencoder beside it or the bundled one.
 
     Source: ours. The network was trained to give the clean latents from pure noise, so one step is enough; it
-    mumbles without guidance, and 2 was measured to open the mouth as far as speakers do (docs/experiments.md).
+    mumbles without guidance, and with 2 it moves in silence least (docs/experiments.md).
     """
     vae = unet.with_name("vae.safetensors")
     return ModelSpec(
