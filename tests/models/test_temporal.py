@@ -41,8 +41,8 @@ def test_golden(small: VideoEncoder, facts: Any, golden: Path, synthetic: Module
     with torch.no_grad():
         features = small.features(fake)
         assert (features - expected).norm() / expected.norm() < 1e-4
-        assert trepa_distance(fake, real, small).item() == pytest.approx(facts["loss"], rel=1e-4)
-        squared = trepa_distance(fake, real, small, normalise="sum")
+        assert trepa_distance(fake, real, small.features).item() == pytest.approx(facts["loss"], rel=1e-4)
+        squared = trepa_distance(fake, real, small.features, normalise="sum")
     assert squared.item() == pytest.approx(96 * facts["loss"], rel=1e-4)
 
 
@@ -57,7 +57,7 @@ def test_checkpointing_keeps_the_gradient_of_the_picture() -> None:
 
     def gradient() -> torch.Tensor:
         fake = video(1).requires_grad_()
-        trepa_distance(fake, video(2), encoder).backward()
+        trepa_distance(fake, video(2), encoder.features).backward()
         assert fake.grad is not None
         return fake.grad
 
@@ -71,8 +71,8 @@ def test_half_precision_does_not_round_the_distance_away() -> None:
     torch.manual_seed(0)
     encoder = build_video_encoder(TINY)
     with torch.no_grad():
-        exact = trepa_distance(video(1), video(2), encoder)
-        rounded = trepa_distance(video(1), video(2), encoder.to(torch.bfloat16))
+        exact = trepa_distance(video(1), video(2), encoder.features)
+        rounded = trepa_distance(video(1), video(2), encoder.to(torch.bfloat16).features)
     assert rounded.dtype == torch.float32
     assert rounded.item() == pytest.approx(exact.item(), rel=0.3)
 
