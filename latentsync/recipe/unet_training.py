@@ -186,6 +186,8 @@ class UNetTrainingRecipe(Recipe):
             )
         if network.motion and network.adapter_dim:
             raise ValueError("network.adapter_dim needs network.motion = false")
+        if self.generator == "wav2lip" and self.windows.reference != "window":
+            raise ValueError('generator = "wav2lip" needs windows.reference = "window"')
         self._refuse_other_objective()
         if self.generator == "wav2lip" and loss.sync and loss.sync_space == "latent":
             raise ValueError('generator = "wav2lip" has no latents: loss.sync_space must be "pixel"')

@@ -158,3 +158,8 @@ def test_the_defaults_are_those_of_stage2() -> None:
 def test_what_does_not_fit_is_refused(change: str, said: str) -> None:
     with pytest.raises(RecipeError, match=said):
         load_recipe("stage2", UNetTrainingRecipe, overrides=[change])
+
+
+def test_a_wav2lip_needs_as_many_reference_frames() -> None:
+    with pytest.raises(RecipeError, match=r'needs windows\.reference = "window"'):
+        load_recipe("ablations/unet-wav2lip", UNetTrainingRecipe, overrides=['windows.reference="frame"'])
