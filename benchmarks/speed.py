@@ -83,7 +83,8 @@ def stages(video: Path, speech: Path, folder: Path, model_name: str, frames: int
     from latentsync.media.probe import require_video
     from latentsync.media.read import read_audio, read_frames
     from latentsync.media.write import Encoding, VideoWriter
-    from latentsync.pipeline.generate import Sampling, cut_crops, speak
+    from latentsync.pipeline.generate import cut_crops, speak
+    from latentsync.pipeline.quality import choose_sampling
     from latentsync.recipe.loading import load_recipe
     from latentsync.recipe.schema import SyncRecipe
     from latentsync.runtime import choose_device, choose_dtype
@@ -96,15 +97,7 @@ def stages(video: Path, speech: Path, folder: Path, model_name: str, frames: int
     device = choose_device("auto")
     model = load_model(spec, device=device, dtype=choose_dtype("auto", device))
     detector, landmarker = Detector(), choose_landmarker()
-    chosen = recipe.sampling
-    sampling = Sampling(
-        steps=chosen.steps or spec.steps,
-        guidance=spec.guidance if chosen.guidance is None else chosen.guidance,
-        window_frames=chosen.window_frames,
-        overlap_frames=spec.overlap_frames if chosen.overlap_frames is None else chosen.overlap_frames,
-        is_exact=False,
-        seed=recipe.seed,
-    )
+    sampling = choose_sampling(recipe, spec)
     decoded = clock("decode", lambda: list(islice(read_frames(video), frames)))
     tracked = clock(
         "track",

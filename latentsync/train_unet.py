@@ -63,13 +63,17 @@ from latentsync.training.processed import (
 from latentsync.training.processes import explaining, make_accelerator
 from latentsync.training.saving import AVERAGE, find_last
 from latentsync.training.sync_pairs import ClipWindows
-from latentsync.training.unet_losses import Step, make_unet_step, named_weights
+from latentsync.training.unet_losses import (
+    Step,
+    build_training_scheduler,
+    make_unet_step,
+    named_weights,
+)
 from latentsync.training.unet_plan import plan_needs, planned_config
 from latentsync.training.wav2lip_step import make_wav2lip_step
 from latentsync.weights.checkpoints import config_of, read_note, save_checkpoint
 from latentsync.weights.tensor_files import read_tensors
 
-PREDICTION_TYPES = {"noise": "epsilon", "clean": "sample"}  # diffusers' names
 WEIGHTS_NAMES = {"unet": "unet.safetensors", "wav2lip": "wav2lip.safetensors"}
 
 
@@ -229,7 +233,7 @@ def _give_away(job: TrainingJob, recipe: UNetTrainingRecipe, *, is_main: bool) -
         **note.facts,
         "origin": "trained",
         "resolution": recipe.windows.resolution,
-        "prediction_type": PREDICTION_TYPES[recipe.noise.prediction],
+        "prediction_type": build_training_scheduler(recipe.noise).config.prediction_type,
         "vae": recipe.weights.vae,
         "whisper": recipe.weights.whisper,
     }

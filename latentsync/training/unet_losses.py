@@ -58,7 +58,8 @@ def make_unet_step(recipe: UNetTrainingRecipe, frozen: FrozenNetworks) -> Step:
     vae, loss = _need_vae(frozen), recipe.loss
     scheduler = build_training_scheduler(recipe.noise)
     encode = make_encode(recipe, vae, scheduler)
-    weights = mouth_weights(_small_mask(recipe, vae), mouth=loss.mouth, kept=KEPT_WEIGHT)  # h w
+    weights = mouth_weights(_small_mask(recipe, vae), mouth=loss.mouth, kept=KEPT_WEIGHT)
+    weights = weights.to(next(vae.parameters()).device)  # h w
 
     def step(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         encoded = encode(batch)
@@ -67,7 +68,7 @@ def make_unet_step(recipe: UNetTrainingRecipe, frozen: FrozenNetworks) -> Step:
             encoded.conditioning.join(noisy), encoded.timesteps, batch["audio"].flatten(0, 1)
         )  # b c f h w
         if recipe.noise.prediction == "clean":
-            losses = {"clean": clean_loss(predicted, encoded.latents, weights.to(predicted.device))}
+            losses = {"clean": clean_loss(predicted, encoded.latents, weights)}
         else:
             losses = {"noise": noise_loss(predicted, encoded.noise)}
         if not (loss.is_decoded or loss.sync):
