@@ -13,7 +13,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from latentsync.training.log import Row, read_log
+from latentsync.train.log import Row, read_log
 
 COIN = 0.5
 

@@ -17,20 +17,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from latentsync.evaluation.cache import content_hash, key_of
-from latentsync.evaluation.prepare import Faces, Prepared, hear, prepare
-from latentsync.evaluation.running import points_by
+from latentsync.evaluate.cache import content_hash, key_of
+from latentsync.evaluate.prepare import Faces, Prepared, hear, prepare
+from latentsync.evaluate.running import points_by
 from latentsync.faces.align import square_from_window
 from latentsync.faces.detect import Detector
 from latentsync.faces.landmarks import choose_landmarker
 from latentsync.faces.paste import face_region, soft_mouth
 from latentsync.media.probe import require_video
 from latentsync.media.read import read_frames
-from latentsync.recipe.sets import Preparing
-from latentsync.scoring.choice import COMPACT_SYNCNET
-from latentsync.scoring.lips import Series, correlation, openings
-from latentsync.scoring.lipsync import SyncJudge, choose_judge, distance_per_offset
-from latentsync.steps.read_video import at_25_fps
+from latentsync.metrics.choice import COMPACT_SYNCNET
+from latentsync.metrics.lips import Series, correlation, openings
+from latentsync.metrics.sync import SyncJudge, choose_judge, distance_per_offset
+from latentsync.preprocess.read_video import at_25_fps
+from latentsync.recipe.evaluate import Preparing
 from latentsync.types import AffineFrame, FrameImage
 
 FPS = 25
@@ -48,7 +48,7 @@ SEAM_BLUR_PX = 1.0  # noise of the camera would drown the seam, and encoding tak
 
 @dataclass(frozen=True, slots=True)
 class Sync:
-    """What the compact SyncNet says of a video; see `latentsync.scoring.lipsync.SyncScore`."""
+    """What the compact SyncNet says of a video; see `latentsync.metrics.sync.SyncScore`."""
 
     confidence: float
     offset_frames: int

@@ -19,10 +19,10 @@ import numpy as np
 from lip_measures import FPS, faces
 from numpy.typing import NDArray
 
-from latentsync.evaluation.prepare import Prepared, hear, prepare
+from latentsync.evaluate.prepare import Prepared, hear, prepare
 from latentsync.faces.align import WINDOW_HEIGHT, WINDOW_WIDTH
-from latentsync.recipe.sets import Preparing
-from latentsync.steps.step import SAMPLES_PER_FRAME
+from latentsync.preprocess.step import SAMPLES_PER_FRAME
+from latentsync.recipe.evaluate import Preparing
 
 TILE_PX = 72  # width of a picture
 ROWS, COLUMNS = (0.46, 0.94), (0.2, 0.8)  # of the crop: the lips, the chin, and room around them

@@ -49,12 +49,12 @@ from processes import circumstances
 
 from latentsync.events import ignore
 from latentsync.media.probe import probe, require_audio, require_video
+from latentsync.metrics.lips import Series, best_lag, correlation
 from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.schema import SyncRecipe
 from latentsync.runtime import choose_device, choose_dtype
-from latentsync.scoring.lips import Series, best_lag, correlation
-from latentsync.sync import SyncJob, run
-from latentsync.weights.store import LipModel, find_model, load_model
+from latentsync.sync.run import SyncJob, run
+from latentsync.weights.models import LipModel, find_model, load_model
 
 RESULTS = Path(__file__).parent / "results" / "lips.json"
 RESAMPLES = 10_000

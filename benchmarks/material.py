@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from latentsync.media.probe import require_video
 from latentsync.media.read import read_audio
 from latentsync.media.write import Encoding, VideoWriter
-from latentsync.pipeline.timeline import play
+from latentsync.sync.timeline import play
 
 RATE_HZ = 16000
 

@@ -24,10 +24,10 @@ from typing import Any
 
 from processes import circumstances, latentsync_command, memory_mb
 
-from latentsync.engines.log import read_past
 from latentsync.errors import MediaError
 from latentsync.media.folder import find_videos
 from latentsync.media.probe import probe
+from latentsync.workers.log import read_past
 
 RESULTS = Path(__file__).parent / "results" / "preprocess.json"
 FOLDERS = ("news", "grid_s1", "assorted")

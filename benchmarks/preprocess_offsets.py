@@ -30,7 +30,7 @@ from latentsync.manifest import Decision
 from latentsync.media.folder import find_videos
 from latentsync.media.probe import probe
 from latentsync.media.read import read_audio
-from latentsync.preprocess import collect
+from latentsync.preprocess.run import collect
 
 RESULTS = Path(__file__).parent / "results" / "preprocess_offsets.json"
 RATE_HZ, SAMPLES_PER_FRAME = 16_000, 640

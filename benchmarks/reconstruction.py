@@ -34,10 +34,10 @@ from latentsync.diffusion.sampling import build_scheduler, denoise
 from latentsync.faces.align import latent_mask, mouth_mask
 from latentsync.manifest import ManifestClip, read_manifest
 from latentsync.media.read import read_audio, read_frames
+from latentsync.metrics.image import Psnr, Ssim
+from latentsync.metrics.metric import Missing, ScoredClip
 from latentsync.runtime import Seeds, choose_device, choose_dtype
-from latentsync.scoring.image import Psnr, Ssim
-from latentsync.scoring.metric import Missing, ScoredClip
-from latentsync.weights.store import LipModel, find_model, load_model
+from latentsync.weights.models import LipModel, find_model, load_model
 
 RESULTS = Path(__file__).parent / "results" / "reconstruction.json"
 GOAL_SSIM = 0.80

@@ -83,13 +83,13 @@ def stages(video: Path, speech: Path, folder: Path, model_name: str, frames: int
     from latentsync.media.probe import require_video
     from latentsync.media.read import read_audio, read_frames
     from latentsync.media.write import Encoding, VideoWriter
-    from latentsync.pipeline.generate import cut_crops, speak
-    from latentsync.pipeline.quality import choose_sampling
     from latentsync.recipe.loading import load_recipe
     from latentsync.recipe.schema import SyncRecipe
     from latentsync.runtime import choose_device, choose_dtype
+    from latentsync.sync.effort import choose_sampling
+    from latentsync.sync.generate import cut_crops, speak
     from latentsync.types import FrameImage
-    from latentsync.weights.store import find_model, load_model
+    from latentsync.weights.models import find_model, load_model
 
     recipe, clock = load_recipe("sync", SyncRecipe), Clock()
     info = require_video(video)

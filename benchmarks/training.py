@@ -34,12 +34,12 @@ from training_sizes import PUBLISHED_GB, TINY, train_full_size
 from latentsync.errors import LatentSyncError, MemoryShortage
 from latentsync.events import ignore
 from latentsync.recipe.loading import load_recipe
-from latentsync.recipe.unet_training import UNetTrainingRecipe
+from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.runtime import choose_device
-from latentsync.train_unet import run
-from latentsync.training import loop
-from latentsync.training.batches import read_batches
-from latentsync.training.job import TrainingJob
+from latentsync.train import loop
+from latentsync.train.batches import read_batches
+from latentsync.train.job import TrainingJob
+from latentsync.train.unet.run import run
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
 WARM_STEPS = 2  # before the clock counts: the first steps allocate memory and fill caches

@@ -12,15 +12,15 @@ from torch.utils.data import Dataset
 
 from latentsync.events import ignore
 from latentsync.models.syncnet import SyncNetConfig, TowerConfig, build_syncnet
-from latentsync.models.temporal import VideoEncoderConfig, build_video_encoder
 from latentsync.models.vae import VAEConfig, build_vae
-from latentsync.recipe.unet_training import UNetTrainingRecipe
+from latentsync.models.videomae import VideoEncoderConfig, build_video_encoder
+from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.runtime import DTYPES
-from latentsync.training.frozen import FrozenNetworks
-from latentsync.training.generators import build_generator
-from latentsync.training.loop import Ending, TrainingRun, train
-from latentsync.training.processes import explaining, make_accelerator
-from latentsync.training.unet_losses import make_unet_step, named_weights
+from latentsync.train.loop import Ending, TrainingRun, train
+from latentsync.train.processes import explaining, make_accelerator
+from latentsync.train.unet.frozen import FrozenNetworks
+from latentsync.train.unet.generators import build_generator
+from latentsync.train.unet.objective import make_unet_step, named_weights
 from latentsync.weights.judges import RELEASED_SYNCNETS
 
 # What the authors say each configuration takes, for one sample at once.
@@ -139,7 +139,7 @@ def train_full_size(
 
 
 def _random_lpips() -> nn.Module:
-    from latentsync.compat import make_torchvision_importable
+    from latentsync.runtime import make_torchvision_importable
 
     make_torchvision_importable()
     import lpips

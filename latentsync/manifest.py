@@ -31,7 +31,7 @@ class Decision:
     source           path within the raw folder, as `source_name` writes it
     clip             path of the written mp4 within the out folder; None when nothing was written
     outcome          kept, dropped (a step said why), failed (the run could not finish this source)
-    reason           a fixed word of `latentsync.steps.step.REASONS`; empty for a kept clip
+    reason           a fixed word of `latentsync.preprocess.step.REASONS`; empty for a kept clip
     start_s, end_s   the span in the source, after the first frame; None for a whole source
     frames, fps      of the clip
     resolution       side of the crop in pixels

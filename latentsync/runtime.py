@@ -1,8 +1,10 @@
-"""Where and how numbers are computed: device, number format, named random streams."""
+"""Where and how numbers are computed: device, dtype, named random streams; a torchvision that imports."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,3 +56,30 @@ class Seeds:
         """
         digest = hashlib.sha256(f"{self.root}/{self.rank}/{name}".encode()).digest()
         return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+# torchvision's wheels are built against a CUDA torch: beside a CPU torch its import stops at a missing
+# operator, and with it that of diffusers and transformers. Measured with torch 2.13.0 and torchvision 0.28.0.
+_library: object | None = None  # keeps the operator schemas registered
+
+
+def make_torchvision_importable() -> None:
+    """Import torchvision, declaring the two missing operator schemas if just that is what stops it.
+
+    Nothing is faked: calling `torchvision.ops.nms` afterwards still raises its own error.
+    """
+    global _library
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::nms does not exist" not in str(error):
+            raise
+        import torch
+
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "DEF")
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _library = library
+        importlib.import_module("torchvision")

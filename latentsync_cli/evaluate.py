@@ -13,7 +13,7 @@ from latentsync_cli import console
 from latentsync_cli.options import Device, DeviceOption, JsonOption, ModelOption, QuietOption, RecipeOption
 
 if TYPE_CHECKING:
-    from latentsync.evaluate import EvaluateResult, Method
+    from latentsync.evaluate.run import EvaluateResult, Method
 
 
 class Engine(StrEnum):
@@ -128,9 +128,9 @@ def evaluate(
             raise UsageError("--syncnet takes processed clips", hint="leave --set, --pairs and --method out")
         _judge(syncnet, data, split, output, device, recipe, as_json=as_json, quiet=quiet)
         return
-    from latentsync.evaluate import EvaluateJob, run
+    from latentsync.evaluate.run import EvaluateJob, run
+    from latentsync.recipe.evaluate import EvaluateRecipe
     from latentsync.recipe.loading import load_recipe
-    from latentsync.recipe.sets import EvaluateRecipe
 
     job = EvaluateJob(
         test_set=test_set,
@@ -155,7 +155,7 @@ def evaluate(
 
 
 def _method(text: str) -> Method:
-    from latentsync.evaluate import Method
+    from latentsync.evaluate.run import Method
 
     name, equals, folder = text.partition("=")
     if not equals or not name.strip() or not folder:
@@ -166,7 +166,7 @@ def _method(text: str) -> Method:
 
 
 def _show(result: EvaluateResult, *, as_json: bool, quiet: bool) -> None:
-    from latentsync.evaluation.table import table_lines
+    from latentsync.evaluate.table import table_lines
 
     if as_json:
         console.show_json(result.as_dict())
@@ -192,10 +192,10 @@ def _judge(
 ) -> None:
     if data is None:
         raise UsageError("--syncnet needs --data", hint="give the out folder of 'latentsync preprocess'")
-    from latentsync.evaluate import SyncNetJob, run_syncnet
-    from latentsync.evaluation.syncnet import lines
+    from latentsync.evaluate.run import SyncNetJob, run_syncnet
+    from latentsync.evaluate.syncnet import lines
+    from latentsync.recipe.evaluate import EvaluateRecipe
     from latentsync.recipe.loading import load_recipe
-    from latentsync.recipe.sets import EvaluateRecipe
 
     job = SyncNetJob(checkpoint=checkpoint, data=data, split=split.value, output=output, device=device.value)
     result = run_syncnet(job, load_recipe(recipe, EvaluateRecipe), console.make_report(quiet))

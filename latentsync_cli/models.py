@@ -100,8 +100,8 @@ def pull(
     quiet: QuietOption = False,
 ) -> None:
     """Fetch weights and all they need; continues what was interrupted, and leaves alone what is here."""
-    from latentsync.weights.fetch import Pull
-    from latentsync.weights.fetch import pull as fetch
+    from latentsync.weights.hub import Pull
+    from latentsync.weights.hub import pull as fetch
 
     how = Pull(source=source, is_offline=offline, is_forced=force)
     try:

@@ -21,7 +21,7 @@ from latentsync_cli.options import (
 )
 
 if TYPE_CHECKING:
-    from latentsync.preprocess import PreprocessResult
+    from latentsync.preprocess.run import PreprocessResult
 
 
 class Engine(StrEnum):
@@ -90,10 +90,10 @@ def preprocess(
         )
     if address is not None and engine is not Engine.ray:
         raise UsageError(f"--address {address}: the local engine has none", hint="add --engine ray")
-    from latentsync.engines.log import parse_shard
-    from latentsync.preprocess import PreprocessJob, run
+    from latentsync.preprocess.run import PreprocessJob, run
     from latentsync.recipe.loading import load_recipe
-    from latentsync.recipe.preprocessing import PreprocessRecipe
+    from latentsync.recipe.preprocess import PreprocessRecipe
+    from latentsync.workers.log import parse_shard
 
     job = PreprocessJob(
         raw=raw,
@@ -112,7 +112,7 @@ def preprocess(
 
 
 def _summarize(out: Path, *, as_json: bool, quiet: bool) -> None:
-    from latentsync.preprocess import summarize
+    from latentsync.preprocess.run import summarize
 
     funnel, pictures = summarize(out, console.make_report(quiet))
     if as_json:

@@ -25,7 +25,7 @@ from latentsync_cli.options import (
 )
 
 if TYPE_CHECKING:
-    from latentsync.sync import SyncResult
+    from latentsync.sync.run import SyncResult
 
 
 class Duration(StrEnum):
@@ -117,7 +117,7 @@ def sync(
     from latentsync.faces.choice import parse_face_choice
     from latentsync.recipe.loading import load_recipe
     from latentsync.recipe.schema import SyncRecipe
-    from latentsync.sync import SyncJob, run
+    from latentsync.sync.run import SyncJob, run
 
     job = SyncJob(
         video=video,

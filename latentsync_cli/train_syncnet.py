@@ -46,9 +46,9 @@ def train_syncnet(
 ) -> None:
     """Train the SyncNet on processed clips. The same command again continues."""
     from latentsync.recipe.loading import load_recipe
-    from latentsync.recipe.training import SyncNetRecipe
-    from latentsync.train_syncnet import run
-    from latentsync.training.job import TrainingJob
+    from latentsync.recipe.train_syncnet import SyncNetRecipe
+    from latentsync.train.job import TrainingJob
+    from latentsync.train.syncnet.run import run
 
     chosen = load_recipe(recipe, SyncNetRecipe, overrides=settings or [])
     job = TrainingJob(

@@ -64,9 +64,9 @@ def train_unet(
     import json
 
     from latentsync.recipe.loading import load_recipe
-    from latentsync.recipe.unet_training import UNetTrainingRecipe
-    from latentsync.train_unet import run
-    from latentsync.training.job import TrainingJob
+    from latentsync.recipe.train_unet import UNetTrainingRecipe
+    from latentsync.train.job import TrainingJob
+    from latentsync.train.unet.run import run
 
     changes = [*(settings or []), *([] if start is None else [f"weights.start={json.dumps(start)}"])]
     chosen = load_recipe(recipe, UNetTrainingRecipe, overrides=changes)

@@ -12,7 +12,7 @@ from latentsync_cli import console
 
 if TYPE_CHECKING:
     from latentsync.recipe.schema import Recipe
-    from latentsync.training.job import TrainingResult
+    from latentsync.train.job import TrainingResult
 
 INTERRUPTED = 130
 

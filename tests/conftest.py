@@ -5,18 +5,20 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from latentsync.compat import make_torchvision_importable
+from latentsync.runtime import make_torchvision_importable
 
 make_torchvision_importable()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job; children would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).parent.parent
+sys.path.append(str(REPOSITORY / "recipes" / "compact"))  # trainers that lie outside the package
 
 
 def _folder(variable: str, default: str) -> Path:

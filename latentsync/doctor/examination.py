@@ -75,7 +75,7 @@ def run(job: DoctorJob, report: Report) -> DoctorResult:
 
 def look_at_bundled() -> list[Check]:
     """The files inside the package, by their checksums."""
-    from latentsync.weights.store import BUNDLED
+    from latentsync.weights.models import BUNDLED
 
     lines = (BUNDLED / SUMS).read_text(encoding="utf-8").split("\n")
     expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines) if name}
@@ -130,7 +130,7 @@ def _load_compact() -> str:
     from latentsync.faces.detect import Detector
     from latentsync.faces.landmarks import choose_landmarker
     from latentsync.runtime import choose_device
-    from latentsync.weights.store import DEFAULT_MODEL, find_model, load_model
+    from latentsync.weights.models import DEFAULT_MODEL, find_model, load_model
 
     load_model(find_model(DEFAULT_MODEL), device=torch.device("cpu"), dtype=torch.float32)
     Detector()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from latentsync.errors import WeightsError
 from latentsync.weights.mapping import forget_pages, mapped_spans
-from latentsync.weights.tensor_files import (
+from latentsync.weights.read import (
     DOWNLOAD_AGAIN,
     name_keys,
     read_metadata,

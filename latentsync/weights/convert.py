@@ -34,6 +34,7 @@ from latentsync.runtime import DTYPES
 from latentsync.weights.catalog import load_catalog
 from latentsync.weights.checkpoints import WHOLE_FILE, check_fit, note_text
 from latentsync.weights.fingerprints import describe_unknown, identify
+from latentsync.weights.read import Content, read_content, write_tensors
 from latentsync.weights.released import (
     name_of,
     rename_unet,
@@ -42,7 +43,6 @@ from latentsync.weights.released import (
     unet_config_of,
     version_of,
 )
-from latentsync.weights.tensor_files import Content, read_content, write_tensors
 
 Kind = Literal["unet", "syncnet", "whisper"]
 RESOLUTIONS = {"1.0": 256, "1.5": 256, "1.6": 512}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from latentsync.weights.tensor_files import Content, name_keys
+from latentsync.weights.read import Content, name_keys
 
 PULL = "`latentsync models pull latentsync-1.5` gets a U-Net that fits"
 EVALUATION = (

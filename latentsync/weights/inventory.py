@@ -11,7 +11,7 @@ from latentsync.events import Report
 from latentsync.weights.cache import folder_of, is_present, path_of
 from latentsync.weights.catalog import WeightsEntry, WeightsFile, find_entry, load_catalog
 from latentsync.weights.downloads import discard
-from latentsync.weights.fetch import AGAIN, COMMIT, WHOLE_HASH, expected_hash, origin_of, part_of, seen
+from latentsync.weights.hub import AGAIN, COMMIT, WHOLE_HASH, expected_hash, origin_of, part_of, seen
 from latentsync.weights.records import (
     Record,
     cannot_write,

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from latentsync.errors import WeightsError
 from latentsync.models.framewise import FramewiseConfig, FramewiseSyncNet, build_framewise
-from latentsync.models.judge import SyncNetV2
 from latentsync.models.syncnet import SyncNet, SyncNetConfig, TowerConfig, build_syncnet
-from latentsync.models.temporal import VideoEncoder, VideoEncoderConfig, build_video_encoder
+from latentsync.models.syncnet_v2 import SyncNetV2
+from latentsync.models.videomae import VideoEncoder, VideoEncoderConfig, build_video_encoder
 from latentsync.weights.checkpoints import assign_strictly, is_checkpoint, load_checkpoint, read_note
 from latentsync.weights.fingerprints import describe_unknown, identify
-from latentsync.weights.tensor_files import Content, read_content
+from latentsync.weights.read import Content, read_content
 
 _AUDIO_16 = TowerConfig(
     in_channels=1,

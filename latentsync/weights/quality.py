@@ -8,7 +8,7 @@ import torch
 
 from latentsync.models.hyperiqa import HyperIQA
 from latentsync.weights.checkpoints import assign_strictly
-from latentsync.weights.tensor_files import read_tensors
+from latentsync.weights.read import read_tensors
 
 
 def hyperiqa_from_released(path: Path, *, device: torch.device | str = "cpu") -> HyperIQA:

@@ -14,7 +14,7 @@ from latentsync.models.unet import LipUNet, UNetConfig, build_unet
 from latentsync.models.vae import FaceVAE, VAEConfig, build_vae
 from latentsync.weights.checkpoints import assign_strictly, is_checkpoint, load_checkpoint
 from latentsync.weights.fingerprints import describe_unknown, identify
-from latentsync.weights.tensor_files import Content, read_content
+from latentsync.weights.read import Content, read_content
 
 SAMPLE_CHANNELS = 13  # noisy, mask, masked, reference: 4 + 1 + 4 + 4
 LATENT_CHANNELS = 4

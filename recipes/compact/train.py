@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from latentsync.compat import make_torchvision_importable
-from latentsync.recipe.compact_training import DecoderRecipe
+from schemas import CompactUNetRecipe, DecoderRecipe, VAERecipe
+
 from latentsync.recipe.loading import load_recipe
-from latentsync.recipe.schema import CompactUNetRecipe, VAERecipe
+from latentsync.runtime import make_torchvision_importable
 from latentsync_cli.console import make_report, wrote
 
 
@@ -29,24 +29,24 @@ def main() -> None:
     recipe, report = given.recipe or f"compact/{given.part}", make_report(quiet=False)
     given.output.mkdir(parents=True, exist_ok=True)
     if given.part == "landmarks":
-        from latentsync import train_landmarks as landmarks
+        import landmarks as landmarks
 
         job = landmarks.TrainLandmarksJob(given.data, given.output / "landmarks.safetensors")
         chosen = load_recipe(recipe, landmarks.LandmarksRecipe, overrides=given.set)
         wrote(landmarks.run(job, chosen, report).weights)
     elif given.part == "vae":
-        from latentsync import train_vae as vae
+        import vae as vae
 
         chosen_vae = load_recipe(recipe, VAERecipe, overrides=given.set)
         wrote(vae.run(vae.TrainVAEJob(given.data, given.output), chosen_vae, report))
     elif given.part == "decoder":
-        from latentsync import train_decoder as decoder
+        import decoder as decoder
 
         decoder_job = decoder.TrainDecoderJob(given.data, given.output, given.model)
         chosen_decoder = load_recipe(recipe, DecoderRecipe, overrides=given.set)
         wrote(decoder.run(decoder_job, chosen_decoder, report))
     else:
-        from latentsync import train_compact as unet
+        import unet as unet
 
         beside = given.output / "vae.safetensors"
         unet_job = unet.TrainCompactJob(given.data, given.output)

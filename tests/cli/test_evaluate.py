@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from latentsync import evaluate as core
-from latentsync.evaluate import EvaluateJob, Method, SyncNetJob
+from latentsync.evaluate import run as core
+from latentsync.evaluate.run import EvaluateJob, Method, SyncNetJob
 from latentsync_cli import app as cli
 
 

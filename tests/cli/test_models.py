@@ -13,7 +13,8 @@ import pytest
 import tomli_w
 
 from latentsync.events import Progress, Report
-from latentsync.weights import catalog, fetch
+from latentsync.weights import catalog
+from latentsync.weights import hub as fetch
 from latentsync_cli import app as cli
 
 BODY = b"weights"

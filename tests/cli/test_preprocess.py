@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from latentsync import preprocess as front
-from latentsync.engines.log import Shard
 from latentsync.events import Report
-from latentsync.preprocess import PreprocessJob, PreprocessResult
-from latentsync.recipe.preprocessing import PreprocessRecipe
-from latentsync.summary import Funnel
+from latentsync.preprocess import run as front
+from latentsync.preprocess.run import PreprocessJob, PreprocessResult
+from latentsync.preprocess.summary import Funnel
+from latentsync.recipe.preprocess import PreprocessRecipe
+from latentsync.workers.log import Shard
 from latentsync_cli import app as cli
 
 FUNNEL = Funnel(

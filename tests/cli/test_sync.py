@@ -9,12 +9,12 @@ from typing import get_args
 
 import pytest
 
-from latentsync import sync as core
 from latentsync.events import Report
 from latentsync.faces.choice import FaceChoice
-from latentsync.pipeline.timeline import DURATIONS
 from latentsync.recipe.schema import Sampling, SyncRecipe
-from latentsync.sync import SyncJob, SyncResult
+from latentsync.sync import run as core
+from latentsync.sync.run import SyncJob, SyncResult
+from latentsync.sync.timeline import DURATIONS
 from latentsync_cli import app as cli
 from latentsync_cli.sync import Duration, Quality
 

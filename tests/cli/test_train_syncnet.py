@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from latentsync import train_syncnet as core
 from latentsync.events import Report
 from latentsync.recipe.loading import load_recipe
-from latentsync.recipe.training import SyncNetRecipe
-from latentsync.training.job import TrainingJob, TrainingResult
+from latentsync.recipe.train_syncnet import SyncNetRecipe
+from latentsync.train.job import TrainingJob, TrainingResult
+from latentsync.train.syncnet import run as core
 from latentsync_cli import app as cli
 
 WEIGHTS = Path("runs/syncnet/syncnet.safetensors")

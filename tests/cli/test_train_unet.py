@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from latentsync import train_unet
 from latentsync.errors import MediaError
-from latentsync.recipe.unet_training import UNetTrainingRecipe
-from latentsync.training.job import TrainingJob, TrainingResult
+from latentsync.recipe.train_unet import UNetTrainingRecipe
+from latentsync.train.job import TrainingJob, TrainingResult
+from latentsync.train.unet import run as train_unet
 from latentsync_cli.app import app
 from latentsync_cli.train_unet import name_of_run
 

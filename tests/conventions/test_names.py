@@ -1,4 +1,4 @@
-"""Names and sizes: files are nouns of the domain, and short; functions fit on a screen."""
+"""Names and sizes: files are nouns of the domain; functions fit on a screen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ FILES = sorted(
     path for folder in ("latentsync", "latentsync_cli") for path in (REPOSITORY / folder).rglob("*.py")
 )
 SAYS_NOTHING = {"utils", "util", "helper", "helpers", "common", "misc", "manager", "handler", "base", "core"}
-FILE_LINES = 400
 FUNCTION_LINES = 60
 LOOP_LINES = 100  # a training loop reads better in one piece
 
@@ -22,7 +21,7 @@ def name_of(path: Path) -> str:
 
 
 def line_limit(path: Path, function: str) -> int:
-    is_loop = function == "run" and path.stem.startswith("train_")
+    is_loop = function == "run" and "train" in path.parts
     return LOOP_LINES if is_loop else FUNCTION_LINES
 
 
@@ -33,9 +32,8 @@ def test_the_name_says_something(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_files_and_functions_are_short(path: Path) -> None:
+def test_functions_are_short(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
-    assert len(source.splitlines()) <= FILE_LINES
     too_long = {
         node.name: node.end_lineno - node.lineno + 1
         for node in ast.walk(ast.parse(source))

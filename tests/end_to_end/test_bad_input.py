@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from latentsync import sync as core
-from latentsync.weights.store import BUNDLED
+from latentsync.sync import run as core
+from latentsync.weights.models import BUNDLED
 
 SPEECH_S = 0.4
 # Exit code, what the error line names, arguments.

@@ -16,7 +16,7 @@ import pytest
 from latentsync.errors import MediaError
 from latentsync.events import Event, Progress, ignore
 from latentsync.recipe.schema import Encoded, SyncRecipe
-from latentsync.sync import SyncJob, run
+from latentsync.sync.run import SyncJob, run
 
 EXECUTABLE = Path(sys.executable).parent / "latentsync"
 WAIT_S = 120

@@ -9,8 +9,8 @@ import torch
 
 from latentsync.models.syncnet import build_syncnet
 from latentsync.recipe.loading import load_recipe, shipped_names
-from latentsync.recipe.training import SyncNetRecipe
-from latentsync.training.syncnet_kinds import network_config
+from latentsync.recipe.train_syncnet import SyncNetRecipe
+from latentsync.train.syncnet.kinds import network_config
 
 # What an ablation is about, and what of it the paper or an official file says. `None`: the data differs.
 ABLATIONS: dict[str, dict[str, Any]] = {

@@ -9,7 +9,7 @@ import pytest
 
 from latentsync.errors import RecipeError
 from latentsync.recipe.loading import load_recipe, shipped_names
-from latentsync.recipe.unet_training import UNetTrainingRecipe
+from latentsync.recipe.train_unet import UNetTrainingRecipe
 
 COMMON = {  # configs/unet/*.yaml, alike in all five
     "seed": 1247,

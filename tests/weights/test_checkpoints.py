@@ -17,7 +17,7 @@ from latentsync.weights.checkpoints import (
     read_note,
     save_checkpoint,
 )
-from latentsync.weights.tensor_files import read_metadata, read_tensors
+from latentsync.weights.read import read_metadata, read_tensors
 
 CONFIG = VAEConfig(block_out_channels=(8, 8), num_blocks=1, scaling_factor=2.0, norm_num_groups=4)
 

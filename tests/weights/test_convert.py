@@ -23,9 +23,9 @@ from latentsync.models.unet import LipUNet, UNetConfig, build_unet
 from latentsync.weights import catalog, convert, judges
 from latentsync.weights.checkpoints import read_note
 from latentsync.weights.convert import import_file
+from latentsync.weights.models import find_model
+from latentsync.weights.read import read_tensors
 from latentsync.weights.released import load_unet, rename_unet, unet_from_released
-from latentsync.weights.store import find_model
-from latentsync.weights.tensor_files import read_tensors
 
 Tensors = dict[str, Tensor]
 SALT = "golden-a"

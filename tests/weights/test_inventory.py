@@ -16,7 +16,7 @@ from latentsync.events import ignore
 from latentsync.weights import catalog
 from latentsync.weights.cache import path_of
 from latentsync.weights.catalog import find_entry
-from latentsync.weights.fetch import Pull, pull
+from latentsync.weights.hub import Pull, pull
 from latentsync.weights.inventory import remove, survey, verify
 from latentsync.weights.records import Record, read_records, remember
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from latentsync.errors import WeightsError
-from latentsync.models.judge import SyncNetV2
 from latentsync.models.syncnet import SyncNetConfig, TowerConfig, build_syncnet
-from latentsync.models.temporal import VideoEncoderConfig, build_video_encoder
+from latentsync.models.syncnet_v2 import SyncNetV2
+from latentsync.models.videomae import VideoEncoderConfig, build_video_encoder
 from latentsync.weights.checkpoints import save_checkpoint
 from latentsync.weights.judges import (
     RELEASED_SYNCNETS,

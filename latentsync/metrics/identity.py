@@ -1,0 +1,96 @@
+"""Whether the person stays the same, by a face network that the user gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from latentsync.faces.align import WINDOW_HEIGHT, WINDOW_WIDTH
+from latentsync.metrics.metric import Missing, Need, Points, ScoredClip, Value
+from latentsync.metrics.networks import exactly, pictures_unit
+
+FACE_PX = 112
+# Eyes, nose and corners of the mouth in a picture of 112 px. Source: the alignment of ArcFace, with which
+# face networks are commonly trained.
+FACE_TEMPLATE = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+)
+FIVE_OF_68 = (range(36, 42), range(42, 48), (30,), (48,), (54,))
+BATCH_FRAMES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Cosine between the embeddings of generated and input face, the mean over frames.
+
+    `network` takes faces (n 3 112 112), RGB in -1..1, aligned as ArcFace does it, and gives (n d).
+
+    Source: CSIM as in common use, with ArcFace's alignment (Deng et al., 2019).
+    """
+
+    network: Callable[[], Any]
+    device: torch.device
+    version: str
+    batch_frames: int = BATCH_FRAMES
+    name: str = "identity"
+    values: tuple[Value, ...] = (Value("identity", "", "higher"),)
+    needs: tuple[Need, ...] = ("input", "points")
+
+    @exactly()
+    def score(self, clip: ScoredClip) -> dict[str, float] | Missing:
+        if clip.input_u8 is None:
+            return Missing("no_input", "the crops of the input video are not known")
+        if clip.made_points is None or clip.input_points is None:
+            return Missing("no_points", "no landmarks were found")
+        stacks = (clip.made_u8, clip.input_u8, clip.made_points, clip.input_points)
+        frames = [
+            frame
+            for frame in range(min(len(stack) for stack in stacks))
+            if np.isfinite([clip.made_points[frame], clip.input_points[frame]]).all()
+        ]
+        if not frames:
+            return Missing("face_lost", "no frame has landmarks in both videos")
+        cosines = []
+        for first in range(0, len(frames), self.batch_frames):
+            chosen = frames[first : first + self.batch_frames]
+            made = self._embed(clip.made_u8[chosen], clip.made_points[chosen])
+            own = self._embed(clip.input_u8[chosen], clip.input_points[chosen])
+            cosines.append(functional.cosine_similarity(made, own))
+        return {"identity": float(torch.cat(cosines).mean())}
+
+    def _embed(self, crops_u8: NDArray[np.uint8], points: Points) -> Tensor:
+        faces = np.stack([aligned_face(*pair) for pair in zip(crops_u8, points, strict=True)])
+        found: Tensor = self.network()(pictures_unit(faces, device=self.device) * 2 - 1)
+        return found.flatten(1).cpu().double()
+
+
+def aligned_face(crop_u8: NDArray[np.uint8], points: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The face (112 112 c) of a square crop (h w c), laid so that its points (68 2) fit `FACE_TEMPLATE`.
+
+    The squeeze from the upright window to the square is undone on the way.
+    """
+    unsqueeze = np.array([WINDOW_WIDTH / WINDOW_HEIGHT, 1.0])
+    five = np.stack([points[list(group)].mean(0) for group in FIVE_OF_68]) * unsqueeze
+    matrix = _similarity(five, FACE_TEMPLATE)
+    matrix[:, :2] *= unsqueeze
+    return np.asarray(cv2.warpAffine(crop_u8, matrix, (FACE_PX, FACE_PX), flags=cv2.INTER_LINEAR), np.uint8)
+
+
+def _similarity(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The similarity (2, 3) that takes one set of points (n 2) nearest to another, by least squares.
+
+    With points as complex numbers it is a single factor: zoom and turn.
+    """
+    flat, wanted = (points[:, 0] + 1j * points[:, 1] for points in (source, target))
+    centred = flat - flat.mean()
+    factor = np.vdot(centred, wanted - wanted.mean()) / np.vdot(centred, centred)
+    shift = wanted.mean() - factor * flat.mean()
+    return np.array([[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]])

@@ -1,0 +1,187 @@
+"""What landmarks tell about the mouth: how far it opens, with whose speech, and when nobody speaks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentsync.faces.align import WINDOW_HEIGHT, WINDOW_WIDTH
+from latentsync.metrics.metric import Missing, Need, Points, ScoredClip, Value
+from latentsync.metrics.silence import silent_frames
+
+INNER_LIPS = (62, 66)
+EYES = (range(36, 42), range(42, 48))
+MOUTH = slice(48, 68)
+LARGEST_LAG_FRAMES = 3
+LEAST_FRAMES = 10
+LEAST_SILENT_STEPS = 5
+LMD_SIDE_PX = 256
+# Ours: a mouth whose openings spread less stands still. Compression makes the points of a still picture
+# wander by 0.0001 to 0.0005, and quiet speakers open theirs by 0.02.
+STILL = 0.002
+
+Series = NDArray[np.float64]  # (f,) at 25 fps, NaN where no face was seen
+
+
+def openings(points: Points) -> Series:
+    """How far the mouth is open in each frame: distance of the inner lips over that of the eyes' centres.
+
+    Points are those of the square crop; the squeeze from the upright window is undone first.
+    """
+    upright = points * np.array([WINDOW_WIDTH / WINDOW_HEIGHT, 1.0])
+    upper, lower = (upright[:, place] for place in INNER_LIPS)
+    left, right = (upright[:, list(eye)].mean(1) for eye in EYES)
+    between_eyes = np.linalg.norm(left - right, axis=1)
+    return np.asarray(
+        np.linalg.norm(upper - lower, axis=1) / np.where(between_eyes > 0, between_eyes, np.nan)
+    )
+
+
+def correlation(one: Series, other: Series) -> float:
+    """Pearson's r over the frames that both have.
+
+    0 where one of them stands still, because such a mouth follows nobody; NaN for fewer than ten frames.
+    """
+    length = min(len(one), len(other))
+    one, other = one[:length], other[:length]
+    both = ~np.isnan(one) & ~np.isnan(other)
+    if both.sum() < LEAST_FRAMES:
+        return float("nan")
+    one, other = one[both] - one[both].mean(), other[both] - other[both].mean()
+    if min(one.std(), other.std()) < STILL:
+        return 0.0
+    return float((one * other).sum() / np.sqrt((one**2).sum() * (other**2).sum()))
+
+
+def best_lag(late: Series, wanted: Series) -> tuple[float, int]:
+    """The largest correlation within three frames, and by how many frames `late` lags behind there."""
+    found = {
+        lag: correlation(late[max(0, lag) :], wanted[max(0, -lag) :])
+        for lag in range(-LARGEST_LAG_FRAMES, LARGEST_LAG_FRAMES + 1)
+    }
+    lag = max(found, key=lambda each: (-np.inf if np.isnan(found[each]) else found[each], -abs(each)))
+    return found[lag], lag
+
+
+@dataclass(frozen=True, slots=True)
+class Aperture:
+    """Does the mouth open when that of the speaker did? Needs landmarks only.
+
+    `aperture_chance` is the best correlation of the input's own mouth with the speaker's: what two unrelated
+    videos reach. It is left out where the input is the speaker.
+    """
+
+    name: str = "aperture"
+    version: str = "2"
+    values: tuple[Value, ...] = (
+        Value("aperture_r", "", "higher"),
+        Value("aperture_best", "", "higher"),
+        Value("aperture_lag", "frames", "real"),
+        Value("aperture_chance", "", "real", "reconstruction: the input is the speaker"),
+    )
+    needs: tuple[Need, ...] = ("points", "speaker")
+
+    def score(self, clip: ScoredClip) -> dict[str, float] | Missing:
+        if clip.made_points is None:
+            return NO_POINTS
+        if clip.speaker_points is None:
+            return Missing("no_speaker", "the speech came without a face")
+        made, wanted = openings(clip.made_points), openings(clip.speaker_points)
+        best, lag = best_lag(made, wanted)
+        if np.isnan(best):
+            return _too_few(made, wanted)
+        scores = {"aperture_r": correlation(made, wanted), "aperture_best": best, "aperture_lag": float(lag)}
+        if clip.input_points is not None and not _is_same(clip.input_points, clip.speaker_points):
+            scores["aperture_chance"] = best_lag(openings(clip.input_points), wanted)[0]
+        return scores
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """Does the mouth still open when that of the input video did, which the network should not see?
+
+    Undefined in reconstruction, where the input's own mouth is the right one.
+    """
+
+    name: str = "leak"
+    version: str = "2"
+    values: tuple[Value, ...] = (Value("leak_r", "", "real"),)
+    needs: tuple[Need, ...] = ("points", "input")
+
+    def score(self, clip: ScoredClip) -> dict[str, float] | Missing:
+        if clip.made_points is None or clip.input_points is None:
+            return NO_POINTS
+        if clip.speaker_points is not None and _is_same(clip.input_points, clip.speaker_points):
+            return Missing("reconstruction", "the input's own mouth is the one to be made")
+        made, own = openings(clip.made_points), openings(clip.input_points)
+        found = correlation(made, own)
+        return _too_few(made, own) if np.isnan(found) else {"leak_r": found}
+
+
+@dataclass(frozen=True, slots=True)
+class LandmarkDistance:
+    """How far the points of the mouth lie from those of the reference, both mouths moved to the same middle.
+
+    Source: LMD of Chen et al. (2018), "Lip Movements Generation at a Glance", with 20 points of the lips.
+    """
+
+    name: str = "lmd"
+    version: str = "1"
+    values: tuple[Value, ...] = (Value("lmd", "px of 256", "lower"),)
+    needs: tuple[Need, ...] = ("points", "real")
+
+    def score(self, clip: ScoredClip) -> dict[str, float] | Missing:
+        if clip.made_points is None or clip.real_points is None:
+            return NO_POINTS
+        length = min(len(clip.made_points), len(clip.real_points))
+        made, real = (
+            points[:length, MOUTH] - points[:length, MOUTH].mean(1, keepdims=True, dtype=np.float64)
+            for points in (clip.made_points, clip.real_points)
+        )
+        by_frame = np.linalg.norm(made - real, axis=2).mean(1)
+        known = by_frame[~np.isnan(by_frame)]
+        if len(known) == 0:
+            return _too_few(by_frame, by_frame)
+        return {"lmd": float(known.mean()) * LMD_SIDE_PX / clip.side_px}
+
+
+@dataclass(frozen=True, slots=True)
+class SilenceMotion:
+    """How much the mouth moves while nobody speaks, as a share of what it moves in speech.
+
+    Source: the idea is LipLeak's, which drives a talking video with silence; this one needs no second run.
+    """
+
+    name: str = "silence_motion"
+    version: str = "2"
+    values: tuple[Value, ...] = (Value("silence_motion", "", "lower"),)
+    needs: tuple[Need, ...] = ("points",)
+
+    def score(self, clip: ScoredClip) -> dict[str, float] | Missing:
+        if clip.made_points is None:
+            return NO_POINTS
+        made = openings(clip.made_points)
+        is_silent = silent_frames(clip.speech, frames=len(made), fps=clip.fps)
+        steps = np.abs(np.diff(made))
+        known = ~np.isnan(steps)
+        in_silence = steps[known & is_silent[1:] & is_silent[:-1]]
+        in_speech = steps[known & ~is_silent[1:] & ~is_silent[:-1]]
+        if len(in_silence) < LEAST_SILENT_STEPS:
+            return Missing("no_silence", f"{len(in_silence)} silent steps < {LEAST_SILENT_STEPS}")
+        if len(in_speech) < LEAST_SILENT_STEPS or np.nanstd(made) < STILL:
+            return Missing("no_motion", f"{len(in_speech)} steps in speech, in which the mouth is still")
+        return {"silence_motion": float(in_silence.mean() / in_speech.mean())}
+
+
+NO_POINTS = Missing("no_points", "no landmarks were found")
+
+
+def _is_same(one: Points, other: Points) -> bool:
+    return one is other or np.array_equal(one, other, equal_nan=True)
+
+
+def _too_few(one: Series, other: Series) -> Missing:
+    seen = min(int((~np.isnan(series)).sum()) for series in (one, other))
+    return Missing("too_short", f"{seen} frames with a face < {LEAST_FRAMES}")

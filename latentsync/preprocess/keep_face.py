@@ -1,0 +1,106 @@
+"""Fifth step: keeps clips in which one face is there all the time, large enough and not turned away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentsync.preprocess.step import CLIP_FPS, Clip, Drop, FaceFacts, Picture
+from latentsync.recipe.preprocess import Keeping
+
+_NOSE_TIP, _EYES = 30, (range(36, 42), range(42, 48))  # of the 68 points
+_ANOTHER_PLACE = 0.5  # sides of the face: who moves further between two frames is somebody else
+_USUALLY = 0.9  # share of the frames that are turned no further than the number that is stated
+
+
+@dataclass
+class KeepFace:
+    """Drops a clip by what was seen of its face, or joins its crops."""
+
+    keeping: Keeping
+    name: str = "keep_face"
+
+    def start(self) -> None:
+        pass
+
+    def run(self, clip: Clip, out_dir: Path) -> Iterator[Clip | Drop]:
+        pictures = list(clip.pictures or [])
+        bare = replace(clip, pictures=None)
+        points = [picture.points for picture in pictures if picture.points is not None]
+        missing = len(pictures) - len(points)
+        if missing:
+            reason = "face_lost" if points else "no_face"
+            yield Drop(reason, f"{missing} of {len(pictures)} frames without a face", bare)
+            return
+        facts = self._facts(pictures, np.stack(points), clip.source_px)
+        known = replace(bare, face=facts)
+        drop = self._moved_away(np.stack(points), known) or self._unfit(facts, known)
+        if drop is not None:
+            yield drop
+            return
+        crops_u8 = np.stack([picture.crop_u8 for picture in pictures if picture.crop_u8 is not None])
+        boxes = [picture.box_u8 for picture in pictures if picture.box_u8 is not None]
+        boxes_u8 = np.stack(boxes) if boxes else None
+        del pictures, boxes  # the crops are needed once only
+        yield replace(known, crops_u8=crops_u8, boxes_u8=boxes_u8)  # f h w c
+
+    def _facts(self, pictures: list[Picture], points: NDArray[np.float32], source_px: float) -> FaceFacts:
+        sides_px = _sides_px(points)
+        looks = [
+            picture.other_px >= self.keeping.other_size * side_px
+            for picture, side_px in zip(pictures, sides_px, strict=True)
+            if picture.other_px is not None
+        ]
+        return FaceFacts(
+            px=float(sides_px.min()) * source_px,
+            yaw=float(np.quantile(nose_beside_eyes(points), _USUALLY)),
+            others=float(np.mean(looks)) if looks else 0.0,
+        )
+
+    def _moved_away(self, points: NDArray[np.float32], known: Clip) -> Drop | None:
+        steps = np.linalg.norm(np.diff(points.mean(1), axis=0), axis=1) / _sides_px(points)[:-1]
+        if not len(steps) or steps.max() <= _ANOTHER_PLACE:
+            return None
+        second = (known.start_frame + int(steps.argmax()) + 1) / CLIP_FPS
+        return Drop(
+            "face_lost", f"it is in another place from one frame to the next, at {second:.2f} s", known
+        )
+
+    def _unfit(self, facts: FaceFacts, known: Clip) -> Drop | None:
+        limits = self.keeping
+        if facts.px < limits.min_px:
+            return Drop("face_too_small", f"{facts.px:.0f} px < {limits.min_px:g} px", known)
+        if facts.yaw > limits.max_yaw:
+            detail = f"nose {facts.yaw:.2f} > {limits.max_yaw:g} eye distances beside the middle"
+            return Drop("side_on", detail, known)
+        if facts.others > limits.other_share:
+            detail = f"another face in {facts.others:.0%} > {limits.other_share:.0%} of the looks"
+            return Drop("several_faces", detail, known)
+        return None
+
+
+def nose_beside_eyes(points: NDArray[np.float32]) -> NDArray[np.float64]:
+    """How far the tip of the nose lies beside the middle of the eyes, along their line, in eye distances.
+
+    Args:
+        points: (f 68 2).
+
+    Returns:
+        (f,) 0 for a face from the front, 0.5 where the nose is below one eye.
+
+    Source: ours; with a nose 0.6 eye distances high it is 0.6 tan(yaw), so 0.35 at 30 and 0.6 at 45 degrees.
+    """
+    left, right = (points[:, list(eye)].mean(1, dtype=np.float64) for eye in _EYES)  # f 2
+    line = right - left
+    squared = np.maximum(1e-6, (line**2).sum(1))
+    along = ((points[:, _NOSE_TIP] - (left + right) / 2) * line).sum(1) / squared
+    return np.asarray(np.abs(along))
+
+
+def _sides_px(points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Side of the smallest square around the points of each frame (f,)."""
+    return np.asarray((points.max(1) - points.min(1)).max(1))

@@ -1,0 +1,59 @@
+"""Sixth step: how well speech and lips fit, after the faces were aligned; the speech is shifted to fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from latentsync.errors import MediaError
+from latentsync.metrics.sync import SyncJudge, choose_judge, score_sync
+from latentsync.preprocess.step import Clip, Drop, SyncFacts, speech_during
+from latentsync.recipe.preprocess import Synchrony
+
+
+@dataclass
+class MeasureSync:
+    """Drops clips whose sound does not belong to the lips, and moves the sound of the others to fit.
+
+    Source: the paper, section 3.3: confidence 3, offset 6 frames, measured after the affine transform.
+    """
+
+    synchrony: Synchrony
+    device: str = "cpu"
+    name: str = "measure_sync"
+    judge: SyncJudge | None = field(default=None, repr=False)
+
+    def start(self) -> None:
+        self.judge = self.judge or choose_judge(self.synchrony.judge, device=self.device)
+
+    def run(self, clip: Clip, out_dir: Path) -> Iterator[Clip | Drop]:
+        seen_u8 = clip.boxes_u8 if self.synchrony.adjust == "before" else clip.crops_u8
+        if seen_u8 is None or self.judge is None:
+            raise ValueError("there are no crops to judge, or the step was not started")
+        try:
+            score = score_sync(
+                self.judge, seen_u8, speech_during(clip), max_shift_frames=self.synchrony.max_shift_frames
+            )
+        except MediaError as error:
+            yield Drop("too_short", str(error), replace(clip, crops_u8=None, boxes_u8=None))
+            return
+        facts = SyncFacts(
+            offset_frames=score.offset_frames,
+            confidence=score.confidence,
+            judge=score.judge,
+            is_applied=self.synchrony.adjust != "none",
+        )
+        known = replace(clip, sync=facts, boxes_u8=None)
+        yield self._unbelievable(facts, replace(known, crops_u8=None)) or known
+
+    def _unbelievable(self, facts: SyncFacts, known: Clip) -> Drop | None:
+        needed = self.synchrony.min_confidence
+        if facts.judge != "syncnet-v2":
+            needed = self.synchrony.min_confidence_compact
+        if not facts.confidence >= needed:
+            return Drop("low_confidence", f"{facts.confidence:.2f} < {needed:g} by {facts.judge}", known)
+        if abs(facts.offset_frames) > self.synchrony.max_offset_frames:
+            detail = f"{facts.offset_frames:+d} frames, more than {self.synchrony.max_offset_frames}"
+            return Drop("offset_too_large", detail, known)
+        return None

@@ -1,0 +1,133 @@
+"""First step: opens a source, or says why not, and streams it at 25 frames a second with speech at 16 kHz."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, count, groupby
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from latentsync.media.probe import AudioInfo, MediaInfo, VideoInfo, probe
+from latentsync.media.read import read_audio, read_frames
+from latentsync.preprocess.step import CLIP_FPS, RATE_HZ, Clip, Drop
+from latentsync.recipe.preprocess import Reading
+from latentsync.types import Frame
+
+_ROUNDING_TICKS = 0.05  # times are rounded to milliseconds in some files: that makes no frame
+_CONTAINER_ROUNDING_S = 0.1
+
+
+@dataclass
+class ReadVideo:
+    """Gives a clip for every run of frames without a gap; a file that is unfit is dropped."""
+
+    reading: Reading
+    min_s: float
+    name: str = "read_video"
+
+    def start(self) -> None:
+        pass
+
+    def run(self, clip: Clip, out_dir: Path) -> Iterator[Clip | Drop]:
+        path = clip.source.path
+        info = probe(path)
+        unfit = self._unfit(info)
+        if unfit is not None or info.video is None or info.audio is None:
+            yield unfit or Drop("unreadable")
+            return
+        video, audio = info.video, info.audio
+        # Where the sound begins after the first frame, this puts silence before it.
+        speech = read_audio(path, rate_hz=RATE_HZ, start_s=video.start_s - audio.start_s).samples
+        size, source_px = self._size(video)
+        frames = (_resized(frame, size) for frame in read_frames(path))
+        ticks = at_25_fps(frames, max_gap_s=self.reading.max_gap_s)
+        order = count()
+        for _, run in groupby(ticks, key=lambda frame: frame.index - next(order)):
+            stream = iter(run)
+            first = next(stream)
+            yield Clip(
+                source=clip.source,
+                start_frame=first.index,
+                speech=speech,
+                stream=chain([first], stream),
+                source_px=source_px,
+            )
+
+    def _unfit(self, info: MediaInfo) -> Drop | None:
+        """Why a file is not taken."""
+        video, audio = info.video, info.audio
+        if video is None or video.is_picture or video.frames == 1:
+            return Drop("no_video", "only sound" if video is None else "a still picture")
+        if audio is None:
+            return Drop("no_audio")
+        return self._too_much(video, audio)
+
+    def _too_much(self, video: VideoInfo, audio: AudioInfo) -> Drop | None:
+        limits = self.reading
+        if video.width * video.height > limits.max_pixels:
+            return Drop("too_large", f"{video.width} x {video.height} > {limits.max_pixels} pixels")
+        if video.fps > limits.max_fps:
+            return Drop("too_fast", f"{float(video.fps):g} fps > {limits.max_fps:g} fps")
+        if max(video.duration_s, audio.duration_s) > limits.max_hours * 3600:
+            return Drop("too_long", f"{video.duration_s / 3600:.1f} h > {limits.max_hours:g} h")
+        if 0 < video.duration_s < self.min_s - _CONTAINER_ROUNDING_S:
+            return Drop("too_short", f"{video.duration_s:.2f} s < {self.min_s:g} s")
+        return None
+
+    def _size(self, video: VideoInfo) -> tuple[tuple[int, int], float]:
+        """Width and height with square pixels and sides that are not too long, and the zoom back."""
+        width, height = video.width * float(video.pixel_aspect), float(video.height)
+        shrink = max(1.0, max(width, height) / self.reading.max_side_px)
+        return (max(1, round(width / shrink)), max(1, round(height / shrink))), shrink
+
+
+def _resized(frame: Frame, size: tuple[int, int]) -> Frame:
+    if frame.rgb_u8.shape[1::-1] == size:
+        return frame
+    smaller = size[0] * size[1] < frame.rgb_u8.shape[0] * frame.rgb_u8.shape[1]
+    filtering = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    resized = np.asarray(cv2.resize(frame.rgb_u8, size, interpolation=filtering), np.uint8)
+    return Frame(resized, frame.index, frame.time_s)
+
+
+def at_25_fps(frames: Iterator[Frame], *, max_gap_s: float) -> Iterator[Frame]:
+    """Show, at every 25th of a second, the frame that is nearest in time.
+
+    Frames of slower videos are repeated, some of faster ones are left out. Holds two frames at a time.
+
+    Args:
+        frames: in the order of their times; one that is not later than its predecessor is left out.
+        max_gap_s: over longer gaps nothing is repeated: the ticks in them are missing.
+
+    Yields:
+        Frames whose `index` is the tick and whose `time_s` is exactly index / 25.
+    """
+    last: Frame | None = None
+    tick, period_s = 0, 1 / CLIP_FPS
+    for frame in frames:
+        if last is None:
+            last, tick = frame, _first_tick(frame.time_s)
+            continue
+        step_s = frame.time_s - last.time_s
+        if step_s <= 0:
+            continue
+        is_gap = step_s > max_gap_s
+        until_s = last.time_s + (period_s if is_gap else step_s / 2)
+        period_s = period_s if is_gap else step_s
+        end = _first_tick(until_s) if is_gap else math.ceil(until_s * CLIP_FPS - 1e-6)
+        ticks = range(tick, max(tick, end))
+        yield from (Frame(last.rgb_u8, shown, shown / CLIP_FPS) for shown in ticks)
+        tick = max(ticks.stop, _first_tick(frame.time_s)) if is_gap else ticks.stop
+        last = frame
+    if last is not None:
+        ticks = range(tick, _first_tick(last.time_s + period_s))
+        yield from (Frame(last.rgb_u8, shown, shown / CLIP_FPS) for shown in ticks)
+
+
+def _first_tick(time_s: float) -> int:
+    """The first tick at or after a time."""
+    return math.ceil(time_s * CLIP_FPS - _ROUNDING_TICKS)

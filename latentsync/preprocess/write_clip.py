@@ -1,0 +1,81 @@
+"""Last step: writes a clip once, with its speech, in the same bytes on every run."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import wave
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentsync.errors import MediaError
+from latentsync.manifest import clip_folder, person_of, split_of
+from latentsync.media.write import Encoding, VideoWriter
+from latentsync.preprocess.step import CLIP_FPS, RATE_HZ, Clip, Drop, Written, speech_during
+from latentsync.recipe.preprocess import ClipEncoding, Splitting
+
+
+@dataclass
+class WriteClip:
+    """Writes `clips/SOURCE/START-END.mp4`: a folder for each source, so that no two of them can meet."""
+
+    encoding: ClipEncoding
+    split: Splitting
+    name: str = "write_clip"
+
+    def start(self) -> None:
+        pass
+
+    def run(self, clip: Clip, out_dir: Path) -> Iterator[Clip | Drop]:
+        if clip.crops_u8 is None or clip.frames is None:
+            raise ValueError("there is no crop to write")
+        start_s, end_s = clip.start_frame / CLIP_FPS, (clip.start_frame + clip.frames) / CLIP_FPS
+        path = clip_folder(out_dir, clip.source.name) / f"{start_s:09.2f}-{end_s:09.2f}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._write(path, clip.crops_u8, speech_during(clip))
+        person = person_of(clip.source.name, by=self.split.by, pattern=self.split.person_pattern)
+        written = Written(
+            name=path.relative_to(out_dir).as_posix(),
+            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            person=person,
+            split=split_of(person, validation_share=self.split.validation_share),
+        )
+        yield replace(clip, crops_u8=None, written=written)
+
+    def _write(self, path: Path, crops_u8: NDArray[np.uint8], samples: NDArray[np.float32]) -> None:
+        # One thread: what x264 writes depends on their number. There is a worker for each core anyway.
+        encoding = Encoding(self.encoding.codec, self.encoding.crf, self.encoding.preset, threads=1)
+        side = crops_u8.shape[1]
+        with TemporaryDirectory() as folder:
+            speech = Path(folder) / "speech.wav"
+            _write_wav(speech, samples)
+            try:
+                with VideoWriter(
+                    path,
+                    width=side,
+                    height=side,
+                    fps=Fraction(CLIP_FPS),
+                    like=None,
+                    speech=speech,
+                    encoding=encoding,
+                ) as writer:
+                    for crop_u8 in crops_u8:
+                        writer.write(crop_u8)
+            except MediaError as error:
+                # A disk that is full or broken is no fault of this source.
+                raise OSError(getattr(error.__cause__, "errno", None) or errno.EIO, str(error)) from error
+
+
+def _write_wav(path: Path, samples: NDArray[np.float32]) -> None:
+    levels = np.rint(np.clip(samples, -1, 1) * 32767).astype("<i2")
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE_HZ)
+        file.writeframes(levels.tobytes())

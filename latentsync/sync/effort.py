@@ -1,0 +1,42 @@
+"""What a recipe and a model together say about sampling: who wins, and what a quality stands for."""
+
+from __future__ import annotations
+
+from latentsync.recipe.schema import Effort, SyncRecipe
+from latentsync.sync.generate import Sampling
+from latentsync.weights.models import ModelSpec
+
+
+def choose_sampling(recipe: SyncRecipe, spec: ModelSpec) -> Sampling:
+    """Settle steps and guidance: the recipe's own keys win, then its quality, then what the model states."""
+    chosen, is_exact = recipe.sampling, recipe.sampling.mode == "exact"
+    effort = _effort(recipe, spec)
+    guidances = chosen.guidance, effort.guidance, spec.guidance
+    overlap = spec.overlap_frames if chosen.overlap_frames is None else chosen.overlap_frames
+    return Sampling(
+        steps=chosen.steps or effort.steps or spec.steps,
+        guidance=next(guidance for guidance in guidances if guidance is not None),
+        window_frames=chosen.window_frames,
+        overlap_frames=0 if is_exact else min(overlap, chosen.window_frames // 2),
+        is_exact=is_exact,
+        seed=recipe.seed,
+    )
+
+
+def describe_sampling(recipe: SyncRecipe, sampling: Sampling) -> str:
+    """Say in one line what was settled, with a mark on what the recipe set itself, beside its quality."""
+    chosen, plural = recipe.sampling, "s" if sampling.steps > 1 else ""
+    steps_mark, guidance_mark = ("" if key is None else " (set)" for key in (chosen.steps, chosen.guidance))
+    return (
+        f"{chosen.quality}: {sampling.steps} step{plural}{steps_mark}, "
+        f"guidance {sampling.guidance:g}{guidance_mark}"
+    )
+
+
+def _effort(recipe: SyncRecipe, spec: ModelSpec) -> Effort:
+    """What the quality sets for this kind of model: one that gives clean latents is done in few steps."""
+    quality = recipe.sampling.quality
+    if quality == "standard":
+        return Effort()
+    kind = recipe.quality.few_steps if spec.prediction_type == "sample" else recipe.quality.many_steps
+    return kind.draft if quality == "draft" else kind.best

@@ -1,0 +1,190 @@
+"""From tracked frames and speech to frames with a new mouth crop."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from latentsync.audio.windows import StepSource, steps_for_frames
+from latentsync.axes import batch_to_frames, frames_to_batch
+from latentsync.diffusion.conditioning import Conditioning
+from latentsync.diffusion.noise import shared_noise
+from latentsync.diffusion.sampling import build_scheduler, denoise
+from latentsync.diffusion.windows import blend_windows
+from latentsync.faces.align import align, latent_mask
+from latentsync.faces.track import TrackedFrame
+from latentsync.models.vae import EncodeMode
+from latentsync.runtime import Seeds
+from latentsync.types import FrameImage
+from latentsync.weights.models import LipModel
+
+ItemT = TypeVar("ItemT")
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How latents are denoised; see `recipes/sync.toml`."""
+
+    steps: int
+    guidance: float
+    window_frames: int
+    overlap_frames: int
+    is_exact: bool
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class CutFrame:
+    """A tracked frame with its aligned crop (h w c), None where there is no face.
+
+    strength is how much of the new mouth is shown, 0..1: below 1 next to frames without a face.
+    """
+
+    tracked: TrackedFrame
+    crop_u8: FrameImage | None
+    strength: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class SpokenFrame:
+    """A cut frame with the crop (h w c) that the network made, float32 in 0..255; None where no face is."""
+
+    cut: CutFrame
+    crop: NDArray[np.float32] | None
+
+
+def cut_crops(tracked_frames: Iterable[TrackedFrame], *, fade_frames: int) -> Iterator[CutFrame]:
+    """Cut each frame's crop, and weaken the frames within `fade_frames` of one without a face."""
+    window: deque[TrackedFrame] = deque()
+    since_gap = 2 * fade_frames + 1  # frames since the last one without a face
+
+    def leave() -> CutFrame:
+        nonlocal since_gap
+        tracked = window.popleft()
+        if tracked.affine is None:
+            since_gap = 0
+            return CutFrame(tracked, None)
+        since_gap += 1
+        until_gap = next((k for k, near in enumerate(window, 1) if near.affine is None), fade_frames + 1)
+        strength = min(1.0, min(since_gap, until_gap) / (fade_frames + 1))
+        return CutFrame(tracked, align(tracked.frame.rgb_u8, tracked.affine), strength)
+
+    for tracked in tracked_frames:
+        window.append(tracked)
+        if len(window) > fade_frames:
+            yield leave()
+    while window:
+        yield leave()
+
+
+def speak(
+    cuts: Iterable[CutFrame],
+    model: LipModel,
+    steps: StepSource,
+    mask: NDArray[np.float32],
+    sampling: Sampling,
+) -> Iterator[SpokenFrame]:
+    """Give every frame with a face a crop whose mouth follows the speech; other frames pass as they are.
+
+    Frames are worked on in windows within one run of frames with a face; two windows are held.
+
+    Args:
+        mask: (h w) in crop pixels, 1 = kept, 0 = generated.
+    """
+    mouth = _Mouth(model, steps, mask, sampling)
+    for has_face, run in groupby(cuts, key=lambda cut: cut.crop_u8 is not None):
+        if has_face:
+            yield from mouth.speak_run(run)
+        else:
+            yield from (SpokenFrame(cut, None) for cut in run)
+
+
+def cut_windows(items: Iterable[ItemT], *, window: int, overlap: int) -> Iterator[tuple[range, list[ItemT]]]:
+    """Cut a stream of unknown length as `diffusion.windows.plan_windows` cuts a known one.
+
+    >>> [span for span, _ in cut_windows("abcdefghij", window=4, overlap=1)]
+    [range(0, 4), range(3, 7), range(6, 10)]
+    """
+    if not 0 <= overlap < window:
+        raise ValueError(f"overlap of {overlap} frames must be at least 0 and below the window's {window}")
+    recent: deque[ItemT] = deque(maxlen=window)
+    taken, waiting, wanted = 0, 0, window
+    for item in items:
+        recent.append(item)
+        taken, waiting = taken + 1, waiting + 1
+        if waiting == wanted:
+            yield range(taken - len(recent), taken), list(recent)
+            waiting, wanted = 0, window - overlap
+    if waiting:
+        rest = list(recent) if overlap else list(recent)[-waiting:]
+        yield range(taken - len(rest), taken), rest
+
+
+class _Mouth:
+    """What stays the same from window to window: networks, noise, mask."""
+
+    def __init__(
+        self, model: LipModel, steps: StepSource, mask: NDArray[np.float32], sampling: Sampling
+    ) -> None:
+        self.model, self.steps, self.sampling = model, steps, sampling
+        self.mask = torch.from_numpy(mask).to(model.device, model.dtype)  # h w
+        side = model.spec.resolution // model.vae.factor
+        self.latent_mask = torch.from_numpy(latent_mask(mask, factor=model.vae.factor)).to(self.mask)  # h w
+        self.scheduler = build_scheduler(model.spec.prediction_type, model.spec.timestep_spacing)
+        seeds = Seeds(sampling.seed)
+        self.posterior = seeds.generator("posterior")
+        self.noise = shared_noise((1, model.vae.latent_channels, 1, side, side), seeds.generator("noise"))
+
+    def speak_run(self, run: Iterable[CutFrame]) -> Iterator[SpokenFrame]:
+        held: deque[CutFrame] = deque()
+
+        def remembered() -> Iterator[CutFrame]:
+            for cut in run:
+                held.append(cut)
+                yield cut
+
+        windows = cut_windows(
+            remembered(), window=self.sampling.window_frames, overlap=self.sampling.overlap_frames
+        )
+        for latents in blend_windows((span, self._denoise(window)) for span, window in windows):
+            with torch.inference_mode():
+                made_pm1 = self.model.vae.decode(latents.movedim(1, 0))  # f c h w
+            for crop_pm1 in made_pm1.float().cpu():
+                crop = ((crop_pm1 + 1) * 127.5).clamp(0, 255).permute(1, 2, 0).numpy()  # h w c
+                yield SpokenFrame(held.popleft(), crop)
+
+    @torch.inference_mode()
+    def _denoise(self, window: list[CutFrame]) -> Tensor:
+        """Clean latents (c f h w) of one window."""
+        model, frames = self.model, len(window)
+        crops = np.stack([cut.crop_u8 for cut in window if cut.crop_u8 is not None])  # f h w c
+        images = (
+            torch.from_numpy(crops).permute(0, 3, 1, 2).to(model.device, model.dtype) / 127.5 - 1
+        )  # f c h w
+        mode: EncodeMode = "sample" if self.sampling.is_exact else "mean"
+        masked = model.vae.encode(images * self.mask, mode=mode, generator=self.posterior)
+        reference = model.vae.encode(images, mode=mode, generator=self.posterior)
+        conditioning = Conditioning(
+            mask=self.latent_mask.expand(1, 1, frames, -1, -1),
+            masked=batch_to_frames(masked, frames=frames),
+            reference=batch_to_frames(reference, frames=frames),
+        )
+        audio = steps_for_frames(self.steps, [cut.tracked.frame.time_s for cut in window])  # f n d
+        latents = denoise(
+            model.unet,
+            self.scheduler,
+            self.noise.expand(-1, -1, frames, -1, -1).to(model.device, model.dtype),
+            conditioning,
+            audio.to(model.device, model.dtype),
+            steps=self.sampling.steps,
+            guidance=self.sampling.guidance,
+        )
+        return frames_to_batch(latents).movedim(0, 1)  # c f h w

@@ -1,0 +1,369 @@
+"""The one training loop: samples in order, losses, optimizer, average, log, validation, checkpoints.
+
+It knows nothing of what is trained. Sample k of a run is a pure function of k, so the data, and with it the
+result, do not depend on the number of processes, on accumulation or on where a run was stopped and continued.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from latentsync.errors import RecipeError
+from latentsync.events import Measured, Note, Progress, Report
+from latentsync.recipe.schema import Recipe
+from latentsync.recipe.train_syncnet import OptimizerTable, RunTable
+from latentsync.runtime import Seeds
+from latentsync.train.batches import Batch, read_batches
+from latentsync.train.checkpoint import (
+    Position,
+    Trained,
+    checkpoint_name,
+    find_last,
+    load,
+    refuse_other_recipe,
+    save,
+)
+from latentsync.train.ema import Average
+from latentsync.train.log import Row, TrainingLog, read_log
+from latentsync.train.processes import StopRequest, explaining, listening_for_stop
+
+Reason = Literal["finished", "signal", "time"]
+STOPS: tuple[Reason, ...] = ("signal", "time")
+StepFunction = Callable[[nn.Module, Batch], dict[str, Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One validation: which share of the work is this process's, and where files may go."""
+
+    rank: int
+    processes: int
+    samples: int
+    output: Path
+
+
+Validate = Callable[[nn.Module, Check], list[dict[str, float]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The validation measure that decides which checkpoint is the best."""
+
+    name: str
+    better: Literal["higher", "lower"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRun:
+    """What is trained, on what, and how it is judged.
+
+    model     everything that is trained; its wrapped self is given to `step` and `validate`
+    network   name of the submodule that is saved as weights; "" for the whole model
+    step      losses of a micro-batch by name, each a mean over its samples; the model is in training mode
+    weights   their weights in the sum that is minimised; a loss that is not named here is only logged
+    samples   `samples[k]` is a dict of tensors, a pure function of k; its entry "note", a string, is shown
+    validate  measures per item, for this process's share of the items, called with the averaged weights; a
+              measure "a/b" is put into a table "a". Every process must call the model equally often
+    on_log    called by the main process with every row so far, after each new one
+    """
+
+    recipe: Recipe
+    run: RunTable
+    optimizer: OptimizerTable
+    model: nn.Module
+    network: str
+    kind: str
+    config: object
+    step: StepFunction
+    weights: Mapping[str, float]
+    samples: Dataset[Any]
+    data: str
+    output: Path
+    validate: Validate | None = None
+    validate_every_samples: int = 0
+    score: Score | None = None
+    on_log: Callable[[Sequence[Row]], None] | None = None
+    workers: int = 0
+    stop_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ended: all samples seen, or stopped by a signal or because its time was up."""
+
+    reason: Reason
+    position: Position
+    rows: list[Row] = field(repr=False)
+
+
+def train(run: TrainingRun, accelerator: Accelerator, report: Report) -> Ending:
+    """Train until all samples are seen, from the last checkpoint in `run.output` if there is one.
+
+    Raises:
+        RecipeError: the checkpoint is of another recipe, or a loss or gradient is not a number any more.
+        MemoryShortage: the batch does not fit.
+        LatentSyncError: another process ended.
+    """
+    table, checkpoints = run.run, run.output / "checkpoints"
+    trained = _prepare(run, accelerator)
+    position = _continue(run, trained, checkpoints, report)
+    steps = table.samples // table.batch_samples
+    if position.steps >= steps:
+        return Ending("finished", position, read_log(run.output))
+    log = TrainingLog(run.output, samples=position.samples, is_main=accelerator.is_main_process)
+    batches = read_batches(run.samples, run.recipe, run.run, accelerator, position.steps, workers=run.workers)
+    clock = _Clock(run, position)
+    reason: Reason = "finished"
+    with (
+        listening_for_stop() as stop,
+        explaining(table, lambda: _where(checkpoints)),
+        contextlib.closing(log),
+    ):
+        while position.steps < steps and reason == "finished":
+            _set_learning_rate(run, trained.optimizer, position)
+            losses, reason = _backward(run, trained, batches, position, clock.reason_to_stop(stop), report)
+            norm = _optimize(run, trained, position)
+            _advance(position, losses, table)
+            report(Progress("training", position.samples, steps * table.batch_samples, "samples"))
+            is_last = position.steps == steps
+            reason = "finished" if is_last else reason
+            if is_last or is_due(table.log_every_samples, position, table):
+                _log(run, log, position, clock.measure(position, norm, trained.optimizer), report)
+            is_best = False
+            if run.validate and (is_last or is_due(run.validate_every_samples, position, table)):
+                is_best = _validate(run, run.validate, trained, log, position, report)
+            if (
+                is_best
+                or is_last
+                or reason != "finished"
+                or is_due(table.save_every_samples, position, table)
+            ):
+                save(trained, position, checkpoints, keep_last=table.keep_last)
+    accelerator.wait_for_everyone()
+    return Ending(reason, position, log.rows)
+
+
+def is_due(every_samples: int, position: Position, table: RunTable) -> bool:
+    """Whether the last step went over a multiple of `every_samples`."""
+    before = position.samples - table.batch_samples
+    return position.samples // every_samples > before // every_samples
+
+
+def learning_rate(table: OptimizerTable, samples: int, total: int) -> float:
+    """The learning rate of the step after which `samples` of `total` will have been seen.
+
+    >>> [learning_rate(OptimizerTable(learning_rate=1, warmup_samples=4), k, 100) for k in (1, 2, 4, 100)]
+    [0.25, 0.5, 1.0, 1.0]
+    """
+    risen = min(1.0, samples / table.warmup_samples) if table.warmup_samples else 1.0
+    if table.schedule == "constant":
+        return table.learning_rate * risen
+    done = min(1.0, max(0, samples - table.warmup_samples) / max(1, total - table.warmup_samples))
+    fallen = table.final_share + (1 - table.final_share) * (1 + math.cos(math.pi * done)) / 2
+    return table.learning_rate * risen * fallen
+
+
+def _prepare(run: TrainingRun, accelerator: Accelerator) -> Trained:
+    table = run.optimizer
+    optimizer = torch.optim.AdamW(
+        [parameter for parameter in run.model.parameters() if parameter.requires_grad],
+        lr=table.learning_rate,
+        betas=table.betas,
+        weight_decay=table.weight_decay,
+    )
+    model, optimizer = accelerator.prepare(run.model, optimizer)
+    return Trained(
+        accelerator=accelerator,
+        model=model,
+        optimizer=optimizer,
+        average=Average(model.parameters(), run.run.average_decay),
+        network=run.network,
+        kind=run.kind,
+        config=run.config,
+        recipe=run.recipe,
+    )
+
+
+def _continue(run: TrainingRun, trained: Trained, checkpoints: Path, report: Report) -> Position:
+    place = find_last(checkpoints)
+    if place is None:
+        return Position(data=run.data)
+    refuse_other_recipe(place, run.recipe)
+    position = load(trained, place)
+    if position.data != run.data:
+        report(
+            Note(f"the data is not what it was at {position.samples} samples; going on with it", "warning")
+        )
+        position.data = run.data
+    report(Note(f"continuing from {place}: {position.samples} samples seen"))
+    return position
+
+
+def _set_learning_rate(run: TrainingRun, optimizer: torch.optim.Optimizer, position: Position) -> None:
+    batch = run.run.batch_samples
+    rate = learning_rate(run.optimizer, position.samples + batch, run.run.samples // batch * batch)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _backward(
+    run: TrainingRun,
+    trained: Trained,
+    batches: Iterator[tuple[Batch, str]],
+    position: Position,
+    asked: Reason,
+    report: Report,
+) -> tuple[dict[str, float], Reason]:
+    """Gradients of one batch; its losses over all processes, and whether they agree to stop after it."""
+    accelerator, model = trained.accelerator, trained.model.train()
+    count = run.run.batch_samples // (run.run.micro_batch_samples * accelerator.num_processes)
+    # Dropout: the only draw from torch's own stream, which is set so that it depends on the step alone.
+    torch.manual_seed(
+        Seeds(run.recipe.seed, accelerator.process_index).generator(f"step/{position.steps}").initial_seed()
+    )
+    total: dict[str, Tensor] = {}
+    for number in range(count):
+        batch, note = next(batches)
+        for line in note.splitlines():
+            report(Note(line, "warning"))
+        is_last = number == count - 1
+        with contextlib.nullcontext() if is_last else accelerator.no_sync(model):
+            losses = run.step(model, batch)
+            wanted = sum((run.weights[name] * losses[name] for name in run.weights), torch.zeros(()))
+            accelerator.backward(wanted / count)
+        for name, loss in losses.items():
+            total[name] = total.get(name, 0) + loss.detach().float() / count
+    asks = [torch.tensor(float(asked == reason), device=accelerator.device) for reason in STOPS]
+    numbers = accelerator.reduce(torch.stack([*total.values(), *asks]), reduction="mean").tolist()
+    means = dict(zip(total, numbers, strict=False))
+    agreed = (reason for reason, share in zip(STOPS, numbers[-len(STOPS) :], strict=True) if share)
+    for name, value in means.items():
+        if not math.isfinite(value):
+            raise _fault(run, position, f"the loss {name!r} is {value}")
+    return means, next(agreed, "finished")
+
+
+def _optimize(run: TrainingRun, trained: Trained, position: Position) -> float:
+    """Clip the gradients, step, and take the weights into the average; the norm before clipping."""
+    accelerator = trained.accelerator
+    norm = float(accelerator.clip_grad_norm_(trained.model.parameters(), run.optimizer.max_gradient_norm))
+    if (
+        not math.isfinite(norm) and accelerator.scaler is None
+    ):  # the scaler leaves such a step out and goes on
+        named = trained.model.named_parameters()
+        bad = (name for name, value in named if value.grad is not None and not value.grad.isfinite().all())
+        raise _fault(run, position, f"the gradient of {next(bad, 'the model')!r} is {norm}")
+    trained.optimizer.step()
+    trained.optimizer.zero_grad()
+    trained.average.update(position.steps + 1)
+    return norm
+
+
+def _fault(run: TrainingRun, position: Position, what: str) -> RecipeError:
+    return RecipeError(
+        f"step {position.steps + 1}: {what}; {_where(run.output / 'checkpoints')}",
+        hint="lower optimizer.learning_rate or use run.precision=fp32, and start anew in another folder",
+    )
+
+
+def _where(checkpoints: Path) -> str:
+    place = find_last(checkpoints)
+    return "no checkpoint was written yet" if place is None else f"the last good checkpoint is {place}"
+
+
+def _advance(position: Position, losses: Mapping[str, float], table: RunTable) -> None:
+    position.steps += 1
+    position.samples += table.batch_samples
+    position.counted += 1
+    for name, value in losses.items():
+        position.sums[name] = position.sums.get(name, 0.0) + value
+
+
+def _log(
+    run: TrainingRun, log: TrainingLog, position: Position, measured: dict[str, float], report: Report
+) -> None:
+    """Write the mean losses since the last row."""
+    losses = {name: total / position.counted for name, total in position.sums.items()}
+    position.sums, position.counted = {}, 0
+    log.write({"samples": position.samples, "steps": position.steps, "losses": losses, **measured})
+    report(Measured(position.steps, losses | {"samples/s": measured["samples_per_s"]}))
+    if run.on_log:
+        run.on_log(log.rows)
+
+
+def _validate(
+    run: TrainingRun,
+    validate: Validate,
+    trained: Trained,
+    log: TrainingLog,
+    position: Position,
+    report: Report,
+) -> bool:
+    """Judge the averaged weights and write the means down; whether this is the best so far."""
+    accelerator = trained.accelerator
+    check = Check(accelerator.process_index, accelerator.num_processes, position.samples, run.output)
+    with trained.average.applied(), torch.no_grad():
+        items = gather_object(validate(trained.model.eval(), check))
+    tables: dict[str, dict[str, float]] = {"validation": {}}
+    for name in sorted({name for item in items for name in item}):
+        values = [item[name] for item in items if name in item]
+        table, _, key = name.rpartition("/")
+        tables.setdefault(table or "validation", {})[key] = math.fsum(values) / len(values)
+    means = tables["validation"]
+    log.write({"samples": position.samples, "steps": position.steps, **tables})
+    report(Measured(position.steps, {f"validation {name}": value for name, value in means.items()}))
+    if run.on_log:
+        run.on_log(log.rows)
+    if run.score is None or run.score.name not in means:
+        return False
+    value = means[run.score.name]
+    sign = 1 if run.score.better == "higher" else -1
+    if position.best is not None and sign * value <= sign * position.best:
+        return False
+    position.best, position.best_at = value, checkpoint_name(position)
+    return True
+
+
+class _Clock:
+    """How fast the run is, how much memory it takes, and whether its time is up."""
+
+    def __init__(self, run: TrainingRun, position: Position) -> None:
+        self.started = self.last = time.monotonic()
+        self.samples = position.samples
+        self.stop_after_s = run.stop_after_s
+
+    def reason_to_stop(self, stop: StopRequest) -> Reason:
+        if stop.signal is not None:
+            return "signal"
+        is_over = self.stop_after_s is not None and time.monotonic() - self.started >= self.stop_after_s
+        return "time" if is_over else "finished"
+
+    def measure(self, position: Position, norm: float, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+        now = time.monotonic()
+        speed = (position.samples - self.samples) / max(1e-9, now - self.last)
+        self.last, self.samples = now, position.samples
+        if torch.cuda.is_available():
+            memory = torch.cuda.max_memory_allocated()
+        else:
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        rate = optimizer.param_groups[0]["lr"]
+        return {
+            "learning_rate": rate,
+            "gradient_norm": norm,
+            "samples_per_s": speed,
+            "memory_bytes": memory,
+            "elapsed_s": now - self.started,
+        }

@@ -1,0 +1,1 @@
+"""`latentsync train-syncnet`: pairs of frames and speech, the objective, the validation and the run."""

@@ -1,0 +1,1 @@
+"""`latentsync train-unet`: windows of frames, frozen networks, objective, validation and the run."""

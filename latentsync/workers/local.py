@@ -1,0 +1,151 @@
+"""Workers that are processes of this machine.
+
+Each has a pipe of its own, because a shared pool cannot tell which task killed its worker.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+from latentsync.workers.pool import Fault, Make, Said, fault_of
+
+_ONE_THREAD = {
+    name: "1"
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+}
+_END_S = 5.0
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    process: SpawnProcess
+    pipe: Connection
+
+
+class LocalCrew:
+    """Processes that start from scratch (spawn), compute in one thread each and end with their parent."""
+
+    def __init__(self, make: Make, *, workers: int | None = None, most: int | None = None) -> None:
+        """Prepare `workers` processes, one per core if None, never more than `most`; none is started yet."""
+        self.size = min(workers or cores(), most or sys.maxsize)
+        self.place = "processes of this machine"
+        self._make = make
+        self._workers: dict[int, _Worker] = {}
+        self._context = multiprocessing.get_context("spawn")
+
+    def start(self, worker: int) -> None:
+        """Start a process; what it needs to know before it imports anything is in its environment."""
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(theirs, self._make), daemon=True)
+        with _environment(_ONE_THREAD), _signals_blocked():
+            process.start()
+        theirs.close()  # so that the death of the process ends the pipe
+        self._workers[worker] = _Worker(process, ours)
+
+    def give(self, worker: int, content: Any) -> None:
+        """Send a task; a worker that has just died is noticed when it is listened to."""
+        with suppress(OSError):
+            self._workers[worker].pipe.send(content)
+
+    def listen(self, timeout_s: float) -> list[Said]:
+        """What the processes said, and which of them are gone."""
+        worker_of = {member.pipe: worker for worker, member in self._workers.items()}
+        said = []
+        for pipe in wait(list(worker_of), timeout_s):
+            worker = worker_of[pipe]  # type: ignore[index]
+            try:
+                kind, content = self._workers[worker].pipe.recv()
+            except (EOFError, OSError):  # it died, perhaps in the middle of a message
+                kind, content = "died", Fault(self._bury(worker))
+            said.append(Said(worker, kind, content))
+        return said
+
+    def kill(self, worker: int) -> None:
+        """End a process at once."""
+        self._workers[worker].process.kill()
+
+    def close(self) -> None:
+        """End all processes at once."""
+        for member in self._workers.values():
+            member.process.kill()
+        for worker in list(self._workers):
+            self._bury(worker)
+
+    def _bury(self, worker: int) -> str:
+        """Collect a dead process; returns how it ended."""
+        member = self._workers.pop(worker)
+        member.process.kill()  # a pipe may end before its process does
+        member.process.join(_END_S)
+        member.pipe.close()
+        code = member.process.exitcode
+        return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Set variables for a process that is started meanwhile: thread pools read them when they are loaded."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Start a process that Ctrl-C and a batch system's SIGTERM do not reach: its parent answers them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(pipe: Connection, make: Make) -> None:
+    """A worker's life: make ready, then answer tasks until the pipe ends."""
+    os.dup2(2, 1)  # stdout belongs to the parent's result
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        work = make()
+    except Exception as error:
+        pipe.send(("unfit", fault_of(error)))
+        return
+    pipe.send(("ready", None))
+    while True:
+        try:
+            content = pipe.recv()
+        except EOFError:
+            return
+        try:
+            answer = "answer", work(content)
+        except Exception as error:
+            answer = "error", fault_of(error)
+        pipe.send(answer)
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed leaves no worker behind that still writes."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+    os._exit(1)

@@ -1,0 +1,175 @@
+"""Windows of clips with the latents that a U-Net predicts for them, computed once and kept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from schemas import DecoderRecipe, PredictedWindows
+from torch import Tensor
+
+from latentsync.axes import batch_to_frames, frames_to_batch
+from latentsync.diffusion.conditioning import Conditioning
+from latentsync.diffusion.noise import shared_noise
+from latentsync.diffusion.sampling import build_scheduler, denoise
+from latentsync.events import Progress, Report
+from latentsync.faces.align import latent_mask, mouth_mask
+from latentsync.manifest import ManifestClip
+from latentsync.runtime import Seeds
+from latentsync.train.augment import change_pictures
+from latentsync.train.clips import random_of_sample
+from latentsync.train.pictures import Region, read_pictures
+from latentsync.train.syncnet.data import wrong_start
+from latentsync.train.unet.data import Hearing
+from latentsync.weights.models import LipModel
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedWindow:
+    """Where a window begins in its clip, and where the frames begin that show who is speaking."""
+
+    clip: ManifestClip
+    start: int
+    reference_start: int
+
+    @property
+    def name(self) -> str:
+        """Names the file of the window, by what the clip holds."""
+        return f"{str(self.clip.sha256)[:16]}-{self.start}-{self.reference_start}"
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedWindow:
+    """One window, ready to be decoded.
+
+    crops_u8   (f h w c)  the real frames
+    true       (f c h w)  float16, scaled: the latents of the real frames
+    predicted  (f c h w)  float16, scaled: what the U-Net makes of speech, masked and other frames
+    """
+
+    crops_u8: NDArray[np.uint8]
+    true: NDArray[np.float16]
+    predicted: NDArray[np.float16]
+
+
+def plan_windows(clips: Sequence[ManifestClip], table: PredictedWindows, *, seed: int) -> list[PlannedWindow]:
+    """Choose windows, as many of each person where there are clips enough.
+
+    No person has more windows than fill twice the frames there are, and clips too short for a reference
+    have none.
+    """
+    long_enough = [clip for clip in clips if _starts_in(clip, table) >= 2 * table.reference_gap_frames]
+    people: dict[str, list[ManifestClip]] = defaultdict(list)
+    for clip in long_enough:
+        people[clip.person or clip.source].append(clip)
+    planned = []
+    for person, owned in sorted(people.items()):
+        random = random_of_sample(0, f"windows/{person}", seed=seed)
+        order = random.permutation(len(owned))
+        frames = sum(clip.frames for clip in owned)
+        for number in range(min(table.per_person, 2 * frames // table.frames)):
+            clip = owned[order[number % len(owned)]]
+            starts = _starts_in(clip, table)
+            start = int(random.integers(starts))
+            other = wrong_start(start, starts, distance=table.reference_gap_frames, random=random)
+            planned.append(PlannedWindow(clip, start, other))
+    return planned
+
+
+def _starts_in(clip: ManifestClip, table: PredictedWindows) -> int:
+    return clip.frames - table.frames + 1
+
+
+class Speaker:
+    """Lets a model speak windows as `sync` does, but with other frames as reference: it must not peek."""
+
+    def __init__(self, model: LipModel, hearing: Hearing, recipe: DecoderRecipe) -> None:
+        spec = model.spec
+        self.model, self.hearing, self.recipe = model, hearing, recipe
+        self.region = Region(spec.resolution, is_lower_half=False)
+        mask = mouth_mask(spec.resolution)
+        self.mask = torch.from_numpy(mask)  # h w
+        self.latent_mask = torch.from_numpy(latent_mask(mask, factor=model.vae.factor))  # h w
+        self.scheduler = build_scheduler(spec.prediction_type, spec.timestep_spacing)
+
+    def fingerprint(self) -> str:
+        """A short name for the networks and settings that predict."""
+        recipe, digest = self.recipe, hashlib.sha256()
+        for network in (self.model.unet, self.model.vae):
+            for tensor in network.state_dict().values():
+                digest.update(tensor.contiguous().numpy().tobytes())
+        digest.update(f"{recipe.seed} {recipe.windows.frames} {recipe.pictures!r}".encode())
+        return digest.hexdigest()[:8]
+
+    @torch.inference_mode()
+    def speak(self, planned: PlannedWindow) -> PredictedWindow:
+        """Predict one window, mirrored and recoloured as the recipe says.
+
+        Raises:
+            MediaError: the clip cannot be read.
+        """
+        model, frames = self.model, self.recipe.windows.frames
+        random = random_of_sample(0, planned.name, seed=self.recipe.seed)
+        both = [
+            read_pictures(planned.clip, start, frames, self.region, None)
+            for start in (planned.start, planned.reference_start)
+        ]
+        changed_u8 = change_pictures(np.concatenate(both), self.recipe.pictures, random)
+        images = torch.from_numpy(changed_u8).permute(0, 3, 1, 2) / 127.5 - 1  # f c h w
+        target, reference = images.split(frames)
+        true = model.vae.encode(target)
+        side = true.shape[-1]
+        generator = Seeds(self.recipe.seed).generator(f"noise/{planned.name}")
+        audio = self.hearing.tokens(planned.clip, range(planned.start, planned.start + frames))  # f n d
+        predicted = denoise(
+            model.unet,
+            self.scheduler,
+            shared_noise((1, model.vae.latent_channels, frames, side, side), generator),
+            Conditioning(
+                mask=self.latent_mask.expand(1, 1, frames, -1, -1),
+                masked=self._encode(target * self.mask),
+                reference=self._encode(reference),
+            ),
+            audio,
+            steps=model.spec.steps,
+            guidance=model.spec.guidance,
+        )
+        return PredictedWindow(
+            changed_u8[:frames], true.half().numpy(), frames_to_batch(predicted).half().numpy()
+        )
+
+    def _encode(self, images: Tensor) -> Tensor:
+        return batch_to_frames(self.model.vae.encode(images), frames=len(images))
+
+
+def prepare_windows(
+    planned: Sequence[PlannedWindow], speaker: Speaker, output: Path, report: Report
+) -> list[Path]:
+    """Speak every window into a folder in `output`, leaving out those that are there, and return their files.
+
+    The folder is named after all that changes what a window holds, so that nothing stale is ever read.
+    """
+    folder = output / f"windows-{speaker.fingerprint()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{window.name}.npz" for window in planned]
+    for done, (window, path) in enumerate(zip(planned, paths, strict=True), 1):
+        if not path.exists():
+            spoken = speaker.speak(window)
+            part = path.with_suffix(".part")
+            with part.open("wb") as file:
+                np.savez(file, crops_u8=spoken.crops_u8, true=spoken.true, predicted=spoken.predicted)
+            part.replace(path)
+        report(Progress("predicting", done, len(planned), "windows"))
+    return sorted(set(paths))
+
+
+def load_window(path: Path) -> PredictedWindow:
+    """Read one window."""
+    with np.load(path) as arrays:
+        return PredictedWindow(arrays["crops_u8"], arrays["true"], arrays["predicted"])

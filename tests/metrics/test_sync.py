@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import json
+import statistics
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from latentsync.errors import MediaError, WeightsError
+from latentsync.faces.align import align
+from latentsync.faces.choice import FaceChoice
+from latentsync.faces.detect import Detector
+from latentsync.faces.landmarks import choose_landmarker
+from latentsync.faces.track import track
+from latentsync.media.read import read_audio, read_frames
+from latentsync.metrics.sync import (
+    CompactJudge,
+    SyncJudge,
+    V2Judge,
+    choose_judge,
+    distance_per_offset,
+    score_sync,
+    v2_picture,
+)
+from latentsync.models.syncnet import SyncNetConfig, TowerConfig, build_syncnet
+from latentsync.models.syncnet_v2 import SyncNetV2
+from latentsync.weights import models as store
+from latentsync.weights.checkpoints import save_checkpoint
+
+TINY = SyncNetConfig(
+    visual=TowerConfig(in_channels=15, channels=(8, 8), factors=((4, 8), 4)),
+    audio=TowerConfig(in_channels=1, channels=(8, 8), factors=((5, 4), (16, 4))),
+    frames=5,
+    resolution=32,
+    norm_groups=4,
+)
+CPU = torch.device("cpu")
+FRAMES = np.zeros((1, 1, 1, 3), np.uint8)
+SPEECH = np.zeros(1, np.float32)
+
+
+class GivenJudge:
+    """Finds the vectors it was given."""
+
+    def __init__(self, seen: Tensor, heard: Tensor, name: str = "given") -> None:
+        self.name, self.seen, self.heard = name, seen, heard
+
+    def embed_crops(self, crops_u8: NDArray[np.uint8]) -> Tensor:
+        return self.seen
+
+    def embed_speech(self, samples: NDArray[np.float32]) -> Tensor:
+        return self.heard
+
+    def distances(self, seen: Tensor, heard: Tensor) -> Tensor:
+        return functional.pairwise_distance(seen, heard)
+
+
+def vectors(count: int, seed: int = 0) -> Tensor:
+    return torch.rand(count, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def test_golden_offset_and_confidence(golden: Path, synthetic: ModuleType) -> None:
+    facts = json.loads((golden / "syncnet_v2.json").read_text())
+    case = facts["distance_case"]
+    seen = synthetic.synthetic_input("pdist/lip", (60, 16), facts["salt"])
+    noise = synthetic.synthetic_input("pdist/aud", (60, 16), facts["salt"])
+    judge = GivenJudge(seen, torch.roll(seen, 3, 0) + 0.1 * noise, "syncnet-v2")
+    distances = distance_per_offset(judge, judge.seen, judge.heard, max_shift_frames=15)
+    assert list(distances) == list(range(15, -16, -1))
+    assert list(distances.values()) == pytest.approx(case["mean_distance_per_shift"], rel=1e-4)
+    score = score_sync(judge, FRAMES, SPEECH)
+    assert score.offset_frames == case["av_offset"]
+    assert score.distance == pytest.approx(case["min_distance"], rel=1e-4)
+    assert score.confidence == pytest.approx(case["confidence"], rel=1e-4)
+
+
+@pytest.mark.parametrize("offset", [-4, 0, 4])
+@pytest.mark.parametrize("name", ["syncnet-v2", "given"])
+def test_early_speech_has_a_positive_offset(offset: int, name: str) -> None:
+    moments = vectors(40)
+    seen, heard = moments[4:34], moments[4 + offset : 34 + offset]  # what is heard at 0 is seen at `offset`
+    score = score_sync(GivenJudge(seen, heard, name), FRAMES, SPEECH)
+    assert score.offset_frames == offset
+    assert score.confidence > 0.5
+
+
+def test_short_clips_are_shifted_by_half_their_length_at_most() -> None:
+    judge = GivenJudge(vectors(6), vectors(6))
+    distances = distance_per_offset(judge, judge.seen, judge.heard, max_shift_frames=15)
+    assert list(distances) == [3, 2, 1, 0, -1, -2, -3]
+
+
+def test_speech_longer_than_the_frames_is_used_to_its_end() -> None:
+    judge = GivenJudge(vectors(4), torch.cat([vectors(12, seed=1), vectors(4)]))
+    assert score_sync(judge, FRAMES, SPEECH).offset_frames == -12
+
+
+def test_too_short() -> None:
+    with pytest.raises(MediaError, match="give 3 windows, too few"):
+        score_sync(GivenJudge(vectors(9), vectors(3)), FRAMES, SPEECH)
+
+
+@pytest.fixture
+def compact() -> CompactJudge:
+    torch.manual_seed(0)
+    return CompactJudge(build_syncnet(TINY).eval(), CPU)
+
+
+def crops(frames: int, side: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (frames, side, side, 3), dtype=np.uint8)
+
+
+def test_compact_windows(compact: CompactJudge) -> None:
+    speech = np.random.default_rng(0).normal(0, 0.1, 70 * 640).astype(np.float32)
+    seen, heard = compact.embed_crops(crops(70, 32)), compact.embed_speech(speech)
+    assert seen.shape == heard.shape == (66, 8)  # one more than a batch: its seam is passed
+    alone = compact.embed_crops(crops(70, 32)[65:])
+    torch.testing.assert_close(seen[65:], alone)
+    assert compact.embed_speech(speech[: 5 * 640]).shape == (1, 8)
+    assert len(compact.embed_speech(speech[: 4 * 640])) == 0
+    distances = compact.distances(seen, heard)
+    assert distances.min() >= 0 and distances.max() <= 1
+
+
+def test_compact_resizes_crops(compact: CompactJudge) -> None:
+    large = crops(6, 32).repeat(2, axis=1).repeat(2, axis=2)
+    torch.testing.assert_close(compact.embed_crops(large), compact.embed_crops(crops(6, 32)))
+
+
+def test_v2_counts_windows_as_the_reference() -> None:
+    judge = V2Judge(SyncNetV2().eval(), CPU)
+    speech = np.random.default_rng(0).normal(0, 0.1, 9 * 640).astype(np.float32)
+    score = score_sync(judge, crops(9, 32), speech)
+    assert score.judge == "syncnet-v2"
+    assert judge.embed_crops(crops(9, 32)).shape == judge.embed_speech(speech).shape == (4, 1024)
+
+
+def test_v2_picture_holds_the_crop_upright_and_in_bgr() -> None:
+    crop = np.full((256, 256, 3), (10, 20, 30), np.uint8)
+    picture = v2_picture(crop)
+    assert picture.shape == (224, 224, 3)
+    is_crop = (picture == (30, 20, 10)).all(-1)
+    assert (picture[~is_crop] == 110).all()
+    rows, columns = np.flatnonzero(is_crop.any(1)), np.flatnonzero(is_crop.any(0))
+    assert len(columns) / len(rows) == pytest.approx(75 / 100, abs=0.01)
+    assert columns.min() == pytest.approx(223 - columns.max(), abs=1)
+    assert rows.min() == 10
+
+
+def test_choosing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTSYNC_CACHE", str(tmp_path))
+    monkeypatch.setattr(store, "BUNDLED", tmp_path)
+    with pytest.raises(WeightsError, match=r"syncnet\.safetensors"):
+        choose_judge("compact")
+    with pytest.raises(WeightsError, match="'syncnet-v2' is missing"):
+        choose_judge("syncnet-v2")
+    path = tmp_path / "syncnet.safetensors"
+    save_checkpoint(path, build_syncnet(TINY).state_dict(), kind="syncnet", config=TINY)
+    assert choose_judge("auto").name == choose_judge("compact").name == "syncnet-compact"
+    from latentsync.weights.cache import path_of
+    from latentsync.weights.catalog import find_entry
+
+    (file,) = find_entry("syncnet-v2").files
+    path_of(file).parent.mkdir(parents=True, exist_ok=True)
+    torch.save(SyncNetV2().state_dict(), path_of(file))
+    assert choose_judge("auto").name == choose_judge("syncnet-v2").name == "syncnet-v2"
+
+
+REAL_CLIPS = ("grid_s1/bbaf2n.mpg", "assorted/voxceleb_01.mp4", "assorted/voxceleb_05.mp4")
+SPOKEN_FRAMES = 75
+Spoken = tuple[Tensor, NDArray[np.float32]]
+
+
+@pytest.fixture(scope="module", params=REAL_CLIPS)
+def spoken(request: pytest.FixtureRequest, media: Path, bundled: SyncJudge) -> Spoken:
+    """What the bundled judge sees in three seconds of a real clip at 25 fps, and the speech of six."""
+    path = media / "train" / request.param
+    rows = track(
+        islice(read_frames(path), SPOKEN_FRAMES),
+        choice=FaceChoice("largest"),
+        resolution=128,
+        detector=Detector(),
+        landmarker=choose_landmarker(),
+    )
+    crops_u8 = np.stack([align(row.frame.rgb_u8, row.affine) for row in rows if row.affine])
+    return bundled.embed_crops(crops_u8), read_audio(path, rate_hz=16000, end_s=3.0).samples
+
+
+@pytest.fixture(scope="module")
+def bundled() -> SyncJudge:
+    return choose_judge("compact")
+
+
+def moved(samples: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
+    """Speech that comes so many frames later, or earlier, as long as it was."""
+    silence = np.zeros(abs(frames) * 640, np.float32)
+    if frames < 0:
+        return np.concatenate([samples[len(silence) :], silence])
+    return np.concatenate([silence, samples])[: len(samples)]
+
+
+@pytest.mark.parametrize("delay_frames", [-6, 3])
+def test_bundled_judge_finds_how_far_speech_was_moved(
+    spoken: Spoken, bundled: SyncJudge, delay_frames: int
+) -> None:
+    seen, samples = spoken
+    straight, late = (
+        distance_per_offset(bundled, seen, bundled.embed_speech(moved(samples, frames)), max_shift_frames=15)
+        for frames in (0, delay_frames)
+    )
+    offset, late_offset = (min(found, key=lambda each: found[each]) for found in (straight, late))
+    assert abs(offset) <= 2
+    assert abs(late_offset - offset + delay_frames) <= 1
+    # Where speech lies as it was delivered, it fits less.
+    assert late[offset] > straight[offset] + 0.1
+
+
+def test_bundled_judge_is_surest_of_its_own_speech(spoken: Spoken, bundled: SyncJudge) -> None:
+    seen, samples = spoken
+
+    def confidence(speech: NDArray[np.float32]) -> float:
+        found = distance_per_offset(bundled, seen, bundled.embed_speech(speech), max_shift_frames=15)
+        return statistics.median(found.values()) - min(found.values())
+
+    straight = confidence(samples)
+    assert straight > confidence(moved(samples, 20)) + 0.1  # no offset that is tried reaches so far
+    assert straight > confidence(samples[::-1].copy()) + 0.1

@@ -1,0 +1,223 @@
+"""Crops out of tracked frames, windows out of a stream, and a mouth for every frame with a face."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional
+
+from latentsync.audio.whisper import WhisperEncoder
+from latentsync.audio.windows import steps_for_frames
+from latentsync.diffusion.windows import plan_windows
+from latentsync.faces.align import mouth_mask
+from latentsync.faces.track import TrackedFrame
+from latentsync.models.unet import LipUNet, UNetConfig, build_unet
+from latentsync.models.vae import FaceVAE, VAEConfig, build_vae
+from latentsync.sync.generate import Sampling, SpokenFrame, cut_crops, cut_windows, speak
+from latentsync.types import AffineFrame, Frame
+from latentsync.weights.models import LipModel, ModelSpec
+
+SIDE_PX = 64
+STATES_DIM = 12
+FPS = 25
+
+
+def tracked_frames(faces: str) -> Iterator[TrackedFrame]:
+    """A grey frame for each letter, lighter from one to the next; `-` has no face."""
+    turn = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    for number, letter in enumerate(faces):
+        frame = Frame(np.full((96, 96, 3), 20 + 4 * number, np.uint8), number, number / FPS)
+        affine = None if letter == "-" else AffineFrame(turn, SIDE_PX)
+        yield TrackedFrame(frame, None, affine)
+
+
+@pytest.mark.parametrize(
+    ("faces", "fade_frames", "quarters"),
+    [
+        ("ffffff", 3, "444444"),
+        ("ffffff-", 3, "444321-"),
+        ("-ffffff", 3, "-123444"),
+        ("f-fffff-f", 3, "1-12321-1"),
+        ("--f--", 3, "--1--"),
+        ("ff-ff", 0, "44-44"),
+    ],
+)
+def test_the_mouth_fades_next_to_a_gap(faces: str, fade_frames: int, quarters: str) -> None:
+    cuts = list(cut_crops(tracked_frames(faces), fade_frames=fade_frames))
+    shown = "".join("-" if cut.crop_u8 is None else str(round(4 * cut.strength)) for cut in cuts)
+    assert shown == quarters
+    assert [cut.tracked.frame.index for cut in cuts] == list(range(len(faces)))
+    for cut in cuts:
+        if cut.crop_u8 is not None:
+            assert cut.crop_u8.shape == (SIDE_PX, SIDE_PX, 3)
+            assert cut.crop_u8[8, 8, 0] == 20 + 4 * cut.tracked.frame.index
+
+
+@given(
+    frames=st.integers(0, 80),
+    window=st.integers(1, 20),
+    share=st.floats(0, 0.99),
+)
+def test_a_stream_is_cut_as_a_known_length_is(frames: int, window: int, share: float) -> None:
+    overlap = int(share * window)
+    cut = list(cut_windows(range(frames), window=window, overlap=overlap))
+    assert [span for span, _ in cut] == plan_windows(frames, window=window, overlap=overlap)
+    assert all(items == list(span) for span, items in cut)
+
+
+def test_a_window_is_given_out_as_soon_as_it_is_full() -> None:
+    source = iter(range(100))
+    next(iter(cut_windows(source, window=16, overlap=4)))
+    assert next(source) == 16
+
+
+@pytest.mark.parametrize("overlap", [-1, 4])
+def test_an_overlap_that_leaves_nothing_new(overlap: int) -> None:
+    with pytest.raises(ValueError, match=f"overlap of {overlap} frames"):
+        next(cut_windows([1, 2], window=4, overlap=overlap))
+
+
+class Echo(nn.Module):
+    """A U-Net that says what it was shown (channels from `first` on) and keeps what it heard."""
+
+    def __init__(self, first: int, channels: int) -> None:
+        super().__init__()
+        self.shown = slice(first, first + channels)
+        self.heard: list[Tensor] = []
+        self.windows: list[int] = []
+
+    def forward(self, sample: Tensor, timesteps: Tensor, audio: Tensor) -> Tensor:
+        self.heard.append(audio)
+        self.windows.append(sample.shape[2])
+        return sample[:, self.shown]
+
+
+class Shrink(nn.Module):
+    """An autoencoder whose latents are the picture, made smaller."""
+
+    factor, latent_channels = 8, 3
+
+    def encode(self, images: Tensor, *, mode: str, generator: torch.Generator) -> Tensor:
+        return functional.avg_pool2d(images, self.factor)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return functional.interpolate(latents, scale_factor=self.factor)
+
+
+def model_of(
+    unet: nn.Module, vae: nn.Module, prediction_type: Literal["epsilon", "sample"] = "sample"
+) -> LipModel:
+    nowhere = Path("nowhere")
+    spec = ModelSpec(
+        name="tiny",
+        unet=nowhere,
+        vae=nowhere,
+        whisper=nowhere,
+        resolution=SIDE_PX,
+        steps=1,
+        guidance=1.0,
+        overlap_frames=0,
+        prediction_type=prediction_type,
+        timestep_spacing="trailing",
+        is_released=False,
+        note="",
+    )
+    whisper = cast(WhisperEncoder, None)  # the steps are given
+    return LipModel(
+        spec, cast(LipUNet, unet), cast(FaceVAE, vae), whisper, torch.device("cpu"), torch.float32
+    )
+
+
+def sampling(*, overlap_frames: int = 0, is_exact: bool = False, seed: int = 0) -> Sampling:
+    return Sampling(
+        steps=1, guidance=1.0, window_frames=4, overlap_frames=overlap_frames, is_exact=is_exact, seed=seed
+    )
+
+
+def spoken(faces: str, model: LipModel, chosen: Sampling) -> list[SpokenFrame]:
+    steps = torch.arange(200.0)[:, None, None].expand(-1, 5, STATES_DIM) / 100  # t n d
+    cuts = cut_crops(tracked_frames(faces), fade_frames=0)
+    return list(speak(cuts, model, steps, mouth_mask(SIDE_PX), chosen))
+
+
+@pytest.mark.parametrize("overlap_frames", [0, 2])
+@pytest.mark.parametrize("faces", ["f", "fffffff", "--fffff-f--ffff", "---"])
+def test_every_face_gets_its_own_crop_in_order(faces: str, overlap_frames: int) -> None:
+    echo = Echo(first=2 * Shrink.latent_channels + 1, channels=Shrink.latent_channels)  # the reference
+    made = spoken(faces, model_of(echo, Shrink()), sampling(overlap_frames=overlap_frames))
+    assert [one.cut.tracked.frame.index for one in made] == list(range(len(faces)))
+    for number, (one, letter) in enumerate(zip(made, faces, strict=True)):
+        if letter == "-":
+            assert one.crop is None
+        else:
+            assert one.crop is not None and one.crop.dtype == np.float32
+            assert np.abs(one.crop - (20 + 4 * number)).max() < 0.01
+    assert max(echo.windows, default=0) <= 4
+
+
+def test_each_frame_hears_its_own_time() -> None:
+    echo = Echo(first=0, channels=Shrink.latent_channels)
+    spoken("f--fff", model_of(echo, Shrink()), sampling())
+    times_s = [number / FPS for number in (0, 3, 4, 5)]
+    steps = torch.arange(200.0)[:, None, None].expand(-1, 5, STATES_DIM) / 100
+    assert torch.equal(torch.cat(echo.heard), steps_for_frames(steps, times_s))
+
+
+def test_the_masked_frame_hides_the_mouth_only() -> None:
+    echo = Echo(first=Shrink.latent_channels + 1, channels=Shrink.latent_channels)
+    (one,) = spoken("f", model_of(echo, Shrink()), sampling())
+    assert one.crop is not None
+    grey, top = one.crop[:, :, 0], SIDE_PX // 8
+    assert np.abs(grey[:top] - 20).max() < 0.01
+    assert abs(grey[3 * SIDE_PX // 4, SIDE_PX // 2] - 127.5) < 0.01  # zero in -1..1
+
+
+@pytest.fixture(scope="module")
+def tiny() -> LipModel:
+    """Real networks, as small as they come."""
+    torch.manual_seed(3)
+    vae = build_vae(
+        VAEConfig(block_out_channels=(8, 8), num_blocks=1, latent_channels=2, patch=4, norm_num_groups=4)
+    )
+    unet = build_unet(
+        UNetConfig(
+            block_out_channels=(8, 8),
+            cross_attention_dim=STATES_DIM,
+            attention_head_dim=2,
+            layers_per_block=1,
+            motion=False,
+            in_channels=7,
+            out_channels=2,
+            norm_num_groups=4,
+            attention_levels=(False, True),
+            adapter_dim=STATES_DIM,
+            audio_dim=STATES_DIM,
+        )
+    )
+    return model_of(unet.eval(), vae.eval(), "epsilon")
+
+
+@pytest.mark.parametrize("is_exact", [False, True])
+def test_the_seed_decides_the_crops(tiny: LipModel, is_exact: bool) -> None:
+    first, again, other = (
+        np.stack(
+            [
+                one.crop
+                for one in spoken("fffff", tiny, sampling(is_exact=is_exact, seed=seed))
+                if one.crop is not None
+            ]
+        )
+        for seed in (1, 1, 2)
+    )
+    assert first.shape == (5, SIDE_PX, SIDE_PX, 3)
+    assert first.min() >= 0 and first.max() <= 255
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from made_clips import write_clips
+
+from latentsync.events import ignore
+from latentsync.manifest import read_manifest
+from latentsync.models.framewise import FramewiseConfig, FramewiseSyncNet
+from latentsync.recipe.train_syncnet import (
+    FramewiseTable,
+    LossTable,
+    NegativesTable,
+    OptimizerTable,
+    RunTable,
+    SpeechAugmentation,
+    SyncNetNetwork,
+    SyncNetRecipe,
+    SyncValidation,
+)
+from latentsync.train.clips import Features, find_clips
+from latentsync.train.job import TrainingJob
+from latentsync.train.log import read_log
+from latentsync.train.syncnet.run import run
+from latentsync.train.syncnet.runs import ClipRuns, LipRegion, RunSamples, change_steps
+from latentsync.weights.judges import load_syncnet
+
+RECIPE = SyncNetRecipe(
+    held_out=("person_00", "person_01"),
+    network=SyncNetNetwork(
+        kind="framewise",
+        frames=10,
+        dropout=0.0,
+        framewise=FramewiseTable(
+            run_frames=24, rows=16, columns=16, channels=(4, 8), speech_width=16, width=32, dimension=16
+        ),
+    ),
+    negatives=NegativesTable(policy="same_clip", min_distance_frames=1, pairing="in_clip_matrix"),
+    loss=LossTable(kind="contrastive", temperature=0.2),
+    optimizer=OptimizerTable(learning_rate=4e-3),
+    run=RunTable(
+        samples=240,
+        batch_samples=6,
+        micro_batch_samples=6,
+        precision="fp32",
+        average_decay=0.5,
+        log_every_samples=24,
+        save_every_samples=240,
+    ),
+    validation=SyncValidation(every_samples=240, clips=2, windows_per_clip=30),
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clips(tmp_path_factory.mktemp("clips"), count=6)
+
+
+def samples_of(data: Path, place: Path) -> RunSamples:
+    clips, _ = find_clips(data, held_out=())
+    region = LipRegion(FramewiseConfig(frames=10, rows=16, columns=16))
+    return RunSamples(RECIPE, clips, ClipRuns(24, region, Features(place), is_decoded=False))
+
+
+def test_sample_is_a_run_of_frames_and_what_is_heard_with_them(data: Path, tmp_path: Path) -> None:
+    samples = samples_of(data, tmp_path)
+    first, again = samples[3], samples[3]
+    assert first["frames_u8"].shape == (24, 16, 16, 3)  # type: ignore[union-attr]
+    assert first["states"].shape == (48, 5, 384)  # type: ignore[union-attr]
+    assert torch.equal(first["states"], again["states"])  # type: ignore[arg-type]
+    assert len(samples) == 240
+
+
+def test_features_heard_by_another_whisper_are_refused(data: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    from latentsync.errors import MediaError
+
+    clip = find_clips(data, held_out=())[0][0]
+    features = Features(tmp_path)
+    path = features.path_of(clip, "whisper.safetensors")
+    path.parent.mkdir(parents=True)
+    save_file({"whisper": torch.zeros(100, 5, 384)}, path, metadata={"whisper": "tiny"})
+    with pytest.raises(MediaError, match="another Whisper"):
+        features.whisper(clip)
+
+
+def test_steps_are_changed_only_where_the_recipe_says_so() -> None:
+    states = torch.randn(40, 5, 8, generator=torch.Generator().manual_seed(0))
+    random = np.random.default_rng(0)
+    assert torch.equal(change_steps(states, SpeechAugmentation(), random), states)
+    masked = change_steps(states, SpeechAugmentation(time_mask=20), random)
+    gone = (masked == 0).all(dim=(1, 2))
+    assert 0 < gone.sum() <= 20
+    assert torch.equal(masked[~gone], states[~gone])
+    noisy = change_steps(states, SpeechAugmentation(noise=0.1), random)
+    assert 0.08 < (noisy - states).std() / states.std() < 0.12
+
+
+def test_framewise_network_learns_when_the_mouth_moves(data: Path, tmp_path: Path) -> None:
+    job = TrainingJob(data=data, output=tmp_path / "run", device="cpu", workers=0)
+    result = run(job, RECIPE, ignore)
+    rows = [row for row in read_log(tmp_path / "run") if "losses" in row]
+    last = rows[-1]["losses"]
+    assert last["contrastive"] < 0.8 * last["chance"]
+    assert result.measures["balanced_accuracy"] > 0.6
+    assert result.weights is not None
+    assert isinstance(load_syncnet(result.weights), FramewiseSyncNet)
+    assert len(read_manifest(data)) == 6

@@ -1,0 +1,231 @@
+"""The objective: what each part is, and that gradients reach the U-Net through all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from made_lips import FRAMES, STAGE1, STAGE2, SYNCNET, TEMPORAL, VAE, StandInLpips, lip_recipe
+from torch import Tensor, nn
+
+from latentsync.models.framewise import FramewiseConfig, build_framewise
+from latentsync.models.syncnet import SyncNet, SyncNetConfig, TowerConfig, build_syncnet
+from latentsync.models.vae import build_vae
+from latentsync.models.videomae import build_video_encoder, trepa_distance
+from latentsync.recipe.train_unet import LossWeights, NoiseTable
+from latentsync.train.unet.frozen import FrozenNetworks
+from latentsync.train.unet.objective import (
+    clean_loss,
+    draw_noise,
+    make_unet_step,
+    named_weights,
+    noise_loss,
+    perceptual_loss,
+    pixel_sync_loss,
+    temporal_features,
+)
+from latentsync.train.unet.wav2lip import lower_half_out, make_wav2lip_step
+
+NOWHERE = Path("nowhere")
+
+
+class Guess(nn.Module):
+    """Stands for the U-Net: its guess of the noise depends on one number, and on all that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(0.5))
+        self.given: list[Tensor] = []
+
+    def forward(self, sample: Tensor, timesteps: Tensor, audio: Tensor) -> Tensor:
+        self.given = [sample, timesteps, audio]
+        return sample[:, :4] * self.gain
+
+
+@pytest.fixture
+def frozen() -> FrozenNetworks:
+    torch.manual_seed(1)
+    networks = (build_vae(VAE), build_syncnet(SYNCNET), StandInLpips(), build_video_encoder(TEMPORAL))
+    for network in networks:
+        network.eval().requires_grad_(False)
+    return FrozenNetworks(*networks)  # type: ignore[arg-type]
+
+
+def batch(*numbers: int) -> dict[str, Tensor]:
+    """Samples that are the same for the same number."""
+    generators = [torch.Generator().manual_seed(number) for number in numbers]
+
+    def draw(*shape: int) -> Tensor:
+        return torch.stack([torch.rand(shape, generator=generator) for generator in generators])
+
+    return {
+        "target_u8": (255 * draw(FRAMES, 32, 32, 3)).to(torch.uint8),
+        "reference_u8": (255 * draw(FRAMES, 32, 32, 3)).to(torch.uint8),
+        "audio": draw(FRAMES, 10, 16),
+        "mel": draw(80, 16),
+        "frame_mel": draw(FRAMES, 80, 16),
+        "is_heard": torch.ones(len(numbers)),
+        "number": torch.tensor(numbers),
+    }
+
+
+def test_stage_one_looks_at_the_noise_alone(frozen: FrozenNetworks) -> None:
+    alone = FrozenNetworks(frozen.vae, None, None, None)
+    losses = make_unet_step(lip_recipe(NOWHERE, loss=STAGE1), alone)(Guess(), batch(0, 1))
+    assert losses.keys() == {"noise"} == named_weights(STAGE1).keys()
+
+
+@pytest.mark.parametrize("name", ["noise", "sync", "perceptual", "trepa"])
+def test_gradients_reach_the_unet_through_every_part(frozen: FrozenNetworks, name: str) -> None:
+    guess = Guess()
+    losses = make_unet_step(lip_recipe(NOWHERE, loss=STAGE2), frozen)(guess, batch(0, 1))
+    assert losses.keys() == named_weights(STAGE2).keys()
+    losses[name].backward()
+    assert guess.gain.grad is not None and guess.gain.grad != 0 and guess.gain.grad.isfinite()
+    parts = (frozen.vae, frozen.syncnet, frozen.perceptual, frozen.temporal)
+    assert all(value.grad is None for part in parts if part for value in part.parameters())
+
+
+def test_the_unet_is_given_the_channels_in_the_released_order(frozen: FrozenNetworks) -> None:
+    guess, given = Guess(), batch(7)
+    make_unet_step(lip_recipe(NOWHERE), frozen)(guess, given)
+    sample, timesteps, audio = guess.given
+    assert sample.shape == (1, 13, FRAMES, 16, 16)
+    assert sample[0, 4, 0, 0].min() > 0.5 > sample[0, 4, 0, 10, 8]  # 1 is kept, 0 is the mouth
+    assert 0 <= timesteps.item() < 1000
+    assert torch.equal(audio, given["audio"][0])
+    assert not torch.equal(sample[:, 5:9], sample[:, 9:])
+
+
+def test_a_sample_draws_the_same_noise_in_every_batch(frozen: FrozenNetworks) -> None:
+    guess, step = Guess(), make_unet_step(lip_recipe(NOWHERE), frozen)
+    step(guess, batch(4, 9))
+    together, at = guess.given[0], guess.given[1]
+    step(guess, batch(9))
+    torch.testing.assert_close(guess.given[0][0], together[1])
+    assert guess.given[1][0] == at[1]
+
+
+def test_the_right_noise_costs_nothing() -> None:
+    noise = torch.randn(1, 4, 2, 3, 3)
+    assert noise_loss(noise, noise) == 0
+    assert noise_loss(noise + 2, noise) == pytest.approx(4)
+
+
+@pytest.mark.parametrize(
+    ("table", "correlation"),
+    [
+        (NoiseTable(kind="mixed", alpha=1.0), 0.5),
+        (NoiseTable(kind="mixed", alpha=2.0), 0.8),
+        (NoiseTable(kind="shared"), 1.0),
+        (NoiseTable(kind="independent"), 0.0),
+    ],
+)
+def test_noise_of_two_frames(table: NoiseTable, correlation: float) -> None:
+    noise = draw_noise(torch.Size((1, 4, 2, 100, 100)), torch.Generator().manual_seed(1), table)
+    one, two = noise[0, :, 0].flatten(), noise[0, :, 1].flatten()
+    assert one.std() == pytest.approx(1, abs=0.02)
+    assert (one * two).mean() == pytest.approx(correlation, abs=0.03)
+
+
+def test_perceptual_looks_at_the_lower_half() -> None:
+    made = torch.rand(1, 3, 2, 32, 32)
+    other = made.clone()
+    other[:, :, :, :16] = 0
+    assert perceptual_loss(made, other, StandInLpips()) == 0
+    other[:, :, :, 16:] = 0
+    assert perceptual_loss(made, other, StandInLpips()) > 0
+
+
+def test_sync_resizes_to_what_the_syncnet_sees(frozen: FrozenNetworks) -> None:
+    assert isinstance(frozen.syncnet, SyncNet)
+    loss = pixel_sync_loss(torch.rand(2, 3, FRAMES, 64, 64), batch(0, 1), frozen.syncnet)
+    assert loss.shape == () and loss > 0
+
+
+def test_a_latent_syncnet_sees_no_decoded_frame(frozen: FrozenNetworks) -> None:
+    config = SyncNetConfig(
+        visual=TowerConfig(in_channels=20, channels=(8, 8), factors=(4, 4)),
+        audio=SYNCNET.audio,
+        frames=FRAMES,
+        resolution=32,
+        space="latent",
+        is_lower_half=False,
+        norm_groups=4,
+    )
+    seeing = FrozenNetworks(frozen.vae, build_syncnet(config).eval(), None, None)
+    loss = LossWeights(sync_space="latent", perceptual=0, trepa=0)
+    assert frozen.vae is not None
+    frozen.vae.decode = None  # type: ignore[method-assign, assignment]
+    guess = Guess()
+    losses = make_unet_step(lip_recipe(NOWHERE, loss=loss), seeing)(guess, batch(0))
+    losses["sync"].backward()
+    assert guess.gain.grad
+
+
+def test_a_framewise_syncnet_hears_whisper_steps() -> None:
+    config = FramewiseConfig(
+        frames=16, rows=16, columns=24, channels=(4, 4), width=8, dimension=8, whisper_dim=16
+    )
+    syncnet = build_framewise(config).eval()
+    made = torch.rand(2, 3, 16, 32, 32, requires_grad=True)
+    heard = {"steps": torch.rand(2, 32, 5, 16), "is_heard": torch.tensor([1.0, 0.0])}
+    loss = pixel_sync_loss(made, heard, syncnet)
+    loss.backward()
+    assert 0 < loss < 14
+    assert made.grad is not None and made.grad[0].abs().sum() > 0
+    assert not made.grad[1].any()  # it hears silence, which has no step to keep
+
+
+def test_a_framewise_syncnet_tells_the_way_of_the_lips() -> None:
+    config = FramewiseConfig(frames=16, rows=16, columns=24, channels=(4, 4), width=8)
+    features = temporal_features(build_framewise(config).eval())
+    video = torch.rand(2, 3, 16, 32, 32)
+    assert features(video).shape == (2, 16 * 4)
+    assert trepa_distance(video, video, features) == 0 < trepa_distance(video, video.flip(2), features)
+
+
+def test_predicted_latents_are_held_against_the_target(frozen: FrozenNetworks) -> None:
+    clean = LossWeights(noise=0, clean=1, reconstruction=1, sync=0, perceptual=0, trepa=0)
+    noise = NoiseTable(prediction="clean", noisiest_share=1.0)
+    recipe = lip_recipe(NOWHERE, loss=clean, noise=noise)
+    alone, guess, given = FrozenNetworks(frozen.vae, None, None, None), Guess(), batch(0, 1)
+    losses = make_unet_step(recipe, alone)(guess, given)
+    assert losses.keys() == {"clean", "reconstruction"} == named_weights(clean).keys()
+    assert guess.given[1].tolist() == [999, 999]
+    losses["reconstruction"].backward()
+    assert guess.gain.grad
+
+
+def test_one_reference_frame_serves_the_whole_window(frozen: FrozenNetworks) -> None:
+    guess, given = Guess(), batch(0)
+    given["reference_u8"] = given["reference_u8"][:, :1]
+    make_unet_step(lip_recipe(NOWHERE), frozen)(guess, given)
+    reference = guess.given[0][:, 9:]
+    assert torch.equal(reference[:, :, :1].expand_as(reference), reference)
+
+
+def test_the_mouth_counts_more_than_what_is_seen() -> None:
+    latents, weights = torch.zeros(1, 4, 2, 2, 2), torch.tensor([[3.0, 1.0], [0.25, 0.25]])
+    predicted = latents.clone()
+    predicted[..., 0, 0] = -1
+    assert clean_loss(predicted, latents, weights) == pytest.approx(3 / 4)
+
+
+def test_wav2lip_draws_pixels_and_is_judged_alike(frozen: FrozenNetworks) -> None:
+    class Copy(nn.Module):
+        def forward(self, masked: Tensor, reference: Tensor, mel: Tensor) -> Tensor:
+            self.masked = masked
+            return masked * 0.5
+
+    recipe = lip_recipe(
+        NOWHERE, generator="wav2lip", loss=LossWeights(noise=0, reconstruction=1, perceptual=0)
+    )
+    without_vae = FrozenNetworks(None, frozen.syncnet, None, frozen.temporal)
+    copy = Copy()
+    losses = make_wav2lip_step(recipe, without_vae)(copy, batch(0))
+    assert losses.keys() == {"reconstruction", "sync", "trepa"}
+    assert (copy.masked[:, :, :, 16:] == -1).all()
+    video = torch.rand(1, 3, 2, 4, 4)
+    assert torch.equal(lower_half_out(video)[:, :, :, :2], video[:, :, :, :2])

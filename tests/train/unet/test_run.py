@@ -1,0 +1,256 @@
+"""Whole runs of a tiny U-Net on made clips: they learn, continue, move nothing frozen, and fail clearly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from made_lips import STAGE1, STAGE2, StandInLpips, lip_recipe, write_lips, write_networks
+
+from latentsync.errors import MediaError, MemoryShortage, RecipeError, WeightsError
+from latentsync.events import Event, Note, Plan, ignore
+from latentsync.metrics.sync import SyncScore
+from latentsync.models.unet import UNetConfig, build_unet
+from latentsync.models.wav2lip import Wav2LipConfig, build_wav2lip
+from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.train_syncnet import RunTable
+from latentsync.recipe.train_unet import LossWeights, UNetTrainingRecipe, WeightsTable
+from latentsync.train.job import TrainingJob, TrainingResult
+from latentsync.train.unet import frozen
+from latentsync.train.unet.run import run
+from latentsync.weights.checkpoints import load_checkpoint, read_note, save_checkpoint
+from latentsync.weights.models import find_model
+from latentsync.weights.read import read_tensors
+
+
+class Judge:
+    """Finds that everything fits."""
+
+    name = "made"
+
+
+@pytest.fixture(autouse=True)
+def small_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """One thread, so that sums come out alike; a cache with an LPIPS backbone only, and a judge for free."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setenv("LATENTSYNC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    backbone = tmp_path / "torch" / "hub" / "checkpoints" / "vgg16-397923af.pth"
+    backbone.parent.mkdir(parents=True)
+    backbone.write_bytes(b"stand-in")
+    monkeypatch.setattr(frozen, "load_lpips", lambda path, device: StandInLpips())
+    monkeypatch.setattr("latentsync.train.unet.run.choose_judge", lambda name, device: Judge())
+    monkeypatch.setattr(
+        "latentsync.train.unet.validate.score_sync",
+        lambda judge, made, samples: SyncScore(1, 4.5, 0.2, judge.name),
+    )
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_networks(tmp_path_factory.mktemp("networks"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_lips(tmp_path_factory.mktemp("data"))
+
+
+def train(data: Path, output: Path, recipe: UNetTrainingRecipe, **changes: Any) -> TrainingResult:
+    report = changes.pop("report", ignore)
+    return run(TrainingJob(data=data, output=output, device="cpu", workers=0, **changes), recipe, report)
+
+
+def with_run(recipe: UNetTrainingRecipe, **changes: Any) -> UNetTrainingRecipe:
+    table = RunTable.model_validate(recipe.run.model_dump() | changes)
+    return recipe.model_copy(update={"run": table})
+
+
+def log_of(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+
+
+def test_stage_one_learns_and_sync_finds_the_result(data: Path, networks: Path, tmp_path: Path) -> None:
+    recipe = lip_recipe(networks, loss=STAGE1)
+    sizes = recipe.network.model_copy(update={"motion": False})
+    rarely = recipe.validation.model_copy(update={"every_samples": 80})
+    recipe = recipe.model_copy(update={"network": sizes, "validation": rarely})
+    recipe = with_run(recipe, samples=80, micro_batch_samples=4, gradient_checkpointing=False)
+    result = train(data, tmp_path / "out", recipe)
+    losses = [row["losses"]["noise"] for row in log_of(tmp_path / "out") if "losses" in row]
+    assert len(losses) == 20
+    assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
+    assert result.weights == tmp_path / "out" / "unet.safetensors"
+    load_checkpoint(result.weights, kind="unet", config_type=UNetConfig, build=build_unet)
+    facts = read_note(result.weights).facts
+    assert (facts["origin"], facts["resolution"], facts["samples"]) == ("trained", 32, 80)
+    with pytest.raises(WeightsError, match="its VAE is missing"):  # so `sync` takes it for what it is
+        find_model(str(result.weights))
+
+
+def test_stage_two_trains_what_it_should_and_continues_bit_for_bit(
+    data: Path, networks: Path, tmp_path: Path
+) -> None:
+    start = tmp_path / "start.safetensors"
+    trainable = ("motion_modules.", "attn2.")
+    stage_two = lip_recipe(networks, loss=STAGE2, trainable=trainable, start=str(start))
+    config = UNetConfig(**_sizes(stage_two))
+    save_checkpoint(start, build_unet(config).state_dict(), kind="unet", config=config)
+    begun = {key: value.clone() for key, value in read_tensors(start).items()}
+    events: list[Event] = []
+    whole = train(data, tmp_path / "whole", stage_two, report=events.append)
+    one = read_tensors(_weights(whole))
+    half = train(data, tmp_path / "halves", with_run(stage_two, samples=8))
+    assert (half.samples, whole.samples) == (8, 16)
+    start.unlink()  # what a run began with is not needed to continue it
+    two = read_tensors(_weights(train(data, tmp_path / "halves", stage_two)))
+    assert all(torch.equal(value, two[key]) for key, value in one.items())
+
+    moved = {key for key, value in one.items() if not torch.equal(value, begun[key])}
+    assert moved and all("motion_modules." in key or "attn2." in key for key in moved)
+
+    rows = log_of(tmp_path / "whole")
+    assert rows[0]["losses"].keys() == {"noise", "sync", "perceptual", "trepa"}
+    measures = [row["validation"] for row in rows if "validation" in row]
+    assert len(measures) == 2 and measures[-1]["confidence"] == 4.5 and measures[-1]["loss"] > 0
+    videos = sorted(
+        path.relative_to(tmp_path / "whole").as_posix() for path in (tmp_path / "whole").rglob("*.mp4")
+    )
+    assert videos == [f"validation/samples-{count:09d}/00-person_10.mp4" for count in (8, 16)]
+    assert (tmp_path / "whole" / "pictures" / "learning.png").read_bytes().startswith(b"\x89PNG")
+    plan = next(event for event in events if isinstance(event, Plan))
+    assert any("losses: noise 1, sync 0.05, perceptual 0.1, trepa 10" in line for line in plan.lines)
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def _weights(result: TrainingResult) -> Path:
+    assert result.weights is not None
+    return result.weights
+
+
+def _sizes(recipe: UNetTrainingRecipe) -> dict[str, Any]:
+    sizes = recipe.network.model_dump()
+    names = (
+        "block_out_channels",
+        "attention_levels",
+        "layers_per_block",
+        "attention_head_dim",
+        "norm_num_groups",
+    )
+    return {name: sizes[name] for name in names} | {"cross_attention_dim": sizes["audio_dim"]}
+
+
+def test_wav2lip_is_trained_alike(data: Path, networks: Path, tmp_path: Path) -> None:
+    loss = LossWeights(noise=0, reconstruction=1, sync=0.03, perceptual=0, trepa=10)
+    recipe = with_run(lip_recipe(networks, loss=loss, generator="wav2lip"), samples=8)
+    result = train(data, tmp_path / "out", recipe)
+    assert result.weights == tmp_path / "out" / "wav2lip.safetensors"
+    load_checkpoint(result.weights, kind="wav2lip", config_type=Wav2LipConfig, build=build_wav2lip)
+    assert log_of(tmp_path / "out")[0]["losses"].keys() == {"reconstruction", "sync", "trepa"}
+
+
+def test_frozen_networks_are_still_and_unwanted_ones_are_not_loaded(networks: Path) -> None:
+    recipe = lip_recipe(networks, loss=LossWeights(perceptual=0, trepa=0))
+    files = frozen.find_weights(recipe)
+    assert files.keys() == {"vae", "whisper", "syncnet"}
+    loaded = frozen.load_frozen(recipe, files, device=torch.device("cpu"), dtype=torch.bfloat16)
+    assert loaded.perceptual is loaded.temporal is None
+    assert loaded.vae is not None and loaded.syncnet is not None
+    for network in (loaded.vae, loaded.syncnet):
+        assert not network.training
+        assert all(not p.requires_grad and p.dtype == torch.bfloat16 for p in network.parameters())
+    assert loaded.vae.network.decoder.gradient_checkpointing
+    assert loaded.syncnet.visual_encoder.is_checkpointing  # type: ignore[union-attr]
+
+
+def test_missing_weights_are_named_before_data_is_read(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("latentsync.train.unet.run.find_clips", None)
+    with pytest.raises(WeightsError, match="temporal") as caught:
+        train(data, tmp_path / "out", load_recipe("stage2", UNetTrainingRecipe))
+    assert caught.value.hint == (
+        "run 'latentsync models pull latentsync-1.5 sd-vae-ft-mse stable-syncnet videomae-v2 whisper-tiny'"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_path_that_is_not_there_says_what_to_train_first(data: Path, tmp_path: Path) -> None:
+    recipe = load_recipe("compact/stage2", UNetTrainingRecipe)
+    with pytest.raises(WeightsError, match=r"runs/compact-stage1/unet\.safetensors") as caught:
+        train(data, tmp_path / "out", recipe)
+    assert "train stage 1 first" in str(caught.value.hint)
+
+
+def test_without_data_everything_to_run_first_is_said(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match="there is no data here") as caught:
+        train(tmp_path / "data", tmp_path / "out", load_recipe("stage1", UNetTrainingRecipe))
+    assert caught.value.hint == (
+        "run first: 'latentsync preprocess RAW data'; then"
+        " 'latentsync models pull sd-1.5-unet sd-vae-ft-mse whisper-tiny'"
+    )
+
+
+def test_short_clips_are_dropped_and_said(data: Path, networks: Path, tmp_path: Path) -> None:
+    recipe = lip_recipe(networks)
+    windows = recipe.windows.model_copy(update={"frames": 24})
+    with pytest.raises(MediaError, match=r"no clip is left .*3 too_short.* 71 are needed") as caught:
+        train(data, tmp_path / "out", recipe.model_copy(update={"windows": windows}))
+    assert "lower windows.frames" in str(caught.value.hint)
+
+
+def test_out_of_memory_names_what_to_lower(
+    data: Path, networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("latentsync.train.unet.objective.noise_loss", fill)
+    for micro_batch, said in ((2, "lower run.micro_batch_samples"), (1, "leave out a loss")):
+        recipe = with_run(lip_recipe(networks), micro_batch_samples=micro_batch)
+        with pytest.raises(MemoryShortage, match=f"out of memory with {micro_batch} samples") as caught:
+            train(data, tmp_path / "out", recipe)
+        assert str(caught.value.hint).startswith(said)
+
+
+def test_a_syncnet_of_another_window_is_refused(data: Path, networks: Path, tmp_path: Path) -> None:
+    recipe = lip_recipe(networks, loss=STAGE2)
+    windows = recipe.windows.model_copy(update={"frames": 6})
+    with pytest.raises(RecipeError, match=r"sees windows of 5 frames, and windows\.frames = 6"):
+        train(data, tmp_path / "out", recipe.model_copy(update={"windows": windows}))
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
+    data: Path, networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = lip_recipe(networks, loss=LossWeights(perceptual=0, trepa=0))
+    train(data, tmp_path / "out", with_run(recipe, samples=8))
+    monkeypatch.setattr(
+        "latentsync.train.unet.objective.pixel_sync_loss",
+        lambda made, heard, syncnet: made.mean() * torch.nan,
+    )
+    with pytest.raises(RecipeError, match=r"step 3: the loss 'sync' is nan; the last good .*step-000002"):
+        train(data, tmp_path / "out", recipe)
+    assert (tmp_path / "out" / "checkpoints" / "step-000002").is_dir()
+
+
+def test_a_dry_run_loads_nothing(networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latentsync.train.unet.run.find_weights", None)
+    events: list[Event] = []
+    recipe = lip_recipe(
+        networks, weights=WeightsTable(start="scratch", vae=str(networks / "vae.safetensors"))
+    )
+    result = train(tmp_path / "data", tmp_path / "out", recipe, dry_run=True, report=events.append)
+    assert result.reason == "planned" and not (tmp_path / "out").exists()
+    assert result.plan["parameters"] == result.plan["trained_parameters"] > 300_000
+    assert result.plan["memory_bytes"] > 20 * result.plan["parameters"]
+    assert not any(isinstance(event, Note) for event in events)
+    with pytest.raises(RecipeError, match="trainable: 'motion_modul3s' is in no parameter's name"):
+        train(tmp_path, tmp_path, recipe.model_copy(update={"trainable": ("motion_modul3s",)}), dry_run=True)

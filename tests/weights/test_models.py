@@ -1,0 +1,205 @@
+"""Which files a model is made of, where they are looked for, and what is said when one is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from latentsync.errors import WeightsError
+from latentsync.models.unet import UNetConfig, build_unet
+from latentsync.models.vae import VAEConfig, build_vae
+from latentsync.weights import models as store
+from latentsync.weights.cache import path_of
+from latentsync.weights.catalog import with_needs
+from latentsync.weights.checkpoints import save_checkpoint
+
+VAE = VAEConfig(block_out_channels=(8, 8), num_blocks=1, latent_channels=2, norm_num_groups=4)
+UNET = UNetConfig(
+    block_out_channels=(8, 8),
+    cross_attention_dim=12,
+    attention_head_dim=2,
+    layers_per_block=1,
+    motion=False,
+    in_channels=7,
+    out_channels=2,
+    norm_num_groups=4,
+    attention_levels=(False, True),
+)
+
+
+@pytest.fixture
+def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of bundled files whose contents nobody reads."""
+    folder = tmp_path / "bundled"
+    folder.mkdir()
+    for name in ("unet.safetensors", "vae.safetensors", "whisper-tiny-en.safetensors"):
+        (folder / name).write_bytes(b"weights")
+    monkeypatch.setattr(store, "BUNDLED", folder)
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("LATENTSYNC_CACHE", str(folder))
+    return folder
+
+
+def put(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"weights")
+
+
+def released_files(folder: Path) -> list[Path]:
+    vae = folder / "sd-vae-ft-mse" / "diffusion_pytorch_model.safetensors"
+    return [folder / "latentsync_unet.pt", vae, folder / "whisper" / "tiny.pt"]
+
+
+def save_unet(path: Path) -> None:
+    save_checkpoint(path, build_unet(UNET).state_dict(), kind="unet", config=UNET)
+
+
+def save_vae(path: Path) -> None:
+    save_checkpoint(path, build_vae(VAE).state_dict(), kind="vae", config=VAE)
+
+
+def test_compact_is_bundled(bundled: Path) -> None:
+    spec = store.find_model("compact")
+    assert spec.name == "compact"
+    assert {spec.unet.parent, spec.vae.parent, spec.whisper.parent} == {bundled}
+    assert (spec.resolution, spec.steps, spec.is_released) == (128, 1, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "resolution"), [("latentsync-1.0", 256), ("latentsync-1.5", 256), ("latentsync-1.6", 512)]
+)
+def test_released_models_lie_in_the_cache(name: str, resolution: int, cache: Path) -> None:
+    put(*released_files(cache / name))
+    spec = store.find_model(name)
+    assert (spec.name, spec.resolution, spec.is_released) == (name, resolution, True)
+    assert (spec.steps, spec.guidance, spec.prediction_type) == (20, 1.5, "epsilon")
+    assert {path.relative_to(cache).parts[0] for path in (spec.unet, spec.vae, spec.whisper)} == {name}
+
+
+def test_released_models_share_files_beside_them(cache: Path) -> None:
+    unet, *shared = released_files(cache)
+    put(cache / "latentsync-1.6" / unet.name, *shared)
+    spec = store.find_model("latentsync-1.6")
+    assert (spec.vae, spec.whisper) == (cache / "sd-vae-ft-mse", cache / "whisper" / "tiny.pt")
+
+
+def test_our_unet_by_file_or_folder(bundled: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run" / "unet.safetensors"
+    save_unet(path)
+    for name in (path, path.parent):
+        spec = store.find_model(str(name))
+        assert (spec.unet, spec.name, spec.is_released) == (path, str(path), False)
+        assert spec.vae.parent == bundled
+
+
+def test_the_autoencoder_beside_our_unet_is_taken(bundled: Path, tmp_path: Path) -> None:
+    save_unet(tmp_path / "unet.safetensors")
+    put(tmp_path / "vae.safetensors")
+    assert store.find_model(str(tmp_path)).vae == tmp_path / "vae.safetensors"
+
+
+def test_a_released_unet_by_file_or_folder(tmp_path: Path) -> None:
+    put(*released_files(tmp_path), tmp_path / "mine.pt")
+    assert store.find_model(str(tmp_path)).unet == tmp_path / "latentsync_unet.pt"
+    spec = store.find_model(str(tmp_path / "mine.pt"))
+    assert (spec.unet, spec.is_released, spec.resolution) == (tmp_path / "mine.pt", True, 256)
+
+
+def test_the_resolution_can_be_chosen(bundled: Path) -> None:
+    assert store.find_model("compact", resolution=256).resolution == 256
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_a_missing_file_is_named(missing: int, cache: Path) -> None:
+    files = released_files(cache / "latentsync-1.5")
+    absent = files.pop(missing)
+    put(*files)
+    named = absent.parent if absent.suffix == ".safetensors" else absent
+    with pytest.raises(WeightsError) as failure:
+        store.find_model("latentsync-1.5")
+    assert "'latentsync-1.5'" in str(failure.value)
+    assert f"'{named}' does not exist" in str(failure.value)
+    assert "run 'latentsync models pull latentsync-1.5'" in (failure.value.hint or "")
+    assert "compact" in (failure.value.hint or "")
+
+
+def test_all_missing_files_are_named_at_once(cache: Path) -> None:
+    with pytest.raises(
+        WeightsError, match=r"its U-Net is missing: .*; its VAE is missing: .*; its Whisper is"
+    ):
+        store.find_model("latentsync-1.6")
+
+
+def test_a_download_that_was_begun_is_missing(cache: Path) -> None:
+    unet, vae, whisper = released_files(cache / "latentsync-1.5")
+    put(unet, vae.with_name(f"{vae.name}.part"), whisper)
+    with pytest.raises(WeightsError, match="its VAE is missing"):
+        store.find_model("latentsync-1.5")
+
+
+def test_the_files_that_a_pull_brings_make_a_model(cache: Path) -> None:
+    for name in store.RESOLUTION_OF:
+        put(*(path_of(file) for entry in with_needs([name]) for file in entry.files))
+        store.find_model(name)
+
+
+def test_a_missing_file_in_a_folder_of_ones_own(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="its U-Net is missing") as failure:
+        store.find_model(str(tmp_path))
+    assert "pull" not in (failure.value.hint or "")
+
+
+def test_an_unknown_model() -> None:
+    with pytest.raises(WeightsError, match="'nosuch': neither a known name nor") as failure:
+        store.find_model("nosuch")
+    assert all(name in (failure.value.hint or "") for name in ("compact", *store.RESOLUTION_OF))
+
+
+def test_our_networks_are_loaded_to_the_right_places(tmp_path: Path) -> None:
+    save_unet(tmp_path / "unet.safetensors")
+    save_vae(tmp_path / "vae.safetensors")
+    spec = store.find_model(str(tmp_path))
+    model = store.load_model(spec, device=torch.device("cpu"), dtype=torch.float16)
+    assert (model.unet.config, model.vae.config) == (UNET, VAE)
+    for network in (model.unet, model.vae, model.whisper):
+        assert {tensor.dtype for tensor in network.parameters()} == {torch.float16}
+        assert not network.training
+
+
+def test_another_networks_file(tmp_path: Path) -> None:
+    save_vae(tmp_path / "vae.safetensors")
+    spec = store.find_model(str(tmp_path / "vae.safetensors"))
+    with pytest.raises(WeightsError, match=r"vae.safetensors' holds a vae, expected a unet"):
+        store.load_model(spec, device=torch.device("cpu"), dtype=torch.float32)
+
+
+def test_a_trained_unet_goes_with_what_it_was_trained_with(bundled: Path, tmp_path: Path) -> None:
+    unet = tmp_path / "run" / "unet.safetensors"
+    unet.parent.mkdir()
+    facts = {"origin": "trained", "vae": "compact", "resolution": 64}
+    save_checkpoint(unet, build_unet(UNET).state_dict(), kind="unet", config=UNET, facts=facts)
+    for name in (unet, unet.parent):
+        spec = store.find_model(str(name))
+        assert (spec.unet, spec.vae) == (unet, bundled / "vae.safetensors")
+        assert (spec.steps, spec.prediction_type, spec.timestep_spacing) == (20, "epsilon", "leading")
+        assert (spec.resolution, spec.is_released) == (64, False)
+    facts["prediction_type"] = "sample"  # of a recipe with noise.prediction = "clean"
+    save_checkpoint(unet, build_unet(UNET).state_dict(), kind="unet", config=UNET, facts=facts)
+    spec = store.find_model(str(unet))
+    assert (spec.steps, spec.prediction_type, spec.timestep_spacing) == (1, "sample", "trailing")
+    facts |= {"vae": "sd-vae-ft-mse", "prediction_type": "epsilon"}
+    save_checkpoint(unet, build_unet(UNET).state_dict(), kind="unet", config=UNET, facts=facts)
+    for beside in ("sd-vae-ft-mse/diffusion_pytorch_model.safetensors", "whisper/tiny.pt"):
+        (tmp_path / beside).parent.mkdir()
+        (tmp_path / beside).write_bytes(b"weights")
+    spec = store.find_model(str(unet.parent))
+    assert (spec.unet, spec.vae) == (unet, tmp_path / "sd-vae-ft-mse")
+    assert (spec.prediction_type, spec.resolution, spec.is_released) == ("epsilon", 64, True)
