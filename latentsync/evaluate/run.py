@@ -20,8 +20,8 @@ from latentsync.evaluate.findings import Findings, as_dict
 from latentsync.evaluate.page import write_page
 from latentsync.evaluate.pairs import Pair, load_set, match_files, pairs_of_set, read_pairs
 from latentsync.evaluate.running import (
-    Hands,
     Metrics,
+    WorkerOptions,
     all_metrics,
     choose_scorer,
     make_scorer,
@@ -63,7 +63,7 @@ class Method:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateJob:
-    """What to score, where, and with how many hands.
+    """What to score, where, and with how many workers.
 
     test_set     name or file of a `SetRecipe`; or else `pairs`, a CSV
     data         folder of the set's videos, or where the paths in `pairs` begin
@@ -137,7 +137,7 @@ def run(
     if job.generate:
         made = _with_generated(job, pairs, made, report)
     settings = recipe.prepare, _cache_folder(job)
-    hands = Hands(
+    options = WorkerOptions(
         engine=job.engine,
         address=job.address,
         workers=1 if metrics else job.workers,
@@ -151,8 +151,8 @@ def run(
     else:
         make = partial(make_scorer, metrics, *settings)
     assignments = [Assignment(pair, tuple(made[pair.setting, pair.name])) for pair in pairs]
-    report(Plan(_plan_lines(job, test_set, assignments, metrics, hands)))
-    scores = score_all(assignments, make, hands, report)
+    report(Plan(_plan_lines(job, test_set, assignments, metrics, options)))
+    scores = score_all(assignments, make, options, report)
     cache = Cache(_cache_folder(job))
     totals = total(scores, metrics, cache, recipe.intervals, seed=recipe.seed)
     findings = Findings(
@@ -272,7 +272,7 @@ def _plan_lines(
     test_set: SetRecipe | None,
     assignments: Sequence[Assignment],
     metrics: Metrics,
-    hands: Hands,
+    options: WorkerOptions,
 ) -> tuple[str, ...]:
     counts = Counter(one.pair.setting for one in assignments)
     pairs = ", ".join(f"{counts[setting]} {setting}" for setting in SETTINGS if counts[setting])
@@ -284,7 +284,7 @@ def _plan_lines(
         f"methods  {named or 'none: only the real videos'}",
         f"metrics  {', '.join(metric.name for metric in all_metrics(metrics))}",
         *(f"without  {one.name}: {one.reason}" for one in metrics[2]),
-        f"where    {hands.place}",
+        f"where    {options.place}",
         f"output   {job.output}",
         f"cache    {_cache_folder(job)}",
     )

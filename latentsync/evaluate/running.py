@@ -22,9 +22,9 @@ from latentsync.faces.landmarks import BUNDLED, choose_landmarker, fan_weights
 from latentsync.metrics.choice import build_metrics
 from latentsync.metrics.metric import ClipMetric, SetMetric, Unavailable
 from latentsync.recipe.evaluate import Preparing
-from latentsync.workers.local import LocalCrew, cores
-from latentsync.workers.pool import Ended, Rules, Task, Work, fault_of, work
-from latentsync.workers.ray import RayCrew
+from latentsync.workers.local import LocalPool, cores
+from latentsync.workers.pool import Attempt, Rules, Task, Work, describe_fault, run_tasks
+from latentsync.workers.ray import RayPool
 
 Metrics = tuple[Sequence[ClipMetric], Sequence[SetMetric], Sequence[Unavailable]]
 
@@ -35,7 +35,7 @@ def all_metrics(metrics: Metrics) -> list[ClipMetric | SetMetric]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hands:
+class WorkerOptions:
     """Where pairs are scored, and how many at a time.
 
     workers  None: one for a GPU, else one per core
@@ -93,7 +93,7 @@ def points_by() -> str:
 
 
 def score_all(
-    assignments: Sequence[Assignment], make: partial[Work], hands: Hands, report: Report
+    assignments: Sequence[Assignment], make: partial[Work], options: WorkerOptions, report: Report
 ) -> list[ClipScores]:
     """Score all pairs. The answers come in the order of the pairs, whoever finishes first.
 
@@ -105,7 +105,7 @@ def score_all(
     answers: dict[str, list[ClipScores]] = {}
     report(Progress("scoring", 0, len(tasks), "clips"))
     try:
-        with closing(_ends(tasks, make, hands)) as ends:
+        with closing(_ends(tasks, make, options)) as ends:
             for ended in ends:
                 _take(ended, answers, report)
                 report(Progress("scoring", len(answers), len(tasks), "clips", note=_counts(answers)))
@@ -115,25 +115,25 @@ def score_all(
     return [scores for task in tasks for scores in answers[task.key]]
 
 
-def _ends(tasks: list[Task], make: partial[Work], hands: Hands) -> Generator[Ended, None, None]:
-    rules, most = Rules(limit_s=hands.limit_s), max(1, len(tasks))
-    if hands.engine == "ray":
-        gpu = hands.device != "cpu"
-        crew = RayCrew(make, workers=hands.workers, most=most, address=hands.address, gpu=gpu)
-        return work(crew, tasks, rules)
-    if hands.size > 1 and len(tasks) > 1:
-        return work(LocalCrew(make, workers=hands.size, most=most), tasks, rules)
+def _ends(tasks: list[Task], make: partial[Work], options: WorkerOptions) -> Generator[Attempt, None, None]:
+    rules, most = Rules(limit_s=options.limit_s), max(1, len(tasks))
+    if options.engine == "ray":
+        gpu = options.device != "cpu"
+        pool = RayPool(make, workers=options.workers, most=most, address=options.address, gpu=gpu)
+        return run_tasks(pool, tasks, rules)
+    if options.size > 1 and len(tasks) > 1:
+        return run_tasks(LocalPool(make, workers=options.size, most=most), tasks, rules)
     return _in_this_process(tasks, make)
 
 
-def _in_this_process(tasks: list[Task], make: partial[Work]) -> Generator[Ended, None, None]:
+def _in_this_process(tasks: list[Task], make: partial[Work]) -> Generator[Attempt, None, None]:
     with _threads_kept():
         score = make()
         for task in tasks:
             try:
-                ended = Ended(task, answer=score(task.content))
+                ended = Attempt(task, answer=score(task.content))
             except Exception as error:  # as in a worker: one clip does not end the run
-                ended = Ended(task, failure="error", fault=fault_of(error))
+                ended = Attempt(task, failure="error", fault=describe_fault(error))
             yield ended
 
 
@@ -147,7 +147,7 @@ def _threads_kept() -> Iterator[None]:
         cv2.setNumThreads(before[1])
 
 
-def _take(ended: Ended, answers: dict[str, list[ClipScores]], report: Report) -> None:
+def _take(ended: Attempt, answers: dict[str, list[ClipScores]], report: Report) -> None:
     assignment: Assignment = ended.task.content
     if ended.failure is None:
         answers[ended.task.key] = ended.answer

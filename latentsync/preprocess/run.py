@@ -30,11 +30,11 @@ from latentsync.recipe.preprocess import PreprocessRecipe
 from latentsync.runtime import DeviceName, choose_device
 from latentsync.weights.cache import is_present
 from latentsync.weights.catalog import find_entry
-from latentsync.workers.local import LocalCrew
+from latentsync.workers.local import LocalPool
 from latentsync.workers.log import Log, Shard, are_others_running, read_past, turn
 from latentsync.workers.outputs import RECIPE, explained, keep_recipe, nearest, sweep
-from latentsync.workers.pool import Crew, Ended, Rules, Task, Work, work
-from latentsync.workers.ray import RayCrew
+from latentsync.workers.pool import Attempt, Rules, Task, Work, WorkerPool, run_tasks
+from latentsync.workers.ray import RayPool
 
 EngineName = Literal["local", "ray"]
 LOG, TURN = "log", "merge.turn"
@@ -43,7 +43,7 @@ _NOTED_REASONS = 4  # beside the progress bar
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreprocessJob:
-    """What to work on, where, and with how many hands.
+    """What to work on, where, and with how many workers.
 
     raw      a folder of videos, a list of paths (*.txt), or one video
     workers  None: one per core
@@ -273,13 +273,13 @@ def _work_off(job: PreprocessJob, recipe: PreprocessRecipe, todo: _Todo, log: Lo
     if not todo.tasks:
         report(Plan(_plan_lines(job, todo, place="nothing is left to do")))
         return
-    crew = _crew(job, recipe, len(todo.tasks))
-    report(Plan(_plan_lines(job, todo, place=f"{crew.size} workers: {crew.place}")))
+    pool = _worker_pool(job, recipe, len(todo.tasks))
+    report(Plan(_plan_lines(job, todo, place=f"{pool.size} workers: {pool.location}")))
     tally: Counter[str] = Counter()
     done, total = 0, len(todo.tasks)
     report(Progress("preprocess", 0, total, "videos"))
     try:
-        ends = work(crew, todo.tasks, Rules(limit_s=job.limit_s), drop=partial(_clear, job.out))
+        ends = run_tasks(pool, todo.tasks, Rules(limit_s=job.limit_s), drop=partial(_clear, job.out))
         with _sigterm_as_ctrl_c(), closing(ends):
             for ended in ends:
                 tally.update(
@@ -292,11 +292,11 @@ def _work_off(job: PreprocessJob, recipe: PreprocessRecipe, todo: _Todo, log: Lo
         raise
 
 
-def _crew(job: PreprocessJob, recipe: PreprocessRecipe, tasks: int) -> Crew:
+def _worker_pool(job: PreprocessJob, recipe: PreprocessRecipe, tasks: int) -> WorkerPool:
     make = partial(_make_work, recipe, job.device, job.out.absolute())
     if job.engine == "ray":
-        return RayCrew(make, workers=job.workers, most=tasks, address=job.address, gpu=job.device != "cpu")
-    return LocalCrew(make, workers=job.workers, most=tasks)
+        return RayPool(make, workers=job.workers, most=tasks, address=job.address, gpu=job.device != "cpu")
+    return LocalPool(make, workers=job.workers, most=tasks)
 
 
 def _make_work(recipe: PreprocessRecipe, device: DeviceName, out: Path) -> Work:
@@ -329,7 +329,7 @@ def _clear(out: Path, task: Task) -> None:
     remove_clips(task.content, out)
 
 
-def _take(out: Path, log: Log, ended: Ended, report: Report) -> list[Decision]:
+def _take(out: Path, log: Log, ended: Attempt, report: Report) -> list[Decision]:
     """Write down how a try ended; returns the decisions on the source if no other try follows."""
     name, failure, fault = ended.task.key, ended.failure, ended.fault
     if failure is None:

@@ -1,1 +1,1 @@
-"""Where work is done: processes of this machine or of a Ray cluster, with one loop and one log for both."""
+"""Where tasks run: processes of this machine or of a Ray cluster, with one scheduler and one log for both."""

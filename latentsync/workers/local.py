@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from latentsync.workers.pool import Fault, Make, Said, fault_of
+from latentsync.workers.pool import Fault, Message, WorkerFactory, describe_fault
 
 _ONE_THREAD = {
     name: "1"
@@ -37,13 +37,13 @@ class _Worker:
     pipe: Connection
 
 
-class LocalCrew:
+class LocalPool:
     """Processes that start from scratch (spawn), compute in one thread each and end with their parent."""
 
-    def __init__(self, make: Make, *, workers: int | None = None, most: int | None = None) -> None:
+    def __init__(self, make: WorkerFactory, *, workers: int | None = None, most: int | None = None) -> None:
         """Prepare `workers` processes, one per core if None, never more than `most`; none is started yet."""
         self.size = min(workers or cores(), most or sys.maxsize)
-        self.place = "processes of this machine"
+        self.location = "processes of this machine"
         self._make = make
         self._workers: dict[int, _Worker] = {}
         self._context = multiprocessing.get_context("spawn")
@@ -57,23 +57,23 @@ class LocalCrew:
         theirs.close()  # so that the death of the process ends the pipe
         self._workers[worker] = _Worker(process, ours)
 
-    def give(self, worker: int, content: Any) -> None:
+    def send(self, worker: int, content: Any) -> None:
         """Send a task; a worker that has just died is noticed when it is listened to."""
         with suppress(OSError):
             self._workers[worker].pipe.send(content)
 
-    def listen(self, timeout_s: float) -> list[Said]:
-        """What the processes said, and which of them are gone."""
+    def receive(self, timeout_s: float) -> list[Message]:
+        """Messages of the processes, and which of them are gone."""
         worker_of = {member.pipe: worker for worker, member in self._workers.items()}
-        said = []
+        messages = []
         for pipe in wait(list(worker_of), timeout_s):
             worker = worker_of[pipe]  # type: ignore[index]
             try:
                 kind, content = self._workers[worker].pipe.recv()
             except (EOFError, OSError):  # it died, perhaps in the middle of a message
-                kind, content = "died", Fault(self._bury(worker))
-            said.append(Said(worker, kind, content))
-        return said
+                kind, content = "died", Fault(self._reap(worker))
+            messages.append(Message(worker, kind, content))
+        return messages
 
     def kill(self, worker: int) -> None:
         """End a process at once."""
@@ -84,9 +84,9 @@ class LocalCrew:
         for member in self._workers.values():
             member.process.kill()
         for worker in list(self._workers):
-            self._bury(worker)
+            self._reap(worker)
 
-    def _bury(self, worker: int) -> str:
+    def _reap(self, worker: int) -> str:
         """Collect a dead process; returns how it ended."""
         member = self._workers.pop(worker)
         member.process.kill()  # a pipe may end before its process does
@@ -121,14 +121,14 @@ def _signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve(pipe: Connection, make: Make) -> None:
+def _serve(pipe: Connection, make: WorkerFactory) -> None:
     """A worker's life: make ready, then answer tasks until the pipe ends."""
     os.dup2(2, 1)  # stdout belongs to the parent's result
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         work = make()
     except Exception as error:
-        pipe.send(("unfit", fault_of(error)))
+        pipe.send(("failed_to_start", describe_fault(error)))
         return
     pipe.send(("ready", None))
     while True:
@@ -139,7 +139,7 @@ def _serve(pipe: Connection, make: Make) -> None:
         try:
             answer = "answer", work(content)
         except Exception as error:
-            answer = "error", fault_of(error)
+            answer = "error", describe_fault(error)
         pipe.send(answer)
 
 

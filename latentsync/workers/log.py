@@ -67,7 +67,7 @@ class Log:
             self._file.close()
             raise UsageError(
                 f"'{self.path}': another run is writing this log",
-                hint="wait for it, stop it, or give every run its own --shard i/n",
+                hint="wait for it, stop it, or send every run its own --shard i/n",
             )
         self._cut_off_unfinished_line()
 

@@ -91,8 +91,8 @@ def sweep(folder: Path, *, is_wanted: Callable[[str], bool]) -> None:
     Args:
         is_wanted: whether the file at this path within `folder` was logged.
     """
-    for place, _, names in os.walk(folder):
-        for path in (Path(place, name) for name in names):
+    for inside, _, names in os.walk(folder):
+        for path in (Path(inside, name) for name in names):
             if ".part" in path.suffixes or not is_wanted(path.relative_to(folder).as_posix()):
                 with suppress(OSError):
                     path.unlink()

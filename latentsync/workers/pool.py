@@ -1,4 +1,4 @@
-"""What all engines share: one task at a time to every worker, and what follows when one dies."""
+"""The scheduler that all engines share: one task at a time to every worker; what follows when one dies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import Any, Literal, Protocol
 from latentsync.errors import LatentSyncError, MemoryShortage
 
 Work = Callable[[Any], Any]
-Make = Callable[[], Work]  # run once in each worker: loads what is slow to load; has to survive pickling
+# Run once in each worker: loads what is slow to load; has to survive pickling.
+WorkerFactory = Callable[[], Work]
 Failure = Literal["crashed", "hung", "error"]
 TRIES = 2
 LIMIT_S = 1800.0
@@ -45,7 +46,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class Attempt:
     """How one try of a task ended.
 
     answer    what the worker returned, if `failure` is None
@@ -61,28 +62,28 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What a worker said, or how it died: then `content` is a Fault, and it is started again if needed."""
+class Message:
+    """What a worker message, or how it died: then `content` is a Fault, and it is started again if needed."""
 
     worker: int
-    kind: Literal["ready", "answer", "error", "unfit", "died"]
+    kind: Literal["ready", "answer", "error", "failed_to_start", "died"]
     content: Any = None
 
 
-class Crew(Protocol):
+class WorkerPool(Protocol):
     """Workers, numbered from 0. An engine starts them, carries messages, and notices that one is gone."""
 
     size: int  # how many workers to start at most
-    place: str  # for people: where they run
+    location: str  # where they run, in words
 
     def start(self, worker: int) -> None:
-        """Start a worker, or a new one in the place of a dead one; it says "ready" or "unfit"."""
+        """Start a worker, or a new one in place of a dead one; it sends "ready" or "failed_to_start"."""
 
-    def give(self, worker: int, content: Any) -> None:
-        """Hand a task to a ready worker; it says "answer" or "error"."""
+    def send(self, worker: int, content: Any) -> None:
+        """Send a task to a ready worker; it answers "answer" or "error"."""
 
-    def listen(self, timeout_s: float) -> list[Said]:
-        """What was said since; waits for at most `timeout_s`."""
+    def receive(self, timeout_s: float) -> list[Message]:
+        """What was message since; waits for at most `timeout_s`."""
 
     def kill(self, worker: int) -> None:
         """End a worker at once; it is then reported as died."""
@@ -99,7 +100,7 @@ class Rules:
     limit_s: float = LIMIT_S
 
 
-def fault_of(error: BaseException) -> Fault:
+def describe_fault(error: BaseException) -> Fault:
     """`error` as one line, with the trace for the log; looks through its causes for a full disk."""
     causes: list[BaseException] = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
@@ -114,14 +115,14 @@ def fault_of(error: BaseException) -> Fault:
     )
 
 
-def work(
-    crew: Crew,
+def run_tasks(
+    pool: WorkerPool,
     tasks: Iterable[Task],
     rules: Rules | None = None,
     *,
     drop: Callable[[Task], None] | None = None,
-) -> Generator[Ended, None, None]:
-    """Run `tasks` and yield the end of every try, in the order in which they end; closes the crew.
+) -> Generator[Attempt, None, None]:
+    """Run `tasks` and yield the end of every try, in the order in which they end; closes the pool.
 
     A task that kills its worker, raises or runs for too long is tried again after all others.
 
@@ -131,26 +132,26 @@ def work(
     Raises:
         LatentSyncError: a worker cannot be made ready; the worker's own error where it raised one.
     """
-    shift = _Shift(crew, deque(tasks), rules or Rules())
+    scheduler = _Scheduler(pool, deque(tasks), rules or Rules())
     try:
-        shift.hand_out()
-        while shift.waiting or shift.busy:
-            for said in crew.listen(POLL_S):
-                yield from shift.hear(said)
-            shift.hand_out()
-            shift.end_overdue()
+        scheduler.hand_out()
+        while scheduler.waiting or scheduler.busy:
+            for message in pool.receive(POLL_S):
+                yield from scheduler.handle(message)
+            scheduler.hand_out()
+            scheduler.end_overdue()
     finally:
-        crew.close()
-        for task, _ in shift.busy.values():
+        pool.close()
+        for task, _ in scheduler.busy.values():
             if drop is not None:
                 drop(task)
 
 
 @dataclass(slots=True)
-class _Shift:
+class _Scheduler:
     """Who is doing what. A worker is starting, idle, busy, or in none of the three: not there."""
 
-    crew: Crew
+    pool: WorkerPool
     waiting: deque[Task]
     rules: Rules
     starting: set[int] = field(default_factory=set)
@@ -164,55 +165,55 @@ class _Shift:
         while self.waiting and self.idle:
             worker, task = self.idle.pop(), self.waiting.popleft()
             self.busy[worker] = task, time.monotonic()
-            self.crew.give(worker, task.content)
+            self.pool.send(worker, task.content)
         there = self.starting | set(self.busy)
-        absent = [worker for worker in range(self.crew.size) if worker not in there]
+        absent = [worker for worker in range(self.pool.size) if worker not in there]
         for worker in absent[: max(0, len(self.waiting) - len(self.starting))]:
             self.starting.add(worker)
-            self.crew.start(worker)
+            self.pool.start(worker)
 
-    def hear(self, said: Said) -> Iterator[Ended]:
+    def handle(self, message: Message) -> Iterator[Attempt]:
         """Take in one message; yields the end of a try if it is one."""
-        worker = said.worker
-        if said.kind == "ready":
+        worker = message.worker
+        if message.kind == "ready":
             self.starting.discard(worker)
             self.idle.append(worker)
             self.lost_starts = 0
-        elif said.kind == "unfit":
-            fault: Fault = said.content
+        elif message.kind == "failed_to_start":
+            fault: Fault = message.content
             raise fault.error or LatentSyncError(
-                f"a worker could not start: {fault.text}", hint="see if --workers 1 --engine local can"
+                f"a worker could not start: {fault.text}", hint="try --workers 1 --engine local"
             )
         elif worker in self.busy:
-            yield self._end(said)
+            yield self._end(message)
         elif worker in self.starting:
-            self._lose_start(said)
+            self._lose_start(message)
         elif worker in self.idle:
             self.idle.remove(worker)
 
-    def _end(self, said: Said) -> Ended:
-        task, since_s = self.busy.pop(said.worker)
+    def _end(self, message: Message) -> Attempt:
+        task, since_s = self.busy.pop(message.worker)
         took_s = time.monotonic() - since_s
-        if said.kind != "died":
-            self.idle.append(said.worker)
-        if said.kind == "answer":
-            return Ended(task, answer=said.content, took_s=took_s)
-        failure: Failure = "crashed" if said.kind == "died" else "error"
-        if said.worker in self.hung:
-            self.hung.discard(said.worker)
+        if message.kind != "died":
+            self.idle.append(message.worker)
+        if message.kind == "answer":
+            return Attempt(task, answer=message.content, took_s=took_s)
+        failure: Failure = "crashed" if message.kind == "died" else "error"
+        if message.worker in self.hung:
+            self.hung.discard(message.worker)
             failure = "hung"
         tried = replace(task, tries=task.tries + 1)
         is_final = tried.tries >= self.rules.tries
         if not is_final:
             self.waiting.append(tried)
-        return Ended(tried, failure=failure, fault=said.content, took_s=took_s, is_final=is_final)
+        return Attempt(tried, failure=failure, fault=message.content, took_s=took_s, is_final=is_final)
 
-    def _lose_start(self, said: Said) -> None:
-        self.starting.discard(said.worker)
+    def _lose_start(self, message: Message) -> None:
+        self.starting.discard(message.worker)
         self.lost_starts += 1
         if self.lost_starts >= self.rules.tries:
             raise MemoryShortage(
-                f"a worker died before it was ready ({said.content.text})",
+                f"a worker died before it was ready ({message.content.text})",
                 hint="the usual reason is memory: use fewer --workers",
             )
 
@@ -223,4 +224,4 @@ class _Shift:
             if now_s - since_s > self.rules.limit_s and worker not in self.hung:
                 self.hung.add(worker)
                 with suppress(OSError):
-                    self.crew.kill(worker)
+                    self.pool.kill(worker)

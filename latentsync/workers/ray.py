@@ -14,17 +14,17 @@ from typing import Any
 
 from latentsync.errors import UsageError
 from latentsync.workers.local import cores
-from latentsync.workers.pool import Fault, Make, Said, Work, fault_of
+from latentsync.workers.pool import Fault, Message, Work, WorkerFactory, describe_fault
 
 _REACH_S = 10.0
 
 
-class RayCrew:
+class RayPool:
     """Actors with one core each and an equal share of the GPUs; a dead one is replaced, never restarted."""
 
     def __init__(
         self,
-        make: Make,
+        make: WorkerFactory,
         *,
         workers: int | None = None,
         most: int | None = None,
@@ -50,7 +50,7 @@ class RayCrew:
             _connect(self._ray, address, workers)
         resources = self._ray.cluster_resources()
         self.size = min(workers or max(1, int(resources.get("CPU", 1))), most or sys.maxsize)
-        self.place = f"Ray at {address}" if address else "Ray on this machine"
+        self.location = f"Ray at {address}" if address else "Ray on this machine"
         share = min(1.0, resources.get("GPU", 0) / self.size) if gpu else 0.0
         self._options = {"num_cpus": 1, "num_gpus": int(share * 1000) / 1000, "max_restarts": 0}
         self._actors: dict[int, Any] = {}
@@ -62,14 +62,14 @@ class RayCrew:
         self._actors[worker] = self._ray.remote(_Actor).options(**self._options).remote(self._make)
         self._awaited[self._actors[worker].start.remote()] = worker
 
-    def give(self, worker: int, content: Any) -> None:
+    def send(self, worker: int, content: Any) -> None:
         """Send a task to an actor."""
         self._awaited[self._actors[worker].run.remote(content)] = worker
 
-    def listen(self, timeout_s: float) -> list[Said]:
-        """What the actors said, and which of them are gone."""
+    def receive(self, timeout_s: float) -> list[Message]:
+        """Messages of the actors, and which of them are gone."""
         done, _ = self._ray.wait(list(self._awaited), num_returns=1, timeout=timeout_s)
-        said = []
+        messages = []
         for awaited in done:
             worker = self._awaited.pop(awaited)
             try:
@@ -77,8 +77,8 @@ class RayCrew:
             except self._ray.exceptions.RayError as error:
                 self._actors.pop(worker)
                 kind, content = "died", Fault(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
-            said.append(Said(worker, kind, content))
-        return said
+            messages.append(Message(worker, kind, content))
+        return messages
 
     def kill(self, worker: int) -> None:
         """End an actor at once."""
@@ -99,7 +99,7 @@ class RayCrew:
 class _Actor:
     """The worker's side; every exception goes back as a value."""
 
-    def __init__(self, make: Make) -> None:
+    def __init__(self, make: WorkerFactory) -> None:
         self._make = make
         self._work: Work | None = None
 
@@ -107,7 +107,7 @@ class _Actor:
         try:
             self._work = self._make()
         except Exception as error:
-            return "unfit", fault_of(error)
+            return "failed_to_start", describe_fault(error)
         return "ready", None
 
     def run(self, content: Any) -> tuple[str, Any]:
@@ -116,7 +116,7 @@ class _Actor:
         try:
             return "answer", self._work(content)
         except Exception as error:
-            return "error", fault_of(error)
+            return "error", describe_fault(error)
 
 
 def _import_ray() -> Any:

@@ -22,9 +22,9 @@ from latentsync.manifest import read_decisions, read_manifest
 from latentsync.preprocess import run as preprocess
 from latentsync.preprocess.run import PreprocessJob, PreprocessResult, collect, run, summarize
 from latentsync.recipe.preprocess import Cutting, PreprocessRecipe
-from latentsync.workers.local import LocalCrew
+from latentsync.workers.local import LocalPool
 from latentsync.workers.log import Log, Shard
-from latentsync.workers.pool import Crew
+from latentsync.workers.pool import WorkerPool
 
 # A source holds a line that says what becomes of it. `work` leaves a mark for each source it sees.
 STAND_IN = """
@@ -63,12 +63,12 @@ DRIVER = """
 import sys
 from pathlib import Path
 from latentsync.preprocess import run as preprocess
-from latentsync.workers.local import LocalCrew
+from latentsync.workers.local import LocalPool
 from functools import partial
 
 if __name__ == "__main__":
     raw, out, make = Path(sys.argv[1]), Path(sys.argv[2]), partial(eval, sys.argv[3])
-    preprocess._crew = lambda job, recipe, tasks: LocalCrew(make, workers=2)
+    preprocess._worker_pool = lambda job, recipe, tasks: LocalPool(make, workers=2)
     preprocess.run(preprocess.PreprocessJob(raw=raw, out=out), preprocess.PreprocessRecipe(), print)
 """
 AWKWARD = (
@@ -90,11 +90,11 @@ def stand_in(out: Path) -> str:
 
 
 @pytest.fixture(autouse=True)
-def stand_in_crew(monkeypatch: pytest.MonkeyPatch) -> None:
-    def crew(job: PreprocessJob, recipe: PreprocessRecipe, tasks: int) -> Crew:
-        return LocalCrew(partial(eval, stand_in(job.out)), workers=job.workers or 2, most=tasks)
+def stand_in_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pool(job: PreprocessJob, recipe: PreprocessRecipe, tasks: int) -> WorkerPool:
+        return LocalPool(partial(eval, stand_in(job.out)), workers=job.workers or 2, most=tasks)
 
-    monkeypatch.setattr(preprocess, "_crew", crew)
+    monkeypatch.setattr(preprocess, "_worker_pool", pool)
 
 
 @pytest.fixture

@@ -7,14 +7,14 @@ from functools import partial
 
 import pytest
 
-from latentsync.workers.pool import Crew, Ended, Make, Rules, Task, work
+from latentsync.workers.pool import Attempt, Rules, Task, WorkerFactory, WorkerPool, run_tasks
 
 WORLD = "{'os': __import__('os'), 'time': __import__('time'), 'signal': __import__('signal')}"
-Run = Callable[..., list[Ended]]
+Run = Callable[..., list[Attempt]]
 
 
 @pytest.fixture
-def make() -> Make:
+def make() -> WorkerFactory:
     """A worker that evaluates what it is given."""
     return partial(eval, f"lambda line: eval(line, {WORLD})")
 
@@ -23,7 +23,7 @@ def make() -> Make:
 def run() -> Run:
     """Runs lines to their end; returns every try's end in order."""
 
-    def run_lines(crew: Crew, lines: Sequence[str], rules: Rules | None = None) -> list[Ended]:
-        return list(work(crew, [Task(line, line) for line in lines], rules))
+    def run_lines(pool: WorkerPool, lines: Sequence[str], rules: Rules | None = None) -> list[Attempt]:
+        return list(run_tasks(pool, [Task(line, line) for line in lines], rules))
 
     return run_lines

@@ -9,23 +9,23 @@ from collections.abc import Callable
 import pytest
 
 from latentsync.errors import UsageError
-from latentsync.workers.local import LocalCrew
-from latentsync.workers.pool import Ended, Make, Rules
-from latentsync.workers.ray import RayCrew
+from latentsync.workers.local import LocalPool
+from latentsync.workers.pool import Attempt, Rules, WorkerFactory
+from latentsync.workers.ray import RayPool
 
-Run = Callable[..., list[Ended]]
+Run = Callable[..., list[Attempt]]
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 
 
 @needs_ray
 def test_two_workers_answer_die_and_are_replaced_like_local_ones(
-    make: Make, run: Run, capfd: pytest.CaptureFixture[str]
+    make: WorkerFactory, run: Run, capfd: pytest.CaptureFixture[str]
 ) -> None:
     lines = ["os._exit(3)", "1 / 0", "time.sleep(60)", "print('heard')", *(f"{n} * 2" for n in range(6))]
     rules = Rules(limit_s=2.0)
-    on_ray = run(RayCrew(make, workers=2), lines, rules)
+    on_ray = run(RayPool(make, workers=2), lines, rules)
     printed = capfd.readouterr().out
-    here = run(LocalCrew(make, workers=2), lines, rules)
+    here = run(LocalPool(make, workers=2), lines, rules)
     seen, expected = (
         sorted(
             (one.task.key, one.task.tries, str(one.answer), str(one.failure), one.is_final) for one in ends
@@ -37,13 +37,13 @@ def test_two_workers_answer_die_and_are_replaced_like_local_ones(
 
 
 @needs_ray
-def test_an_address_without_ray_is_named(make: Make) -> None:
+def test_an_address_without_ray_is_named(make: WorkerFactory) -> None:
     with pytest.raises(UsageError, match=r"--address 127\.0\.0\.1:9: no Ray there"):
-        RayCrew(make, address="127.0.0.1:9")
+        RayPool(make, address="127.0.0.1:9")
 
 
-def test_without_ray_the_extra_is_named(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_the_extra_is_named(make: WorkerFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError) as stopped:
-        RayCrew(make)
+        RayPool(make)
     assert stopped.value.hint == "run: pip install 'latentsync[ray]'"
