@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from processes import circumstances
 from torch import Tensor
 
-from latentsync.audio.whisper import SpeechSteps
-from latentsync.audio.windows import steps_for_frames
+from latentsync.audio.whisper import SpeechStates
+from latentsync.audio.windows import states_for_frames
 from latentsync.axes import batch_to_frames, frames_to_batch
 from latentsync.diffusion.conditioning import Conditioning
 from latentsync.diffusion.noise import shared_noise
@@ -107,8 +107,8 @@ def measure(clip: ManifestClip, mouth: Mouth) -> dict[str, float]:
     away = np.where(numbers + AWAY_FRAMES < frames, AWAY_FRAMES, -AWAY_FRAMES)
     reference_u8 = crops_u8[numbers + away]
     speech = read_audio(clip.path).samples
-    steps = SpeechSteps(mouth.model.whisper, speech, mode="overlap")
-    audio = steps_for_frames(steps, (numbers / FPS).tolist())  # f n d
+    steps = SpeechStates(mouth.model.whisper, speech, mode="overlap")
+    audio = states_for_frames(steps, (numbers / FPS).tolist())  # f n d
     parts = [slice(first, first + BATCH_FRAMES) for first in range(0, frames, BATCH_FRAMES)]
     built = [mouth.rebuild(crops_u8[part], reference_u8[part], audio[part]) for part in parts]
     made_u8, ceiling_u8 = (np.concatenate(stack) for stack in zip(*built, strict=True))

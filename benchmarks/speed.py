@@ -73,7 +73,7 @@ def stages(video: Path, speech: Path, folder: Path, model_name: str, frames: int
 
     import numpy as np
 
-    from latentsync.audio.whisper import SpeechSteps
+    from latentsync.audio.whisper import SpeechStates
     from latentsync.faces.align import mouth_mask
     from latentsync.faces.choice import FaceChoice
     from latentsync.faces.detect import Detector
@@ -87,7 +87,7 @@ def stages(video: Path, speech: Path, folder: Path, model_name: str, frames: int
     from latentsync.recipe.schema import SyncRecipe
     from latentsync.runtime import choose_device, choose_dtype
     from latentsync.sync.effort import choose_sampling
-    from latentsync.sync.generate import cut_crops, speak
+    from latentsync.sync.generate import cut_crops, generate
     from latentsync.types import FrameImage
     from latentsync.weights.models import find_model, load_model
 
@@ -114,14 +114,14 @@ def stages(video: Path, speech: Path, folder: Path, model_name: str, frames: int
     cuts = clock("cut", lambda: list(cut_crops(tracked, fade_frames=3)))
 
     def denoised() -> list[FrameImage]:
-        steps = SpeechSteps(model.whisper, read_audio(speech).samples[: 16000 * 30], mode="overlap")
-        spoken_frames = speak(cuts, model, steps, mouth_mask(spec.resolution), sampling)
+        steps = SpeechStates(model.whisper, read_audio(speech).samples[: 16000 * 30], mode="overlap")
+        generated_frames = generate(cuts, model, steps, mouth_mask(spec.resolution), sampling)
         return [
-            np.asarray(spoken.crop if spoken.crop is not None else spoken.cut.crop_u8)
-            for spoken in spoken_frames
+            np.asarray(generated.crop if generated.crop is not None else generated.cut.crop_u8)
+            for generated in generated_frames
         ]
 
-    crops = clock("listen and denoise", denoised)
+    crops = clock("encode speech and denoise", denoised)
     finished = clock(
         "paste",
         lambda: [

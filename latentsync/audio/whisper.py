@@ -1,4 +1,4 @@
-"""Hears speech: the log-mel of a whole file and the states of a Whisper encoder at 50 steps per second."""
+"""Encodes speech: the log-mel of a whole file and the states of a Whisper encoder at 50 states a second."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ RATE_HZ = 16000
 MELS = 80
 FFT_SAMPLES = 400
 HOP_SAMPLES = 160
-PIECE_MELS = 3000  # what the encoder takes at once: 30 s
-PIECE_STEPS = PIECE_MELS // 2
-STEPS_BETWEEN_WINDOWS = 1250  # seams lie 2.5 s from the edges, whose effect fades within 0.5 s (measured)
-FADE_STEPS = 10  # on either side of a seam, because the table of positions jumps there
-KEPT_WINDOWS = 2
+CHUNK_MELS = 3000  # what the encoder takes at once: 30 s
+CHUNK_STATES = CHUNK_MELS // 2
+STATES_BETWEEN_CHUNKS = 1250  # seams lie 2.5 s from the edges, whose effect fades within 0.5 s (measured)
+FADE_STATES = 10  # on either side of a seam, because the table of positions jumps there
+KEPT_CHUNKS = 2
 
-ListenMode = Literal["overlap", "exact"]
+ChunkMode = Literal["overlap", "exact"]
 
 
 class WhisperEncoder(nn.Module):
@@ -153,96 +153,98 @@ def log_mel(samples: NDArray[np.float32]) -> Tensor:
     logarithm = torch.empty(MELS, columns)
     window = torch.hann_window(FFT_SAMPLES)
     half = FFT_SAMPLES // 2
-    for first in range(0, columns, PIECE_MELS):
-        last = min(first + PIECE_MELS, columns)
+    for first in range(0, columns, CHUNK_MELS):
+        last = min(first + CHUNK_MELS, columns)
         start, stop = first * HOP_SAMPLES - half, (last - 1) * HOP_SAMPLES + half
         piece = signal[max(start, 0) : stop]
         mirrored = (max(-start, 0), max(stop - len(signal), 0))
         piece = nn.functional.pad(piece[None], mirrored, mode="reflect")[0]
-        spectrum = torch.stft(
-            piece, FFT_SAMPLES, HOP_SAMPLES, window=window, center=False, return_complex=True
-        )
+        spectrum = torch.stft(piece, FFT_SAMPLES, HOP_SAMPLES, window=window, center=False, return_complex=True)
         logarithm[:, first:last] = (_mel_filters() @ spectrum.abs().square()).clamp(min=1e-10).log10()
     return logarithm.clamp_(min=float(logarithm.max()) - 8.0).add_(4.0).div_(4.0)
 
 
-class SpeechSteps:
-    """Whisper states of one speech file, computed window by window where they are asked for.
+class SpeechStates:
+    """Whisper states of one speech file, computed chunk by chunk where they are asked for.
 
-    Two windows of 30 s are kept, so long speech takes little more memory than its log-mel, 2 MB a minute.
-    Going through it in order runs each window once. In mode "overlap" windows begin every 25 s and pass into
-    each other over 0.4 s, away from their edges; the last one ends with the speech. In mode "exact" windows
+    Two chunks of 30 s are kept, so long speech takes little more memory than its log-mel, 2 MB a minute.
+    Going through it in order runs each chunk once. In mode "overlap" chunks begin every 25 s and pass into
+    each other over 0.4 s, away from their edges; the last one ends with the speech. In mode "exact" chunks
     lie end to end and the last is filled up with zeros, as in the reference. Up to 30 s the modes are equal.
     """
 
     def __init__(
-        self, encoder: WhisperEncoder, samples: NDArray[np.float32], *, mode: ListenMode = "overlap"
+        self, encoder: WhisperEncoder, samples: NDArray[np.float32], *, mode: ChunkMode = "overlap"
     ) -> None:
         self._encoder = encoder
         self._log_mel = log_mel(samples)
-        self._steps = self._log_mel.shape[1] // 2
-        if mode == "exact" or self._steps <= PIECE_STEPS:
-            self._starts = list(range(0, self._steps, PIECE_STEPS))
+        self._length = self._log_mel.shape[1] // 2
+        if mode == "exact" or self._length <= CHUNK_STATES:
+            self._starts = list(range(0, self._length, CHUNK_STATES))
         else:
-            end = self._steps - PIECE_STEPS
-            self._starts = [*range(0, end, STEPS_BETWEEN_WINDOWS), end]
-        self._fade_steps = FADE_STEPS if mode == "overlap" else 0
-        self._seams = [(first + PIECE_STEPS + second) // 2 for first, second in pairwise(self._starts)]
+            end = self._length - CHUNK_STATES
+            self._starts = [*range(0, end, STATES_BETWEEN_CHUNKS), end]
+        self._fade_states = FADE_STATES if mode == "overlap" else 0
+        self._seams = [(first + CHUNK_STATES + second) // 2 for first, second in pairwise(self._starts)]
         self._kept: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
-        """Number of steps, 50 per second."""
-        return self._steps
+        """Number of states, 50 a second."""
+        return self._length
 
-    def take(self, steps: Tensor) -> Tensor:
-        """The states (k n d), float32 on the CPU, of the steps (k,), each in 0..len-1."""
-        expect_axes(steps, "n")
+    def take(self, indices: Tensor) -> Tensor:
+        """The states (k n d), float32 on the CPU, of the indices (k,), each in 0..len-1."""
+        expect_axes(indices, "n")
         taken: Tensor | None = None
-        for window, start in enumerate(self._starts):
-            share = self._share(window, steps)
-            heard = share.nonzero().flatten()
-            if len(heard) == 0:
+        for chunk, start in enumerate(self._starts):
+            share = self._share(chunk, indices)
+            used = share.nonzero().flatten()
+            if len(used) == 0:
                 continue
-            states = self._window(window)
+            states = self._chunk(chunk)
             if taken is None:
-                taken = torch.zeros(len(steps), *states.shape[1:])
-            taken.index_add_(0, heard, states[steps[heard] - start] * share[heard, None, None])
+                taken = torch.zeros(len(indices), *states.shape[1:])
+            taken.index_add_(0, used, states[indices[used] - start] * share[used, None, None])
         if taken is None:
-            raise ValueError("no steps were asked for")
+            raise ValueError("no states were asked for")
         return taken
 
-    def _share(self, window: int, steps: Tensor) -> Tensor:
-        """How much of each step this window contributes, 0..1; the shares of all windows add up to 1."""
-        share = torch.ones(len(steps))
-        if window > 0:
-            share = share * self._rise(self._seams[window - 1], steps)
-        if window < len(self._seams):
-            share = share * (1 - self._rise(self._seams[window], steps))
+    def _share(self, chunk: int, indices: Tensor) -> Tensor:
+        """How much of each state this chunk contributes, 0..1; the shares of all chunks add up to 1."""
+        share = torch.ones(len(indices))
+        if chunk > 0:
+            share = share * self._rise(self._seams[chunk - 1], indices)
+        if chunk < len(self._seams):
+            share = share * (1 - self._rise(self._seams[chunk], indices))
         return share
 
-    def _rise(self, seam: int, steps: Tensor) -> Tensor:
-        if self._fade_steps == 0:
-            return (steps >= seam).float()
-        return ((steps - seam + self._fade_steps) / (2 * self._fade_steps)).clamp(0, 1)
+    def _rise(self, seam: int, indices: Tensor) -> Tensor:
+        if self._fade_states == 0:
+            return (indices >= seam).float()
+        return ((indices - seam + self._fade_states) / (2 * self._fade_states)).clamp(0, 1)
 
-    def _window(self, window: int) -> Tensor:
-        if window not in self._kept:
-            first = 2 * self._starts[window]
-            piece = self._log_mel[:, first : first + PIECE_MELS]
-            piece = nn.functional.pad(piece, (0, PIECE_MELS - piece.shape[1]))
-            if len(self._kept) == KEPT_WINDOWS:
+    def _chunk(self, chunk: int) -> Tensor:
+        if chunk not in self._kept:
+            first = 2 * self._starts[chunk]
+            piece = self._log_mel[:, first : first + CHUNK_MELS]
+            piece = nn.functional.pad(piece, (0, CHUNK_MELS - piece.shape[1]))
+            if len(self._kept) == KEPT_CHUNKS:
                 del self._kept[next(iter(self._kept))]
-            self._kept[window] = self._encoder.states(piece[None])[0].float().cpu()
-        return self._kept[window]
+            self._kept[chunk] = self._encoder.states(piece[None])[0].float().cpu()
+        return self._kept[chunk]
 
 
-def listen(encoder: WhisperEncoder, samples: NDArray[np.float32], *, mode: ListenMode = "overlap") -> Tensor:
-    """Hear a whole speech file at once.
+def encode_speech(
+    encoder: WhisperEncoder, samples: NDArray[np.float32], *, mode: ChunkMode = "overlap"
+) -> Tensor:
+    """Encode a whole speech file at once.
 
-    The result takes 23 MB a minute with a tiny encoder: for long speech pass a `SpeechSteps` on instead.
+    The result takes 23 MB a minute with a tiny encoder: for long speech pass a `SpeechStates` on instead.
 
     Returns:
-        (t n d) float32 on the CPU, 50 steps per second.
+        (t n d) float32 on the CPU, 50 states a second.
     """
-    speech = SpeechSteps(encoder, samples, mode=mode)
-    return torch.cat([speech.take(steps) for steps in torch.split(torch.arange(len(speech)), PIECE_STEPS)])
+    speech = SpeechStates(encoder, samples, mode=mode)
+    return torch.cat(
+        [speech.take(indices) for indices in torch.split(torch.arange(len(speech)), CHUNK_STATES)]
+    )

@@ -134,13 +134,13 @@ def _set_metric(name: str, device: str) -> SetMetric:
     from latentsync.metrics.image import Fid
     from latentsync.metrics.video import FvdI3d, FvdVideoMae
     from latentsync.weights.cache import need
-    from latentsync.weights.judges import temporal_from_released
+    from latentsync.weights.judges import videomae_from_released
 
     place = torch.device(device)
     if name == "fvd":
         return FvdI3d(cache(lambda: networks.load_program(need("i3d"))))
     if name == "fvd_videomae":
-        return FvdVideoMae(cache(lambda: temporal_from_released(need("videomae-v2"), device=place)), place)
+        return FvdVideoMae(cache(lambda: videomae_from_released(need("videomae-v2"), device=place)), place)
     inception = cache(lambda: networks.load_inception(need("inception"), device=place))
     return Fid(inception, place, name, "clean" if name == "fid_clean" else "plain")
 

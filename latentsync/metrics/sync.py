@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from latentsync.audio.mel import MEL_STEPS_PER_S, mel_spectrogram, mel_window
 from latentsync.audio.mfcc import MFCC_STEPS_PER_S, mfcc
-from latentsync.audio.whisper import WhisperEncoder, listen
-from latentsync.audio.windows import WHISPER_STEPS_PER_S
+from latentsync.audio.whisper import WhisperEncoder, encode_speech
+from latentsync.audio.windows import WHISPER_STATES_PER_S
 from latentsync.axes import expect_axes
 from latentsync.errors import MediaError
 from latentsync.faces.align import WINDOW_HEIGHT, WINDOW_WIDTH
@@ -70,7 +70,7 @@ class SyncJudge(Protocol):
 
 
 @dataclass(slots=True)
-class FramewiseJudge:
+class BundledJudge:
     """The bundled SyncNet, which looks at each frame once. The distance is 1 - cosine, 0..2."""
 
     syncnet: FramewiseSyncNet
@@ -91,8 +91,8 @@ class FramewiseJudge:
 
     @torch.inference_mode()
     def embed_speech(self, samples: NDArray[np.float32]) -> Tensor:
-        states = listen(self.whisper, samples)  # t n d
-        steps = self.syncnet.config.frames * WHISPER_STEPS_PER_S // FPS
+        states = encode_speech(self.whisper, samples)  # t n d
+        steps = self.syncnet.config.frames * WHISPER_STATES_PER_S // FPS
         if len(states) < steps:
             return torch.empty(0, 0)
         return self.syncnet.embed_speech(states[None].to(self.device))[0]
@@ -102,7 +102,7 @@ class FramewiseJudge:
 
 
 @dataclass(slots=True)
-class CompactJudge:
+class SyncNetJudge:
     """A SyncNet that you trained. The distance is 1 - cosine, 0..1; crops of another size are resized."""
 
     syncnet: SyncNet
@@ -138,7 +138,7 @@ class CompactJudge:
 
 
 @dataclass(slots=True)
-class V2Judge:
+class SyncNetV2Judge:
     """SyncNet v2, as papers use it. The distance is Euclidean, between raw vectors.
 
     Source: `syncnet_python`: pictures of 224 px in BGR, and five windows fewer than there are frames.
@@ -241,12 +241,12 @@ def choose_judge(
     """
     from latentsync.weights.cache import is_present, need
     from latentsync.weights.catalog import find_entry
-    from latentsync.weights.judges import judge_from_released, load_syncnet
+    from latentsync.weights.judges import load_syncnet, syncnet_v2_from_released
     from latentsync.weights.models import BUNDLED
 
     place = torch.device(device)
     if name == V2 or (name == "auto" and is_present(find_entry(V2))):
-        return V2Judge(judge_from_released(need(V2), device=place), place)
+        return SyncNetV2Judge(syncnet_v2_from_released(need(V2), device=place), place)
     return own_judge(load_syncnet(BUNDLED / "syncnet.safetensors", device=place), place)
 
 
@@ -256,9 +256,9 @@ def own_judge(syncnet: SyncNet | FramewiseSyncNet, device: torch.device) -> Sync
     from latentsync.weights.models import BUNDLED
 
     if isinstance(syncnet, SyncNet):
-        return CompactJudge(syncnet, device)
+        return SyncNetJudge(syncnet, device)
     encoder = load_whisper(BUNDLED / "whisper-tiny-en.safetensors", device=device, dtype=torch.float32)
-    return FramewiseJudge(syncnet, encoder, device)
+    return BundledJudge(syncnet, encoder, device)
 
 
 def v2_picture(crop_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:

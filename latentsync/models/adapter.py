@@ -1,4 +1,4 @@
-"""The compact model's ear: turns the Whisper steps around one frame into a few tokens and one summary."""
+"""The compact model's ear: turns the Whisper states around one frame into a few tokens and one summary."""
 
 from __future__ import annotations
 

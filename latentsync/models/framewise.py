@@ -24,7 +24,7 @@ class FramewiseConfig:
     speech_width  of the speech before it comes to one vector a frame
     width         of the networks over time; a frame comes to them in half as many numbers
     dimension     length of the embedding
-    whisper_dim, whisper_states  size of a Whisper step and how many layers of the encoder it holds
+    whisper_dim, whisper_states  size of a Whisper state and how many layers of the encoder it holds
     """
 
     frames: int = 16
@@ -83,7 +83,7 @@ class OverTime(nn.Module):
 
 
 class FramewiseSyncNet(nn.Module):
-    """Puts every window of a run of frames, and of Whisper steps, into one space; the cosine lies in -1..1.
+    """Puts every window of a run of frames, and of Whisper states, into one space; the cosine lies in -1..1.
 
     Source: ours. The paper's network sees all frames of a window in one picture. Sharing the weights over the
     frames lets under an hour of video reach unseen people, and a run of n frames costs n pictures.
@@ -139,11 +139,11 @@ class FramewiseSyncNet(nn.Module):
         return seen
 
     def forward(self, frames: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed every window of runs of frames and of Whisper steps: (b n d) each."""
+        """Embed every window of runs of frames and of Whisper states: (b n d) each."""
         return self.embed_frames(frames), self.embed_speech(states)
 
     def embed_speech(self, states: Tensor) -> Tensor:
-        """Embed every window of Whisper steps (b t n d), two a frame: (b n d) as for frames."""
+        """Embed every window of Whisper states (b t n d), two a frame: (b n d) as for frames."""
         config = self.config
         expect_axes(states, "b t n d", n=config.whisper_states, d=config.whisper_dim)
         share = self.layer_weights.softmax(0)[:, None]

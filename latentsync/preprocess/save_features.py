@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from latentsync.audio.mel import mel_spectrogram
-from latentsync.audio.whisper import WhisperEncoder, listen, load_whisper
+from latentsync.audio.whisper import WhisperEncoder, encode_speech, load_whisper
 from latentsync.manifest import features_path
 from latentsync.media.read import read_audio
 from latentsync.preprocess.step import RATE_HZ, Clip, Drop
@@ -28,7 +28,7 @@ class SaveFeatures:
 
     Both are computed from the sound in the written clip, so that they equal what training would compute.
     mel      (80 t) float32, 80 columns a second
-    whisper  (t n d) float16, 50 steps a second; the file's metadata says by which Whisper
+    whisper  (t n d) float16, 50 states a second; the file's metadata says by which Whisper
     """
 
     features: Features
@@ -50,7 +50,7 @@ class SaveFeatures:
         if self.features.mel:
             _write(place.with_suffix(".mel.safetensors"), {"mel": mel_spectrogram(samples)}, {})
         if self._whisper is not None:
-            states = listen(self._whisper, samples).half()  # t n d
+            states = encode_speech(self._whisper, samples).half()  # t n d
             metadata: dict[str, str] = {"whisper": self.features.whisper}
             _write(place.with_suffix(".whisper.safetensors"), {"whisper": states}, metadata)
         yield clip

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentsync.audio.windows import StepSource, steps_for_frames
+from latentsync.audio.windows import StateSource, states_for_frames
 from latentsync.axes import batch_to_frames, frames_to_batch
 from latentsync.diffusion.conditioning import Conditioning
 from latentsync.diffusion.noise import shared_noise
@@ -54,7 +54,7 @@ class CutFrame:
 
 
 @dataclass(frozen=True, slots=True)
-class SpokenFrame:
+class GeneratedFrame:
     """A cut frame with the crop (h w c) that the network made, float32 in 0..255; None where no face is."""
 
     cut: CutFrame
@@ -85,13 +85,13 @@ def cut_crops(tracked_frames: Iterable[TrackedFrame], *, fade_frames: int) -> It
         yield leave()
 
 
-def speak(
+def generate(
     cuts: Iterable[CutFrame],
     model: LipModel,
-    steps: StepSource,
+    states: StateSource,
     mask: NDArray[np.float32],
     sampling: Sampling,
-) -> Iterator[SpokenFrame]:
+) -> Iterator[GeneratedFrame]:
     """Give every frame with a face a crop whose mouth follows the speech; other frames pass as they are.
 
     Frames are worked on in windows within one run of frames with a face; two windows are held.
@@ -99,12 +99,12 @@ def speak(
     Args:
         mask: (h w) in crop pixels, 1 = kept, 0 = generated.
     """
-    mouth = _Mouth(model, steps, mask, sampling)
+    mouth = _Mouth(model, states, mask, sampling)
     for has_face, run in groupby(cuts, key=lambda cut: cut.crop_u8 is not None):
         if has_face:
-            yield from mouth.speak_run(run)
+            yield from mouth.predict_run(run)
         else:
-            yield from (SpokenFrame(cut, None) for cut in run)
+            yield from (GeneratedFrame(cut, None) for cut in run)
 
 
 def cut_windows(items: Iterable[ItemT], *, window: int, overlap: int) -> Iterator[tuple[range, list[ItemT]]]:
@@ -132,9 +132,9 @@ class _Mouth:
     """What stays the same from window to window: networks, noise, mask."""
 
     def __init__(
-        self, model: LipModel, steps: StepSource, mask: NDArray[np.float32], sampling: Sampling
+        self, model: LipModel, states: StateSource, mask: NDArray[np.float32], sampling: Sampling
     ) -> None:
-        self.model, self.steps, self.sampling = model, steps, sampling
+        self.model, self.states, self.sampling = model, states, sampling
         self.mask = torch.from_numpy(mask).to(model.device, model.dtype)  # h w
         side = model.spec.resolution // model.vae.factor
         self.latent_mask = torch.from_numpy(latent_mask(mask, factor=model.vae.factor)).to(self.mask)  # h w
@@ -143,7 +143,7 @@ class _Mouth:
         self.posterior = seeds.generator("posterior")
         self.noise = shared_noise((1, model.vae.latent_channels, 1, side, side), seeds.generator("noise"))
 
-    def speak_run(self, run: Iterable[CutFrame]) -> Iterator[SpokenFrame]:
+    def predict_run(self, run: Iterable[CutFrame]) -> Iterator[GeneratedFrame]:
         held: deque[CutFrame] = deque()
 
         def remembered() -> Iterator[CutFrame]:
@@ -159,7 +159,7 @@ class _Mouth:
                 made_pm1 = self.model.vae.decode(latents.movedim(1, 0))  # f c h w
             for crop_pm1 in made_pm1.float().cpu():
                 crop = ((crop_pm1 + 1) * 127.5).clamp(0, 255).permute(1, 2, 0).numpy()  # h w c
-                yield SpokenFrame(held.popleft(), crop)
+                yield GeneratedFrame(held.popleft(), crop)
 
     @torch.inference_mode()
     def _denoise(self, window: list[CutFrame]) -> Tensor:
@@ -177,7 +177,7 @@ class _Mouth:
             masked=batch_to_frames(masked, frames=frames),
             reference=batch_to_frames(reference, frames=frames),
         )
-        audio = steps_for_frames(self.steps, [cut.tracked.frame.time_s for cut in window])  # f n d
+        audio = states_for_frames(self.states, [cut.tracked.frame.time_s for cut in window])  # f n d
         latents = denoise(
             model.unet,
             self.scheduler,

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from latentsync import __version__
-from latentsync.audio.whisper import SpeechSteps
+from latentsync.audio.whisper import SpeechStates
 from latentsync.errors import FaceError, MediaError, UsageError
 from latentsync.events import Note, Plan, Progress, Report
 from latentsync.faces.align import mouth_mask
@@ -33,7 +33,7 @@ from latentsync.recipe.loading import dump_recipe
 from latentsync.recipe.schema import SyncRecipe
 from latentsync.runtime import DeviceName, DtypeName, choose_device, choose_dtype
 from latentsync.sync.effort import choose_sampling, describe_sampling
-from latentsync.sync.generate import Sampling, SpokenFrame, cut_crops, speak
+from latentsync.sync.generate import GeneratedFrame, Sampling, cut_crops, generate
 from latentsync.sync.stages import Background
 from latentsync.sync.timeline import Duration, frame_count, play
 from latentsync.types import FrameImage
@@ -119,10 +119,10 @@ class _Tally:
     bridged: int = 0
     untouched: list[tuple[float, float]] | None = None
 
-    def add(self, spoken: SpokenFrame, period_s: float) -> None:
-        tracked, self.frames = spoken.cut.tracked, self.frames + 1
+    def add(self, generated: GeneratedFrame, period_s: float) -> None:
+        tracked, self.frames = generated.cut.tracked, self.frames + 1
         self.bridged += tracked.is_interpolated
-        if spoken.crop is not None:
+        if generated.crop is not None:
             self.with_face += 1
             return
         start_s = tracked.frame.time_s
@@ -176,9 +176,9 @@ def run(job: SyncJob, recipe: SyncRecipe, report: Report, *, model: LipModel | N
     if not job.dry_run:
         report(Progress("loading", 0, setup.frames))
         model = model or load_model(setup.spec, device=setup.device, dtype=setup.dtype)
-        with closing(_spoken(setup, model)) as spoken_frames:  # whatever happens, its threads end here
-            for spoken in _written(setup, spoken_frames):
-                tally.add(spoken, float(1 / setup.info.fps))
+        with closing(_generated(setup, model)) as generated_frames:  # whatever happens, its threads end here
+            for generated in _written(setup, generated_frames):
+                tally.add(generated, float(1 / setup.info.fps))
                 report(Progress("sync", tally.frames, max(setup.frames, tally.frames)))
     for start_s, end_s in tally.spans():
         report(Note(f"no face from {start_s:.2f} s to {end_s:.2f} s: left as it was", "warning"))
@@ -294,7 +294,7 @@ def _plan_lines(setup: _Setup) -> tuple[str, ...]:
     )
 
 
-def _spoken(setup: _Setup, model: LipModel) -> Generator[SpokenFrame, None, None]:
+def _generated(setup: _Setup, model: LipModel) -> Generator[GeneratedFrame, None, None]:
     """All frames of the output in order: tracking and denoising run in a thread of their own each."""
     job, recipe, info = setup.job, setup.recipe, setup.info
     frames = play(
@@ -321,22 +321,22 @@ def _spoken(setup: _Setup, model: LipModel) -> Generator[SpokenFrame, None, None
     )
     cuts = cut_crops(tracked, fade_frames=round(recipe.paste.fade_s * float(info.fps)))
     mask = mouth_mask(setup.spec.resolution, job.mask)
-    steps = _hear(setup, model)
+    states = _encode_speech(setup, model)
     with (
         Background(cuts, capacity=QUEUE_FRAMES) as crops,
-        Background(speak(crops, model, steps, mask, setup.sampling), capacity=QUEUE_FRAMES) as spoken,
+        Background(generate(crops, model, states, mask, setup.sampling), capacity=QUEUE_FRAMES) as generated,
     ):
-        yield from spoken
+        yield from generated
 
 
-def _hear(setup: _Setup, model: LipModel) -> SpeechSteps:
+def _encode_speech(setup: _Setup, model: LipModel) -> SpeechStates:
     samples = read_audio(setup.job.speech).samples
     if setup.duration_s > len(samples) / SAMPLES_PER_S:  # silence after the last word closes the mouth
         samples = np.pad(samples, (0, SAMPLES_PER_S // 2))
-    return SpeechSteps(model.whisper, samples, mode=setup.recipe.audio.mode)
+    return SpeechStates(model.whisper, samples, mode=setup.recipe.audio.mode)
 
 
-def _written(setup: _Setup, spoken_frames: Iterator[SpokenFrame]) -> Iterator[SpokenFrame]:
+def _written(setup: _Setup, generated_frames: Iterator[GeneratedFrame]) -> Iterator[GeneratedFrame]:
     """Paste, encode and pass on each frame; the output gets its name after the last one."""
     job, info, encoded = setup.job, setup.info, setup.recipe.encoding
     with VideoWriter(
@@ -349,26 +349,26 @@ def _written(setup: _Setup, spoken_frames: Iterator[SpokenFrame]) -> Iterator[Sp
         encoding=Encoding(codec=encoded.codec, crf=encoded.crf, preset=encoded.preset),
         duration_s=setup.duration_s,
     ) as writer:
-        for spoken in spoken_frames:
-            time_s = spoken.cut.tracked.frame.time_s if info.is_variable else None
-            writer.write(_finished(spoken, setup), time_s)
-            yield spoken
+        for generated in generated_frames:
+            time_s = generated.cut.tracked.frame.time_s if info.is_variable else None
+            writer.write(_finished(generated, setup), time_s)
+            yield generated
 
 
-def _finished(spoken: SpokenFrame, setup: _Setup) -> FrameImage:
+def _finished(generated: GeneratedFrame, setup: _Setup) -> FrameImage:
     """The frame with its new mouth, beside the source if that is wanted."""
-    tracked, strength = spoken.cut.tracked, spoken.cut.strength
+    tracked, strength = generated.cut.tracked, generated.cut.strength
     source_u8 = result_u8 = tracked.frame.rgb_u8
-    if spoken.crop is not None and tracked.affine is not None:
-        result_u8 = _pasted(spoken, setup)
+    if generated.crop is not None and tracked.affine is not None:
+        result_u8 = _pasted(generated, setup)
         if strength < 1:
             mixed = cv2.addWeighted(result_u8, strength, source_u8, 1 - strength, 0)
             result_u8 = np.asarray(mixed, np.uint8)
     return np.concatenate([source_u8, result_u8], axis=1) if setup.job.compare else result_u8
 
 
-def _pasted(spoken: SpokenFrame, setup: _Setup) -> FrameImage:
-    crop, cut, region = spoken.crop, spoken.cut, setup.recipe.paste.region
+def _pasted(generated: GeneratedFrame, setup: _Setup) -> FrameImage:
+    crop, cut, region = generated.crop, generated.cut, setup.recipe.paste.region
     affine, face = cut.tracked.affine, cut.tracked.face
     assert crop is not None and cut.crop_u8 is not None and affine is not None and face is not None
     if region == "crop":

@@ -77,7 +77,7 @@ class Trained:
     recipe: BaseModel
 
 
-EAR = "adapter."  # a U-Net's, which its weights file holds under its own name
+ADAPTER = "adapter."  # a U-Net's, which its weights file holds under its own name
 
 
 def checkpoint_name(position: Position) -> str:
@@ -137,11 +137,11 @@ def _write_network(
     """Write the part of `state` that is the network; what is left of it."""
     prefix = f"{trained.network}." if trained.network else ""
     network = {
-        key.removeprefix(prefix): value for key, value in state.items() if key.startswith((prefix, EAR))
+        key.removeprefix(prefix): value for key, value in state.items() if key.startswith((prefix, ADAPTER))
     }
     facts = {"samples": position.samples, "steps": position.steps}
     save_checkpoint(path, network, kind=trained.kind, config=trained.config, facts=facts)
-    return {key: value for key, value in state.items() if not key.startswith((prefix, EAR))}
+    return {key: value for key, value in state.items() if not key.startswith((prefix, ADAPTER))}
 
 
 def load(trained: Trained, place: Path) -> Position:
@@ -155,7 +155,9 @@ def load(trained: Trained, place: Path) -> Position:
         tensors = read_tensors(place / name)
         note = read_note(place / name)
         prefix = f"{trained.network}." if trained.network else ""
-        named = {key if key.startswith(EAR) else f"{prefix}{key}": tensor for key, tensor in tensors.items()}
+        named = {
+            key if key.startswith(ADAPTER) else f"{prefix}{key}": tensor for key, tensor in tensors.items()
+        }
         whole = named | state["rest"][name]
         try:
             set_model_state_dict(trained.model, whole, options=StateDictOptions(full_state_dict=True))

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from latentsync.audio.mel import MEL_STEPS_PER_S, RATE_HZ, mel_spectrogram
-from latentsync.audio.whisper import WhisperEncoder, listen, load_whisper
+from latentsync.audio.whisper import WhisperEncoder, encode_speech, load_whisper
 from latentsync.errors import LatentSyncError, MediaError
 from latentsync.events import Progress, Report
 from latentsync.manifest import ManifestClip, features_path, read_manifest
@@ -106,14 +106,14 @@ class Features:
         return _load_mel(path)
 
     def whisper(self, clip: ManifestClip) -> Tensor:
-        """What the bundled Whisper hears in a clip (t n d) float16, 50 steps a second, computed once.
+        """What the bundled Whisper hears in a clip (t n d) float16, 50 states a second, computed once.
 
         Raises:
             MediaError: the clip has no sound that can be read.
         """
         path = self.path_of(clip, WHISPER_KIND)
         if not path.exists():
-            heard = listen(_bundled_whisper(), read_audio(clip.path, rate_hz=RATE_HZ).samples).half()
+            heard = encode_speech(_bundled_whisper(), read_audio(clip.path, rate_hz=RATE_HZ).samples).half()
             self.write(clip, WHISPER_KIND, partial(save_file, {"whisper": heard}, metadata=HEARD_BY))
         try:
             with safe_open(path, framework="pt") as file:

@@ -65,8 +65,8 @@ RELEASED_SYNCNETS = {
     ),
 }
 SYNCNET_NAMED = "the SyncNet is the file that the LatentSync release calls stable_syncnet.pt"
-JUDGE_NAMED = "the judge is the file that its authors call syncnet_v2.model"
-TEMPORAL_NAMED = "the video encoder is the file vit_g_hybrid_pt_1200e_ssv2_ft.pth of VideoMAE-v2"
+SYNCNET_V2_NAMED = "the judge is the file that its authors call syncnet_v2.model"
+VIDEOMAE_NAMED = "the video encoder is the file vit_g_hybrid_pt_1200e_ssv2_ft.pth of VideoMAE-v2"
 HEADS_OF_WIDTH = {1408: 16, 1280: 16, 1024: 16, 768: 12, 384: 6}  # not to be seen in the tensors
 
 TowerLayout = tuple[int, tuple[int, ...], tuple[bool, ...]]  # channels in, widths, which blocks attend
@@ -135,7 +135,7 @@ def load_syncnet(
     )
 
 
-def judge_from_released(
+def syncnet_v2_from_released(
     path: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> SyncNetV2:
     """Load SyncNet v2, in eval mode.
@@ -145,14 +145,14 @@ def judge_from_released(
     """
     tensors = read_content(path).tensors
     if "netcnnaud.0.weight" not in tensors:
-        raise WeightsError(f"{str(path)!r} is not SyncNet v2: it {_seems(tensors)}", hint=JUDGE_NAMED)
+        raise WeightsError(f"{str(path)!r} is not SyncNet v2: it {_seems(tensors)}", hint=SYNCNET_V2_NAMED)
     with torch.device("meta"):
         judge = SyncNetV2()
     assign_strictly(judge, tensors, path, device=device, dtype=dtype)
     return judge.eval()
 
 
-def temporal_from_released(
+def videomae_from_released(
     path: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> VideoEncoder:
     """Load a fine-tuned VideoMAE-v2, of any size whose number of heads is known, in eval mode.
@@ -164,13 +164,13 @@ def temporal_from_released(
     cut = tensors.get("patch_embed.proj.weight")
     if cut is None or cut.ndim != 5 or "fc_norm.weight" not in tensors:
         raise WeightsError(
-            f"{str(path)!r} is not a fine-tuned VideoMAE-v2: it {_seems(tensors)}", hint=TEMPORAL_NAMED
+            f"{str(path)!r} is not a fine-tuned VideoMAE-v2: it {_seems(tensors)}", hint=VIDEOMAE_NAMED
         )
     width, _, tubelet, patch, _ = cut.shape
     if width not in HEADS_OF_WIDTH or "blocks.0.mlp.fc1.weight" not in tensors:
         raise WeightsError(
             f"{str(path)!r} is a video encoder of unknown size: its features have {width} numbers",
-            hint=TEMPORAL_NAMED,
+            hint=VIDEOMAE_NAMED,
         )
     config = VideoEncoderConfig(
         width=width,

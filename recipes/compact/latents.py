@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentsync.audio.whisper import WhisperEncoder, log_mel
-from latentsync.audio.windows import steps_for_frames
+from latentsync.audio.windows import states_for_frames
 from latentsync.events import Progress, Report
 from latentsync.models.vae import FaceVAE
 
@@ -101,7 +101,7 @@ def prepare_clip(
     with torch.inference_mode():
         target = [vae.posterior(part).mean for part in images.split(32)]
         masked = [vae.posterior(part * mask).mean for part in images.split(32)]
-    audio = steps_for_frames(states, [float(time_s) for time_s in clip.read("time_s")[frames]])
+    audio = states_for_frames(states, [float(time_s) for time_s in clip.read("time_s")[frames]])
     return PreparedClip(
         clip.name,
         torch.cat(target).half().numpy(),

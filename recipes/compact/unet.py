@@ -105,7 +105,7 @@ def network_config(recipe: CompactUNetRecipe, vae: FaceVAE) -> UNetConfig:
 def learn_to_hear(
     adapter: AudioAdapter, clips: list[PreparedClip], hearing: Hearing, seeds: Seeds, report: Report
 ) -> None:
-    """Teach the ear to tell the shape of the lips from speech, so that the U-Net has something to listen to.
+    """Teach the ear to tell the shape of the lips from speech, so that the U-Net has something to attend to.
 
     Without it the U-Net spends its first thousands of steps on what it sees.
     """

@@ -11,8 +11,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from latentsync.audio.whisper import PIECE_STEPS, SpeechSteps, WhisperEncoder, listen, load_whisper, log_mel
-from latentsync.audio.windows import steps_for_frames
+from latentsync.audio.whisper import (
+    CHUNK_STATES,
+    SpeechStates,
+    WhisperEncoder,
+    encode_speech,
+    load_whisper,
+    log_mel,
+)
+from latentsync.audio.windows import states_for_frames
 from latentsync.axes import expect_axes
 from latentsync.media.read import read_audio
 
@@ -52,7 +59,7 @@ def test_log_mel_is_the_reference_s(golden: Path) -> None:
 @pytest.mark.parametrize("mode", ["exact", "overlap"])
 def test_states_are_the_reference_s(golden: Path, small: WhisperEncoder, mode: str) -> None:
     case = load_file(golden / "whisper_small.safetensors")
-    features = listen(small, case["wave"].numpy(), mode=mode)
+    features = encode_speech(small, case["wave"].numpy(), mode=mode)
     assert features.shape == case["features"].shape
     assert error(features, case["features"]) < 1e-4
 
@@ -71,17 +78,17 @@ def test_log_mel_in_blocks_equals_one_transform() -> None:
 
 @pytest.mark.parametrize("samples", [1, 160, 399])
 def test_a_blip_gives_one_step(small: WhisperEncoder, samples: int) -> None:
-    assert listen(small, noise(1)[:samples]).shape == (1, 5, 64)
+    assert encode_speech(small, noise(1)[:samples]).shape == (1, 5, 64)
 
 
 def test_silence_is_heard_as_finite_numbers(small: WhisperEncoder) -> None:
-    assert listen(small, np.zeros(16000, np.float32)).isfinite().all()
+    assert encode_speech(small, np.zeros(16000, np.float32)).isfinite().all()
 
 
 def test_exact_pieces_do_not_know_each_other(small: WhisperEncoder) -> None:
     samples = noise(62)
     pieces = log_mel(samples)
-    features = listen(small, samples, mode="exact")
+    features = encode_speech(small, samples, mode="exact")
     assert len(features) == 3100
     torch.testing.assert_close(features[1500:3000], small.states(pieces[None, :, 3000:6000])[0])
     last = torch.nn.functional.pad(pieces[:, 6000:], (0, 2800))
@@ -91,27 +98,29 @@ def test_exact_pieces_do_not_know_each_other(small: WhisperEncoder) -> None:
 @pytest.mark.parametrize("seconds", [30.02, 31, 55, 56.5, 95])
 def test_long_speech_keeps_its_length_and_ends_on_real_sound(small: WhisperEncoder, seconds: float) -> None:
     samples = noise(seconds)
-    features = listen(small, samples)
+    features = encode_speech(small, samples)
     assert len(features) == len(samples) // 320
-    end = log_mel(samples)[:, 2 * (len(features) - PIECE_STEPS) :][:, :3000]
+    end = log_mel(samples)[:, 2 * (len(features) - CHUNK_STATES) :][:, :3000]
     torch.testing.assert_close(features[-500:], small.states(end[None])[0, -500:])
 
 
 def test_steps_taken_out_of_order_equal_those_heard_at_once(small: WhisperEncoder) -> None:
     samples = noise(95)
-    features = listen(small, samples)
+    features = encode_speech(small, samples)
     times_s = [94.9, 0.0, 27.5, 28.0, 60.0]
-    taken = steps_for_frames(SpeechSteps(small, samples), times_s)
-    torch.testing.assert_close(taken, steps_for_frames(features, times_s))
+    taken = states_for_frames(SpeechStates(small, samples), times_s)
+    torch.testing.assert_close(taken, states_for_frames(features, times_s))
 
 
 def test_nothing_happens_at_thirty_seconds(bundled: WhisperEncoder, speech: np.ndarray) -> None:
-    seam = range(PIECE_STEPS - 10, PIECE_STEPS + 10)
+    seam = range(CHUNK_STATES - 10, CHUNK_STATES + 10)
     start = 500  # a window in which 30 s lies in the middle of the sound that there is
     mel = log_mel(speech)
     centred = bundled.states(torch.nn.functional.pad(mel[None, :, 2 * start :], (0, 3000))[:, :, :3000])[0]
     errors = {
-        mode: error(listen(bundled, speech, mode=mode)[seam, 3], centred[[step - start for step in seam], 3])
+        mode: error(
+            encode_speech(bundled, speech, mode=mode)[seam, 3], centred[[step - start for step in seam], 3]
+        )
         for mode in ("overlap", "exact")
     }
     assert errors["overlap"] < 0.6 * errors["exact"]
@@ -122,11 +131,11 @@ def test_overlapped_speech_does_not_jump_at_its_seam(bundled: WhisperEncoder, sp
         jumps = features[:, 0].diff(dim=0).norm(dim=1)
         return float(jumps[seam - 15 : seam + 15].max() / jumps.median())
 
-    overlapped = listen(bundled, speech)
+    overlapped = encode_speech(bundled, speech)
     middle = len(overlapped) // 2  # two windows, one from the start and one up to the end
-    assert jump(listen(bundled, speech, mode="exact"), seam=PIECE_STEPS) > 4
+    assert jump(encode_speech(bundled, speech, mode="exact"), seam=CHUNK_STATES) > 4
     assert jump(overlapped, seam=middle) < 2
-    assert jump(overlapped, seam=PIECE_STEPS) < 2
+    assert jump(overlapped, seam=CHUNK_STATES) < 2
 
 
 def test_windows_are_kept_two_at_a_time(small: WhisperEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +148,7 @@ def test_windows_are_kept_two_at_a_time(small: WhisperEncoder, monkeypatch: pyte
         return states(mel)
 
     monkeypatch.setattr(small, "states", counted)
-    speech = SpeechSteps(small, noise(80))
+    speech = SpeechStates(small, noise(80))
     for first in range(0, len(speech), 100):
         speech.take(torch.arange(first, min(first + 100, len(speech))))
     assert len(runs) == 3

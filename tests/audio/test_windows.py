@@ -1,4 +1,4 @@
-"""Which Whisper steps the frames hear."""
+"""Which Whisper states the frames hear."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from latentsync.audio.windows import reference_frames, steps_for_frames, whisper_span
+from latentsync.audio.windows import reference_frames, states_for_frames, whisper_span
 
 
 def numbered(steps: int, *, states: int = 1) -> torch.Tensor:
@@ -20,7 +20,7 @@ def numbered(steps: int, *, states: int = 1) -> torch.Tensor:
 def test_frames_hear_the_steps_of_the_reference(golden: Path, fps: str) -> None:
     case = json.loads((golden / "whisper_windows.json").read_text())
     selected = case["selected_index"][fps]
-    tokens = steps_for_frames(numbered(case["n_features"]), [int(frame) / float(fps) for frame in selected])
+    tokens = states_for_frames(numbered(case["n_features"]), [int(frame) / float(fps) for frame in selected])
     assert (tokens[:, :, 0] / 10).tolist() == list(selected.values())
 
 
@@ -30,28 +30,28 @@ def test_number_of_frames_is_the_reference_s(golden: Path) -> None:
 
 
 def test_tokens_are_time_major_and_layer_minor() -> None:
-    tokens = steps_for_frames(numbered(40, states=3), [0.4])
+    tokens = states_for_frames(numbered(40, states=3), [0.4])
     assert tokens.shape == (1, 30, 1)
     assert tokens[0, :6, 0].tolist() == [160, 161, 162, 170, 171, 172]
 
 
 def test_every_25_fps_frame_starts_on_its_own_step_despite_rounding() -> None:
-    tokens = steps_for_frames(numbered(2100), [frame / 25 for frame in range(1000)])
+    tokens = states_for_frames(numbered(2100), [frame / 25 for frame in range(1000)])
     assert (tokens[:, 4, 0] / 10).tolist() == [2 * frame for frame in range(1000)]
 
 
 def test_edges_repeat_before_and_after_the_speech() -> None:
-    tokens = steps_for_frames(numbered(20), [-1.0, 9.0])
+    tokens = states_for_frames(numbered(20), [-1.0, 9.0])
     assert tokens.flatten(1).unique(dim=1).tolist() == [[0], [190]]
 
 
 def test_no_steps_are_refused() -> None:
-    with pytest.raises(ValueError, match="no Whisper steps"):
-        steps_for_frames(torch.zeros(0, 5, 8), [0.0])
+    with pytest.raises(ValueError, match="no Whisper states"):
+        states_for_frames(torch.zeros(0, 5, 8), [0.0])
 
 
 def test_span_agrees_with_the_steps_taken() -> None:
-    tokens = steps_for_frames(numbered(100), [7 / 25])
+    tokens = states_for_frames(numbered(100), [7 / 25])
     assert (tokens[0, :, 0] / 10).tolist() == list(whisper_span(7, video_fps=25, context_frames=2))
 
 

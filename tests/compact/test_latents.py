@@ -13,7 +13,7 @@ from latents import LIP_POINTS, hear_clips, lip_shape, load_prepared, prepare_cl
 from torch import Tensor
 
 from latentsync.audio.whisper import WhisperEncoder
-from latentsync.audio.windows import steps_for_frames
+from latentsync.audio.windows import states_for_frames
 from latentsync.events import ignore
 from latentsync.models.vae import FaceVAE, VAEConfig, build_vae
 
@@ -88,7 +88,7 @@ def test_clips_are_prepared_once(make_clips: Callable[..., Path], vae: FaceVAE, 
     assert np.array_equal(long.target, long.masked)  # nothing is hidden by this mask
     assert long.lips.shape == (64, 50)
     states = torch.arange(1500.0)[:, None, None].expand(-1, 5, 4) + float(long.audio[0, 0, 0])
-    wanted = steps_for_frames(states, [frame / 25 for frame in range(40)])
+    wanted = states_for_frames(states, [frame / 25 for frame in range(40)])
     assert np.array_equal(long.audio[:40].astype(np.float32), wanted.numpy())
     before = [path.stat().st_mtime_ns for path in paths]
     prepare()

@@ -21,9 +21,9 @@ from latentsync.faces.landmarks import choose_landmarker
 from latentsync.faces.track import track
 from latentsync.media.read import read_audio, read_frames
 from latentsync.metrics.sync import (
-    CompactJudge,
     SyncJudge,
-    V2Judge,
+    SyncNetJudge,
+    SyncNetV2Judge,
     choose_judge,
     distance_per_offset,
     score_sync,
@@ -108,16 +108,16 @@ def test_too_short() -> None:
 
 
 @pytest.fixture
-def compact() -> CompactJudge:
+def compact() -> SyncNetJudge:
     torch.manual_seed(0)
-    return CompactJudge(build_syncnet(TINY).eval(), CPU)
+    return SyncNetJudge(build_syncnet(TINY).eval(), CPU)
 
 
 def crops(frames: int, side: int) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (frames, side, side, 3), dtype=np.uint8)
 
 
-def test_compact_windows(compact: CompactJudge) -> None:
+def test_compact_windows(compact: SyncNetJudge) -> None:
     speech = np.random.default_rng(0).normal(0, 0.1, 70 * 640).astype(np.float32)
     seen, heard = compact.embed_crops(crops(70, 32)), compact.embed_speech(speech)
     assert seen.shape == heard.shape == (66, 8)  # one more than a batch: its seam is passed
@@ -129,13 +129,13 @@ def test_compact_windows(compact: CompactJudge) -> None:
     assert distances.min() >= 0 and distances.max() <= 1
 
 
-def test_compact_resizes_crops(compact: CompactJudge) -> None:
+def test_compact_resizes_crops(compact: SyncNetJudge) -> None:
     large = crops(6, 32).repeat(2, axis=1).repeat(2, axis=2)
     torch.testing.assert_close(compact.embed_crops(large), compact.embed_crops(crops(6, 32)))
 
 
 def test_v2_counts_windows_as_the_reference() -> None:
-    judge = V2Judge(SyncNetV2().eval(), CPU)
+    judge = SyncNetV2Judge(SyncNetV2().eval(), CPU)
     speech = np.random.default_rng(0).normal(0, 0.1, 9 * 640).astype(np.float32)
     score = score_sync(judge, crops(9, 32), speech)
     assert score.judge == "syncnet-v2"

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from latentsync.audio.whisper import WhisperEncoder
-from latentsync.audio.windows import steps_for_frames
+from latentsync.audio.windows import states_for_frames
 from latentsync.diffusion.windows import plan_windows
 from latentsync.faces.align import mouth_mask
 from latentsync.faces.track import TrackedFrame
 from latentsync.models.unet import LipUNet, UNetConfig, build_unet
 from latentsync.models.vae import FaceVAE, VAEConfig, build_vae
-from latentsync.sync.generate import Sampling, SpokenFrame, cut_crops, cut_windows, speak
+from latentsync.sync.generate import GeneratedFrame, Sampling, cut_crops, cut_windows, generate
 from latentsync.types import AffineFrame, Frame
 from latentsync.weights.models import LipModel, ModelSpec
 
@@ -142,17 +142,17 @@ def sampling(*, overlap_frames: int = 0, is_exact: bool = False, seed: int = 0) 
     )
 
 
-def spoken(faces: str, model: LipModel, chosen: Sampling) -> list[SpokenFrame]:
+def generated(faces: str, model: LipModel, chosen: Sampling) -> list[GeneratedFrame]:
     steps = torch.arange(200.0)[:, None, None].expand(-1, 5, STATES_DIM) / 100  # t n d
     cuts = cut_crops(tracked_frames(faces), fade_frames=0)
-    return list(speak(cuts, model, steps, mouth_mask(SIDE_PX), chosen))
+    return list(generate(cuts, model, steps, mouth_mask(SIDE_PX), chosen))
 
 
 @pytest.mark.parametrize("overlap_frames", [0, 2])
 @pytest.mark.parametrize("faces", ["f", "fffffff", "--fffff-f--ffff", "---"])
 def test_every_face_gets_its_own_crop_in_order(faces: str, overlap_frames: int) -> None:
     echo = Echo(first=2 * Shrink.latent_channels + 1, channels=Shrink.latent_channels)  # the reference
-    made = spoken(faces, model_of(echo, Shrink()), sampling(overlap_frames=overlap_frames))
+    made = generated(faces, model_of(echo, Shrink()), sampling(overlap_frames=overlap_frames))
     assert [one.cut.tracked.frame.index for one in made] == list(range(len(faces)))
     for number, (one, letter) in enumerate(zip(made, faces, strict=True)):
         if letter == "-":
@@ -165,15 +165,15 @@ def test_every_face_gets_its_own_crop_in_order(faces: str, overlap_frames: int) 
 
 def test_each_frame_hears_its_own_time() -> None:
     echo = Echo(first=0, channels=Shrink.latent_channels)
-    spoken("f--fff", model_of(echo, Shrink()), sampling())
+    generated("f--fff", model_of(echo, Shrink()), sampling())
     times_s = [number / FPS for number in (0, 3, 4, 5)]
     steps = torch.arange(200.0)[:, None, None].expand(-1, 5, STATES_DIM) / 100
-    assert torch.equal(torch.cat(echo.heard), steps_for_frames(steps, times_s))
+    assert torch.equal(torch.cat(echo.heard), states_for_frames(steps, times_s))
 
 
 def test_the_masked_frame_hides_the_mouth_only() -> None:
     echo = Echo(first=Shrink.latent_channels + 1, channels=Shrink.latent_channels)
-    (one,) = spoken("f", model_of(echo, Shrink()), sampling())
+    (one,) = generated("f", model_of(echo, Shrink()), sampling())
     assert one.crop is not None
     grey, top = one.crop[:, :, 0], SIDE_PX // 8
     assert np.abs(grey[:top] - 20).max() < 0.01
@@ -211,7 +211,7 @@ def test_the_seed_decides_the_crops(tiny: LipModel, is_exact: bool) -> None:
         np.stack(
             [
                 one.crop
-                for one in spoken("fffff", tiny, sampling(is_exact=is_exact, seed=seed))
+                for one in generated("fffff", tiny, sampling(is_exact=is_exact, seed=seed))
                 if one.crop is not None
             ]
         )

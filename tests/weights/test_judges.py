@@ -15,10 +15,10 @@ from latentsync.weights.checkpoints import save_checkpoint
 from latentsync.weights.judges import (
     RELEASED_SYNCNETS,
     config_of,
-    judge_from_released,
     load_syncnet,
     syncnet_from_released,
-    temporal_from_released,
+    syncnet_v2_from_released,
+    videomae_from_released,
 )
 
 TINY = SyncNetConfig(
@@ -87,7 +87,7 @@ def test_syncnet_of_another_size(tmp_path: Path) -> None:
 
 def test_judge(tmp_path: Path) -> None:
     path = write(SyncNetV2().state_dict(), tmp_path / "syncnet_v2.model")
-    judge = judge_from_released(path, dtype=torch.float16)
+    judge = syncnet_v2_from_released(path, dtype=torch.float16)
     assert not judge.training
     assert judge.netcnnaud[1].num_batches_tracked.dtype == torch.int64
 
@@ -95,7 +95,7 @@ def test_judge(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrapper", ["model", "module"])
 def test_temporal(wrapper: str, tmp_path: Path) -> None:
     state = build_video_encoder(TINY_VIDEO).state_dict()
-    encoder = temporal_from_released(write({wrapper: state}, tmp_path / "vit.pth"))
+    encoder = videomae_from_released(write({wrapper: state}, tmp_path / "vit.pth"))
     assert encoder.config == TINY_VIDEO
     assert all(torch.equal(tensor, state[key]) for key, tensor in encoder.state_dict().items())
 
@@ -112,10 +112,10 @@ def test_temporal_of_unknown_width(tmp_path: Path) -> None:
     config = VideoEncoderConfig(width=16, depth=1, heads=2, hidden=16)
     path = write(build_video_encoder(config).state_dict(), tmp_path / "vit.pth")
     with pytest.raises(WeightsError, match="features have 16 numbers"):
-        temporal_from_released(path)
+        videomae_from_released(path)
 
 
-@pytest.mark.parametrize("load", [syncnet_from_released, judge_from_released, temporal_from_released])
+@pytest.mark.parametrize("load", [syncnet_from_released, syncnet_v2_from_released, videomae_from_released])
 def test_weights_of_another_network_are_named(load: object, tmp_path: Path) -> None:
     path = write({"encoder.down_blocks.0.resnets.0.conv1.weight": torch.zeros(1)}, tmp_path / "vae.pt")
     with pytest.raises(WeightsError, match=r"vae.pt.* seems to be a VAE") as caught:
@@ -127,4 +127,4 @@ def test_missing_key(tmp_path: Path) -> None:
     state = SyncNetV2().state_dict()
     del state["netfclip.3.bias"]
     with pytest.raises(WeightsError, match=r"missing keys: 1 \(netfclip.3.bias\)"):
-        judge_from_released(write(state, tmp_path / "syncnet_v2.model"))
+        syncnet_v2_from_released(write(state, tmp_path / "syncnet_v2.model"))

@@ -22,7 +22,7 @@ from latentsync.train.pictures import DecodedCache, Region, decode_clip, is_cach
 from latentsync.train.syncnet.data import ClipWindows, SyncSamples, check_length
 from latentsync.train.syncnet.objective import Pairs, make_step
 from latentsync.train.syncnet.runs import (
-    STEPS_PER_FRAME,
+    STATES_PER_FRAME,
     ClipRuns,
     LipRegion,
     RunSamples,
@@ -119,7 +119,7 @@ def _framewise(recipe: SyncNetRecipe, place: Place) -> Kind:
     source = ClipRuns(run_frames, region, place.features, is_decoded)
 
     def inputs() -> tuple[Tensor, Tensor]:
-        states = torch.zeros(1, run_frames * STEPS_PER_FRAME, config.whisper_states, config.whisper_dim)
+        states = torch.zeros(1, run_frames * STATES_PER_FRAME, config.whisper_states, config.whisper_dim)
         return torch.zeros(1, 3, run_frames, config.rows, config.columns), states
 
     def check(clip: ManifestClip) -> None:

@@ -100,7 +100,7 @@ def run(job: TrainingJob, recipe: SyncNetRecipe, report: Report) -> TrainingResu
         report,
     )
     is_main, took_s = accelerator.is_main_process, time.monotonic() - started
-    weights = _give_away(job, is_main=is_main)
+    weights = _export_best(job, is_main=is_main)
     return result_of(job, clips, ending, weights=weights, took_s=took_s, is_main=is_main)
 
 
@@ -113,7 +113,7 @@ def _load_vae(network: SyncNetNetwork, device: torch.device) -> FaceVAE | None:
     return vae_from_released(need(network.vae), device=device).requires_grad_(False)
 
 
-def _give_away(job: TrainingJob, *, is_main: bool) -> Path:
+def _export_best(job: TrainingJob, *, is_main: bool) -> Path:
     """Put the best averaged network where a user looks for it."""
     best, weights = need_best(job), job.output / WEIGHTS_NAME
     if is_main:

@@ -21,7 +21,7 @@ from latentsync.train.clips import Features, Sample, TooShort, draw_sample
 from latentsync.train.losses import matrix_losses
 from latentsync.train.pictures import read_pictures
 
-STEPS_PER_FRAME = 2  # Whisper gives 50 steps a second, a clip has 25 frames
+STATES_PER_FRAME = 2  # Whisper gives 50 states a second, a clip has 25 frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class ClipRuns:
         Raises:
             TooShort: the clip has fewer frames than a run.
         """
-        heard = len(self.features.whisper(clip)) // STEPS_PER_FRAME
+        heard = len(self.features.whisper(clip)) // STATES_PER_FRAME
         starts = min(clip.frames, heard) - self.run_frames + 1
         if starts < 1:
             raise TooShort(f"{min(clip.frames, heard)} frames with sound, {self.run_frames} are needed")
@@ -71,9 +71,9 @@ class ClipRuns:
         """(f h w c), cut to the region."""
         return read_pictures(clip, start, frames, self.region, self.features if self.is_decoded else None)
 
-    def steps_at(self, clip: ManifestClip, start: int, frames: int) -> Tensor:
-        """Whisper steps (t n d) float32 of so many frames."""
-        span = slice(start * STEPS_PER_FRAME, (start + frames) * STEPS_PER_FRAME)
+    def states_at(self, clip: ManifestClip, start: int, frames: int) -> Tensor:
+        """Whisper states (t n d) float32 of so many frames."""
+        span = slice(start * STATES_PER_FRAME, (start + frames) * STATES_PER_FRAME)
         return self.features.whisper(clip)[span].float()
 
 
@@ -81,7 +81,7 @@ class RunSamples(Dataset[Sample]):
     """Sample k of a training is a pure function of the recipe's seed, the clips and k.
 
     frames_u8  (f h w c)
-    states     (t n d)  Whisper steps, two a frame
+    states     (t n d)  Whisper states, two a frame
     """
 
     def __init__(self, recipe: SyncNetRecipe, clips: Sequence[ManifestClip], source: ClipRuns) -> None:
@@ -97,12 +97,12 @@ class RunSamples(Dataset[Sample]):
         source, frames = self.source, self.source.run_frames
         start = int(random.integers(source.starts_in(clip)))
         pictures = change_pictures(source.frames_at(clip, start, frames), self.recipe.pictures, random)
-        states = change_steps(source.steps_at(clip, start, frames), self.recipe.speech, random)
+        states = augment_states(source.states_at(clip, start, frames), self.recipe.speech, random)
         return {"frames_u8": torch.from_numpy(pictures), "states": states}
 
 
-def change_steps(states: Tensor, how: SpeechAugmentation, random: np.random.Generator) -> Tensor:
-    """Change Whisper steps (t n d): noise as a share of their spread, and up to `time_mask` steps unheard.
+def augment_states(states: Tensor, how: SpeechAugmentation, random: np.random.Generator) -> Tensor:
+    """Change Whisper states (t n d): noise as a share of their spread, and up to `time_mask` steps unheard.
 
     Source: ours; the reference changes nothing.
     """
@@ -157,7 +157,7 @@ def compare_run(model: nn.Module, clip: ManifestClip, source: ClipRuns, *, frame
     start = (everything - length) // 2
     device = next(model.parameters()).device
     pictures = torch.from_numpy(source.frames_at(clip, start, length))[None]
-    states = source.steps_at(clip, start, length)[None]
+    states = source.states_at(clip, start, length)[None]
     seen, heard, _ = model(as_network_input(pictures.to(device)), states.to(device))
     cosines: Tensor = seen[0].float() @ heard[0].float().T
     return cosines.cpu()

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from latentsync.audio.mel import MEL_STEPS_PER_S
-from latentsync.audio.whisper import RATE_HZ, WhisperEncoder, listen
-from latentsync.audio.windows import WHISPER_STEPS_PER_S, steps_for_frames
+from latentsync.audio.whisper import RATE_HZ, WhisperEncoder, encode_speech
+from latentsync.audio.windows import WHISPER_STATES_PER_S, states_for_frames
 from latentsync.errors import MediaError
 from latentsync.manifest import ManifestClip
 from latentsync.media.read import read_audio
@@ -43,8 +43,8 @@ NAMES_IN_PREPROCESS = {"whisper-tiny": "tiny", PACKAGED: PACKAGED}  # what `save
 FRAME_MEL_BEFORE = MEL_STEPS // 2  # a frame hears as much before it as after
 
 
-class KeptSteps:
-    """Whisper steps of a clip on disk, of which only those that are asked for are read."""
+class CachedStates:
+    """Whisper states of a clip on disk, of which only those that are asked for are read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -105,18 +105,18 @@ class Hearing:
             return
         samples = read_audio(clip.path, rate_hz=RATE_HZ).samples
         with lock:
-            states = listen(encoder, samples).half()  # t n d
+            states = encode_speech(encoder, samples).half()  # t n d
         kind, told = path.name.partition(".")[2], {"whisper": self.whisper}
         self.features.write(clip, kind, lambda part: save_file({"whisper": states}, part, told))
 
     def tokens(self, clip: ManifestClip, frames: range) -> Tensor:
         """What the frames hear: (f n d)."""
-        return steps_for_frames(KeptSteps(self.path_of(clip)), [frame / VIDEO_FPS for frame in frames])
+        return states_for_frames(CachedStates(self.path_of(clip)), [frame / VIDEO_FPS for frame in frames])
 
     def steps(self, clip: ManifestClip, frames: range) -> Tensor:
-        """The Whisper steps during the frames, two a frame (t n d); the last one repeats."""
-        kept = KeptSteps(self.path_of(clip))
-        during = range(*(WHISPER_STEPS_PER_S * edge // VIDEO_FPS for edge in (frames.start, frames.stop)))
+        """The Whisper states during the frames, two a frame (t n d); the last one repeats."""
+        kept = CachedStates(self.path_of(clip))
+        during = range(*(WHISPER_STATES_PER_S * edge // VIDEO_FPS for edge in (frames.start, frames.stop)))
         return kept.take(torch.tensor(during).clamp(max=len(kept) - 1))
 
 
@@ -125,14 +125,14 @@ class LipSource:
     """Where windows of clips come from.
 
     hearing    None for a generator that hears mel alone
-    has_steps  whether the Whisper steps of a window are given too, for the SyncNet that hears those
+    has_states  whether the Whisper states of a window are given too, for the SyncNet that hears those
     reference_frames  in a reference: as many as in a window (None), or 1
     gap        frames that are left out between a window and its reference
     """
 
     windows: ClipWindows
     hearing: Hearing | None
-    has_steps: bool = False
+    has_states: bool = False
     reference_frames: int | None = None
     gap: int = 0
 
@@ -188,7 +188,7 @@ class LipSource:
             return sample
         window = range(start, start + self.frames)
         sample["audio"] = self.hearing.tokens(clip, window)  # f n d
-        if self.has_steps:
+        if self.has_states:
             sample["steps"] = self.hearing.steps(clip, window)  # t n d
         return sample
 
@@ -199,11 +199,11 @@ class LipSource:
 
 
 def make_source(
-    windows: ClipWindows, hearing: Hearing | None, how: LipWindows, *, has_steps: bool
+    windows: ClipWindows, hearing: Hearing | None, how: LipWindows, *, has_states: bool
 ) -> LipSource:
     """The source of windows that are cut as the recipe says."""
     frames = 1 if how.reference == "frame" else None
-    return LipSource(windows, hearing, has_steps, reference_frames=frames, gap=how.reference_gap_frames)
+    return LipSource(windows, hearing, has_states, reference_frames=frames, gap=how.reference_gap_frames)
 
 
 class LipSamples(Dataset[Sample]):
@@ -215,7 +215,7 @@ class LipSamples(Dataset[Sample]):
     is_heard      ()         0 where the sample hears silence instead, else 1
     audio         (f n d)    Whisper tokens of each frame; zeros where the sample hears silence
     frame_mel     (f 80 16)  instead of audio where `source` has no hearing
-    steps         (t n d)    Whisper steps of the window, if `source` has them
+    steps         (t n d)    Whisper states of the window, if `source` has them
     number        ()         k, from which noise is drawn
     note          about a clip that could not be read and was replaced by the next
     """

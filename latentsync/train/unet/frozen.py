@@ -20,7 +20,7 @@ from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.weights.cache import is_present, need
 from latentsync.weights.catalog import load_catalog
 from latentsync.weights.checkpoints import is_checkpoint, load_checkpoint, read_note
-from latentsync.weights.judges import load_syncnet, temporal_from_released
+from latentsync.weights.judges import load_syncnet, videomae_from_released
 from latentsync.weights.models import BUNDLED
 from latentsync.weights.released import vae_from_released
 
@@ -130,7 +130,7 @@ def load_temporal(path: Path, *, device: torch.device, dtype: torch.dtype) -> Vi
     The file decides which.
     """
     if not is_checkpoint(path):
-        return temporal_from_released(path, device=device, dtype=dtype)
+        return videomae_from_released(path, device=device, dtype=dtype)
     if read_note(path).kind != "temporal":
         network = load_syncnet(path, device=device, dtype=dtype)
         if isinstance(network, FramewiseSyncNet):
@@ -145,7 +145,7 @@ def load_temporal(path: Path, *, device: torch.device, dtype: torch.dtype) -> Vi
     )
 
 
-def load_ear(files: Mapping[str, Path], *, device: torch.device) -> WhisperEncoder | None:
+def load_whisper_encoder(files: Mapping[str, Path], *, device: torch.device) -> WhisperEncoder | None:
     """Load the Whisper that clips are heard with, in fp32; None where nothing hears with it."""
     return load_whisper(files["whisper"], device=device, dtype=torch.float32) if "whisper" in files else None
 

@@ -57,8 +57,8 @@ from latentsync.train.unet.frozen import (
     SCRATCH,
     FrozenNetworks,
     find_weights,
-    load_ear,
     load_frozen,
+    load_whisper_encoder,
     wanted_weights,
 )
 from latentsync.train.unet.generators import build_generator
@@ -100,8 +100,8 @@ def run(job: TrainingJob, recipe: UNetTrainingRecipe, report: Report) -> Trainin
         frozen = load_frozen(recipe, files, device=accelerator.device, dtype=dtype)
         model, config = build_generator(recipe, frozen.vae, files.get("start"), report)
     judge = _find_judge(accelerator.device, report)
-    has_steps = isinstance(frozen.syncnet, FramewiseSyncNet)
-    clips, source = prepare_clips(job, recipe, files, accelerator, report, has_steps=has_steps)
+    has_states = isinstance(frozen.syncnet, FramewiseSyncNet)
+    clips, source = prepare_clips(job, recipe, files, accelerator, report, has_states=has_states)
     said = [_training_line(model, recipe)]
     announce(recipe.run, clips, accelerator, Places(job.data, job.output), report, lines=said)
     if accelerator.is_main_process:
@@ -133,7 +133,7 @@ def run(job: TrainingJob, recipe: UNetTrainingRecipe, report: Report) -> Trainin
         report,
     )
     is_main, took_s = accelerator.is_main_process, time.monotonic() - started
-    weights = _give_away(job, recipe, is_main=is_main)
+    weights = _export_best(job, recipe, is_main=is_main)
     return result_of(job, clips, ending, weights=weights, took_s=took_s, is_main=is_main)
 
 
@@ -144,12 +144,12 @@ def prepare_clips(
     accelerator: Accelerator,
     report: Report,
     *,
-    has_steps: bool,
+    has_states: bool,
 ) -> tuple[UsableClips, LipSource]:
     """Find the clips, drop those that are too short, and hear the others once.
 
     Args:
-        has_steps: whether windows come with their Whisper steps.
+        has_states: whether windows come with their Whisper states.
 
     Raises:
         MediaError: nothing is left to train on.
@@ -159,9 +159,9 @@ def prepare_clips(
     features = Features.beside(job.data, job.output)
     is_decoded = is_cached(job.decoded_cache, [*found[0], *found[1]], region)
     windows = ClipWindows(Windows(frames, -(-frames * 16 // 5)), region, features, is_decoded)
-    ear = load_ear(files, device=accelerator.device)
+    ear = load_whisper_encoder(files, device=accelerator.device)
     hearing = None if ear is None else Hearing(features, recipe.weights.whisper)
-    source, lock = make_source(windows, hearing, recipe.windows, has_steps=has_steps), Lock()
+    source, lock = make_source(windows, hearing, recipe.windows, has_states=has_states), Lock()
 
     def check(clip: ManifestClip) -> None:
         source.check(clip)
@@ -223,7 +223,7 @@ def _training_line(model: nn.Module, recipe: UNetTrainingRecipe) -> str:
     return f"training: {trained / 1e6:.2f} of {every / 1e6:.2f} million parameters; losses: {parts}"
 
 
-def _give_away(job: TrainingJob, recipe: UNetTrainingRecipe, *, is_main: bool) -> Path:
+def _export_best(job: TrainingJob, recipe: UNetTrainingRecipe, *, is_main: bool) -> Path:
     """Put the best averaged network where a user looks for it, with what `sync` must know to use it."""
     best, weights = need_best(job), job.output / WEIGHTS_NAMES[recipe.generator]
     if not is_main:

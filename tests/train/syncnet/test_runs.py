@@ -25,7 +25,7 @@ from latentsync.train.clips import Features, find_clips
 from latentsync.train.job import TrainingJob
 from latentsync.train.log import read_log
 from latentsync.train.syncnet.run import run
-from latentsync.train.syncnet.runs import ClipRuns, LipRegion, RunSamples, change_steps
+from latentsync.train.syncnet.runs import ClipRuns, LipRegion, RunSamples, augment_states
 from latentsync.weights.judges import load_syncnet
 
 RECIPE = SyncNetRecipe(
@@ -91,12 +91,12 @@ def test_features_heard_by_another_whisper_are_refused(data: Path, tmp_path: Pat
 def test_steps_are_changed_only_where_the_recipe_says_so() -> None:
     states = torch.randn(40, 5, 8, generator=torch.Generator().manual_seed(0))
     random = np.random.default_rng(0)
-    assert torch.equal(change_steps(states, SpeechAugmentation(), random), states)
-    masked = change_steps(states, SpeechAugmentation(time_mask=20), random)
+    assert torch.equal(augment_states(states, SpeechAugmentation(), random), states)
+    masked = augment_states(states, SpeechAugmentation(time_mask=20), random)
     gone = (masked == 0).all(dim=(1, 2))
     assert 0 < gone.sum() <= 20
     assert torch.equal(masked[~gone], states[~gone])
-    noisy = change_steps(states, SpeechAugmentation(noise=0.1), random)
+    noisy = augment_states(states, SpeechAugmentation(noise=0.1), random)
     assert 0.08 < (noisy - states).std() / states.std() < 0.12
 
 

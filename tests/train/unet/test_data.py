@@ -51,7 +51,7 @@ def source(clips: list[ManifestClip]) -> LipSource:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({"whisper": states.half().contiguous()}, path, {"whisper": "compact"})
     windows = ClipWindows(Windows(FRAMES, 16), Region(32, False), features, False)
-    return LipSource(windows, Hearing(features, "compact"), has_steps=True)
+    return LipSource(windows, Hearing(features, "compact"), has_states=True)
 
 
 def samples(
@@ -78,7 +78,7 @@ def test_a_reference_of_one_frame_keeps_its_distance(
 ) -> None:
     monkeypatch.setattr(ClipWindows, "frames_at", numbered)
     one = make_source(
-        source.windows, None, LipWindows(reference="frame", reference_gap_frames=6), has_steps=False
+        source.windows, None, LipWindows(reference="frame", reference_gap_frames=6), has_states=False
     )
     drawn, gaps = samples(clips, one, count=60), set()
     for number in range(60):
@@ -189,11 +189,11 @@ def test_a_clip_is_heard_once(
 ) -> None:
     heard = []
 
-    def listen(encoder: object, wave: object) -> Tensor:
+    def encode_speech(encoder: object, wave: object) -> Tensor:
         heard.append(encoder)
         return torch.ones(60, 2, 3)
 
-    monkeypatch.setattr("latentsync.train.unet.data.listen", listen)
+    monkeypatch.setattr("latentsync.train.unet.data.encode_speech", encode_speech)
     hearing = Hearing(source.windows.features, "/models/other.pt")
     for _ in range(2):
         hearing.prepare(clips[0], "encoder", Lock())  # type: ignore[arg-type]
