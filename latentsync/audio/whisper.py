@@ -159,7 +159,9 @@ def log_mel(samples: NDArray[np.float32]) -> Tensor:
         piece = signal[max(start, 0) : stop]
         mirrored = (max(-start, 0), max(stop - len(signal), 0))
         piece = nn.functional.pad(piece[None], mirrored, mode="reflect")[0]
-        spectrum = torch.stft(piece, FFT_SAMPLES, HOP_SAMPLES, window=window, center=False, return_complex=True)
+        spectrum = torch.stft(
+            piece, FFT_SAMPLES, HOP_SAMPLES, window=window, center=False, return_complex=True
+        )
         logarithm[:, first:last] = (_mel_filters() @ spectrum.abs().square()).clamp(min=1e-10).log10()
     return logarithm.clamp_(min=float(logarithm.max()) - 8.0).add_(4.0).div_(4.0)
 

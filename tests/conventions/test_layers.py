@@ -12,7 +12,7 @@ CORE = REPOSITORY / "latentsync"
 CLI = REPOSITORY / "latentsync_cli"
 ROWS = [
     {"errors", "bundled", "__init__"},
-    {"axes", "events"},
+    {"axes", "events", "files", "rates"},
     {"types"},
     {"runtime", "recipe"},
     {"media", "faces", "audio", "models"},
