@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import av
 from av.audio.stream import AudioStream
@@ -24,6 +24,9 @@ PICTURE_FPS = Fraction(25)
 COLORSPACE_RGB, UNSPECIFIED = 0, 2  # ITU-T H.273, tables 2 to 4
 _PACKETS_BEFORE_FIRST_FRAME = 500
 _TEXT_FORMATS = {"tty", "hls", "concat", "sdp", "ffmetadata"}  # these take any text for a video, or follow it
+# A tag that is not UTF-8 must not stop a video. PyAV 19 has no such option: it never stops there.
+_HAS_TAG_OPTION = int(av.__version__.split(".")[0]) < 19
+_LENIENT_TAGS: dict[str, Any] = {"metadata_errors": "replace"} if _HAS_TAG_OPTION else {}
 _StreamT = TypeVar("_StreamT", VideoStream, AudioStream)
 
 
@@ -133,12 +136,12 @@ def open_media(path: Path) -> InputContainer:
     """
     _refuse_no_file(path)
     try:
-        container = av.open(
+        container: InputContainer = av.open(
             media_url(path),
             "r",
             # A playlist or a numbered name must not make the library read other files or the network.
             container_options={"protocol_whitelist": "file", "pattern_type": "none"},
-            metadata_errors="replace",
+            **_LENIENT_TAGS,
         )
     except (av.FFmpegError, OSError) as error:
         raise _not_media(path, error) from error

@@ -57,6 +57,12 @@ def test_duration_of_one_track_in_matroska(make_video: MakeVideo) -> None:
     assert require_video(make_video("in.mkv")).duration_s == pytest.approx(0.48, abs=0.002)
 
 
+def test_a_tag_that_is_not_utf_8_stops_nothing(make_video: MakeVideo) -> None:
+    path = make_video("in.mkv")
+    path.write_bytes(path.read_bytes().replace(b"Lavf", b"Lav\xe9"))
+    assert require_video(path).width == 64
+
+
 def test_cover_picture_of_a_song_is_no_video(tmp_path: Path, make_sound: MakeSound) -> None:
     song = make_sound("song.mp3", codec="libmp3lame", rate_hz=22050)
     cover = tmp_path / "cover.png"
