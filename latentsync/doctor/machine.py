@@ -9,6 +9,7 @@ import io
 import os
 import platform
 import re
+import shlex
 import shutil
 import sys
 from functools import partial
@@ -17,11 +18,14 @@ from typing import Any
 
 from latentsync.doctor.findings import (
     IMPORTED,
-    REINSTALL,
+    SOURCE,
     Check,
     State,
     fault_of,
     in_words,
+    install,
+    load,
+    pip_command,
     remedy_for,
 )
 
@@ -31,13 +35,13 @@ OPTIONAL = {
 }
 # What every command imports: the name in Python, and the package.
 LOADED = {**IMPORTED, "accelerate": "accelerate", "scenedetect": "scenedetect"}
-AV = REINSTALL.format("'av>=18.0'")
-ENCODERS = {  # what needs it, what mends it
-    "libx264": ("sync, by default", AV),
-    "libx265": ("sync --codec libx265", AV),
-    "h264_nvenc": ("sync --codec h264_nvenc on an NVIDIA card", "latentsync sync --codec libx264"),
-    "aac": ("sound that the container cannot take as it is", AV),
+ENCODERS = {  # what needs it
+    "libx264": "sync, by default",
+    "libx265": "sync --codec libx265",
+    "h264_nvenc": "sync --codec h264_nvenc on an NVIDIA card",
+    "aac": "sound that the container cannot take as it is",
 }
+INSTEAD = {"h264_nvenc": "latentsync sync --codec libx264"}  # no package brings the card
 USUAL_ENCODERS = ("libx264", "aac")
 AV1_VIDEO = (
     "EgAKCgAAAAKv/41fMAgyFhAA7AI44ccDAAAIAYtKsBJx19dfwYASADIRMAIECSSSO/4AAAIAAAAAnFA="  # 2 black frames
@@ -56,14 +60,14 @@ def look_at_packages() -> list[Check]:
     try:
         stated = importlib.metadata.requires("latentsync") or []
     except importlib.metadata.PackageNotFoundError:
-        return [python, Check("latentsync", "warning", "not installed", remedy="pip install -e .")]
+        return [python, Check("latentsync", "warning", "not installed", remedy=_install_source())]
     from packaging.requirements import Requirement
 
     torchvision = _torchvision()  # first: what is loaded below may need it
     checks = [python]
     for requirement in sorted(map(Requirement, stated), key=lambda requirement: requirement.name):
         extra, _ = OPTIONAL.get(requirement.name, ("", ""))
-        if requirement.marker is None or (extra and requirement.marker.evaluate({"extra": extra})):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
             checks.append(_package(requirement.name, requirement.specifier))
     return [*checks, torchvision]
 
@@ -74,15 +78,18 @@ def _package(name: str, bounds: Any) -> Check:
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        remedy = f"pip install 'latentsync[{extra}]'" if extra else f"pip install '{name}{bounds}'"
-        return Check(name, "warning" if extra else "missing", "not installed", enables, remedy)
+        return Check(name, "warning" if extra else "missing", "not installed", enables, install(name))
     module = next((module for module, package in LOADED.items() if package == name), None)
-    error = None if module is None else fault_of(partial(importlib.import_module, module))
+    error = None if module is None else fault_of(partial(load, module))
     if error is not None:
-        return Check(name, "missing", in_words(error), enables, remedy_for(error))
+        return Check(name, "missing", in_words(error), enables, remedy_for(error, name))
     if bounds.contains(version, prereleases=True):
         return Check(name, "ok", f"{version} ({bounds})", enables)
-    return Check(name, "warning", f"{version}, not {bounds}", enables, f"pip install '{name}{bounds}'")
+    return Check(name, "warning", f"{version}, not {bounds}", enables, install(name))
+
+
+def _install_source() -> str:
+    return f"{pip_command()} install -e {shlex.quote(str(SOURCE))}"
 
 
 def _torchvision() -> Check:
@@ -114,7 +121,7 @@ def look_at_devices() -> list[Check]:
             checks.append(Check(f"CUDA {number}", "ok", found, enables))
     elif shutil.which("nvidia-smi") and torch.version.cuda is None:
         found = "an NVIDIA driver is there, but torch is built for the CPU"
-        checks.append(Check("CUDA", "warning", found, enables, REINSTALL.format("'torch>=2.4,<2.14'")))
+        checks.append(Check("CUDA", "warning", found, enables, install("torch", again=True)))
     else:
         checks.append(Check("CUDA", "ok", "none", enables))
     if sys.platform == "darwin":
@@ -127,17 +134,21 @@ def look_at_codecs() -> list[Check]:
     """Encoders, each of which encodes something here, and AV1, of which two frames are decoded."""
     importlib.import_module("av")
     checks = []
-    for name, (enables, remedy) in ENCODERS.items():
+    for name, enables in ENCODERS.items():
         error = fault_of(partial(_encode_sound if name == "aac" else _encode_video, name))
         if error is None:
             checks.append(Check(name, "ok", "encodes", enables))
         else:
             state: State = "missing" if name in USUAL_ENCODERS else "warning"
+            remedy = INSTEAD.get(name) or install("av", again=True)
             checks.append(Check(name, state, in_words(error), enables, remedy))
     error = fault_of(_decode_av1)
     if error is None:
         return [*checks, Check("AV1", "ok", "decodes", "AV1 videos as input")]
-    return [*checks, Check("AV1", "warning", in_words(error), "AV1 videos as input", AV)]
+    return [
+        *checks,
+        Check("AV1", "warning", in_words(error), "AV1 videos as input", install("av", again=True)),
+    ]
 
 
 def _encode_video(codec: str) -> bytes:

