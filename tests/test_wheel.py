@@ -1,8 +1,12 @@
-"""The wheel holds all that a fresh machine needs: the executable, the recipes and the bundled weights."""
+"""The wheel holds all that a fresh machine needs: the executable, the recipes and the bundled weights.
+
+`.ci/wheel` installs it with its dependencies on other Pythons.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -68,3 +72,9 @@ def test_bundled_files_are_inside_it(installed: Path) -> None:
     assert any(path.suffix == ".safetensors" for path in expected)
     package = next((installed / "lib").glob("python*/site-packages")) / "latentsync" / "bundled"
     assert {path: (package / path).stat().st_size for path in expected} == expected
+
+
+def test_links_of_the_readme_work_on_an_index(installed: Path) -> None:
+    package = next((installed / "lib").glob("python*/site-packages/latentsync-*.dist-info"))
+    targets = re.findall(r"\]\(([^)]*)\)", (package / "METADATA").read_text(encoding="utf-8"))
+    assert targets and all(target.startswith("https://") for target in targets)
