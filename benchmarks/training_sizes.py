@@ -139,7 +139,7 @@ def train_full_size(
 
 
 def _random_lpips() -> nn.Module:
-    from latentsync.runtime import make_torchvision_importable
+    from latentsync.compat import make_torchvision_importable
 
     make_torchvision_importable()
     import lpips

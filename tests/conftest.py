@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from latentsync.runtime import make_torchvision_importable
+from latentsync.compat import make_torchvision_importable
 
 make_torchvision_importable()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job; children would inherit it

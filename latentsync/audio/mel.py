@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from latentsync.axes import expect_axes
-from latentsync.runtime import make_torchvision_importable
+from latentsync.compat import make_torchvision_importable
 
 RATE_HZ = 16000
 MEL_STEPS_PER_S = 80

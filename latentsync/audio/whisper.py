@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from latentsync.audio.whisper_files import WhisperDims, read_whisper_file
 from latentsync.axes import expect_axes
+from latentsync.compat import make_torchvision_importable
 from latentsync.errors import WeightsError
-from latentsync.runtime import make_torchvision_importable
 
 RATE_HZ = 16000
 MELS = 80

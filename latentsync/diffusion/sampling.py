@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from latentsync.axes import expect_axes
+from latentsync.compat import make_torchvision_importable
 from latentsync.diffusion.conditioning import Conditioning
-from latentsync.runtime import make_torchvision_importable
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler

@@ -18,8 +18,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
+from latentsync.compat import import_mtcnn, make_torchvision_importable
 from latentsync.errors import LatentSyncError
-from latentsync.runtime import import_mtcnn, make_torchvision_importable
 
 SOURCE = Path(__file__).parents[2]  # the clone, where there is one
 State = Literal["ok", "warning", "missing"]

@@ -94,7 +94,7 @@ def _install_source() -> str:
 
 def _torchvision() -> Check:
     """Whether torchvision imports beside this torch: as it is, or with two operators declared."""
-    from latentsync.runtime import make_torchvision_importable
+    from latentsync.compat import make_torchvision_importable
 
     name, enables = "torchvision beside torch", "diffusers, transformers, lpips"
     as_it_is = fault_of(partial(importlib.import_module, "torchvision"))

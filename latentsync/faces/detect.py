@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from latentsync.axes import expect_axes
-from latentsync.runtime import import_mtcnn
+from latentsync.compat import import_mtcnn
 from latentsync.types import Face, FrameImage
 
 LONG_SIDE_PX = 640

@@ -39,7 +39,7 @@ def load_inception(path: Path, *, device: torch.device | str = "cpu") -> nn.Modu
     Raises:
         WeightsError: the file is damaged, or belongs to another network.
     """
-    from latentsync.runtime import make_torchvision_importable
+    from latentsync.compat import make_torchvision_importable
 
     make_torchvision_importable()
     from pytorch_fid import inception
@@ -66,7 +66,7 @@ def load_lpips(path: Path, *, device: torch.device | str = "cpu") -> nn.Module:
     Raises:
         WeightsError: the file is damaged, or belongs to another network.
     """
-    from latentsync.runtime import make_torchvision_importable
+    from latentsync.compat import make_torchvision_importable
 
     make_torchvision_importable()
     import lpips

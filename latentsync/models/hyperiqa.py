@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from latentsync.axes import expect_axes
-from latentsync.runtime import make_torchvision_importable
+from latentsync.compat import make_torchvision_importable
 
 PICTURE_PX = 224
 WIDTHS = (224, 112, 56, 28, 14)  # of the small network that is made for each picture, but for its one output

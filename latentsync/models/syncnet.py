@@ -11,8 +11,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from latentsync.axes import expect_axes
+from latentsync.compat import make_torchvision_importable
 from latentsync.errors import ShapeError
-from latentsync.runtime import make_torchvision_importable
 
 MEL_BANDS = 80
 ATTENTION_HEADS = 8

@@ -8,9 +8,9 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from latentsync.axes import batch_to_frames, expect_axes, frames_to_batch
+from latentsync.compat import make_torchvision_importable
 from latentsync.models.adapter import AudioAdapter
 from latentsync.models.network_keys import keep_network_keys
-from latentsync.runtime import make_torchvision_importable
 
 
 @dataclass(frozen=True, slots=True)

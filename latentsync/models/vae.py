@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from latentsync.axes import expect_axes
+from latentsync.compat import make_torchvision_importable
 from latentsync.models.network_keys import keep_network_keys
-from latentsync.runtime import make_torchvision_importable
 
 EncodeMode = Literal["sample", "mean"]
 

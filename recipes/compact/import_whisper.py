@@ -112,7 +112,7 @@ def check(model_dir: Path, tensors: dict[str, torch.Tensor], dims: dict[str, int
     """Largest difference from ctranslate2's own encoder in float32, on noise in the range of a log-mel."""
     import ctranslate2  # type: ignore[import-not-found]
 
-    from latentsync.runtime import make_torchvision_importable
+    from latentsync.compat import make_torchvision_importable
 
     make_torchvision_importable()
     from transformers import WhisperConfig

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from schemas import CompactUNetRecipe, DecoderRecipe, VAERecipe
 
+from latentsync.compat import make_torchvision_importable
 from latentsync.recipe.loading import load_recipe
-from latentsync.runtime import make_torchvision_importable
 from latentsync_cli.console import make_report, wrote
 
 

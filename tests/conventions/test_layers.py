@@ -11,7 +11,7 @@ REPOSITORY = Path(__file__).parents[2]
 CORE = REPOSITORY / "latentsync"
 CLI = REPOSITORY / "latentsync_cli"
 ROWS = [
-    {"errors", "bundled", "__init__"},
+    {"errors", "compat", "bundled", "__init__"},
     {"axes", "events", "files", "rates"},
     {"types"},
     {"runtime", "recipe"},

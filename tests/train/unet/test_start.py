@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from latentsync.compat import make_torchvision_importable
 from latentsync.errors import WeightsError
 from latentsync.models.unet import UNetConfig, build_unet
-from latentsync.runtime import make_torchvision_importable
 from latentsync.train.unet.start import choose_trainable, start_unet
 from latentsync.weights.checkpoints import save_checkpoint
 
