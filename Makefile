@@ -30,11 +30,11 @@ $(VENV)/pyvenv.cfg:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: $(VENV)/pyvenv.cfg pyproject.toml
-	@echo "Installing into $(VENV): about 6 GB with CUDA, under 3 GB without; minutes the first time"
+	@echo "Installing into $(VENV): 6.5 GB with CUDA, under 3 GB without; minutes the first time"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e .
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/pyvenv.cfg pyproject.toml
-	@echo "Installing into $(VENV): about 6 GB with CUDA, under 3 GB without; minutes the first time"
+	@echo "Installing into $(VENV): 6.5 GB with CUDA, under 3 GB without; minutes the first time"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[dev]'
 	@touch $@ $(VENV)/installed
