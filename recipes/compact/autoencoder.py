@@ -2,7 +2,7 @@
 
     python recipes/compact/autoencoder.py FRAMES.npy TEACHER_DIR RUN_DIR [--samples 200000]
 
-FRAMES.npy, with people.json beside it, is what frames.py wrote; TEACHER_DIR holds the teacher's two files. The
+FRAMES.npy, with people.json beside it, is what frames.py wrote; TEACHER_DIR holds the teacher's files. The
 same command again goes on from the last saved state; more --samples lengthen the run. RUN_DIR takes state.pt,
 autoencoder.safetensors (the averaged weights), log.jsonl and a store of patches with their latents.
 """

@@ -4,7 +4,7 @@
     latentsync preprocess RAW_DIR OUT --recipe compact/preprocess
 
 TRAIN_DIR holds the clips that `people.csv` names (p00, p01, ...); clips that are not there are left out.
-PEOPLE_DIR holds an index.csv of its own with the columns file, person and looks_like_in_train (q000, q001, ...);
+PEOPLE_DIR holds an index.csv with the columns file, person and looks_like_in_train (q000, q001, ...);
 who looks like somebody in TRAIN_DIR goes to that person. The people are groups of faces that look alike to a
 face recogniser (docs/experiments.md), not names. `held_out.txt` says who is kept out of training.
 """
