@@ -32,13 +32,13 @@ from latentsync.faces.detect import Detector
 from latentsync.faces.landmarks import load_landmarks
 from latentsync.faces.track import FaceChoice, track
 from latentsync.media.read import read_frames
-from latentsync.models.autoencoder import AutoencoderConfig, build_autoencoder
+from latentsync.models.autoencoder import TinyAutoencoderConfig, build_tiny_autoencoder
 from latentsync.training.losses import mouth_region
 from latentsync.weights.checkpoints import load_checkpoint
 
 RESULTS = Path(__file__).parent / "results" / "autoencoder.json"
 FACE_PX, SIDE_PX = 256, 128
-WINDOW_TOP, WINDOW_LEFT = 112, 64  # of the window in the aligned face of 256 px
+WINDOW_TOP, WINDOW_LEFT = 116, 64  # of the window in the aligned face of 256 px
 TOOTH_LIGHTNESS = 55.0  # CIE L above which a pixel between the lips counts as a tooth
 OUTER, INNER = slice(48, 60), slice(60, 68)  # of the 68 points: the lips' outer and inner outlines
 Crops = NDArray[np.uint8]  # (n h w c)
@@ -132,9 +132,9 @@ def rebuilder(arguments: argparse.Namespace) -> Rebuild:
     elif arguments.autoencoder:
         network = load_checkpoint(
             arguments.autoencoder,
-            kind="vae",
-            config_type=AutoencoderConfig,
-            build=build_autoencoder,
+            kind="autoencoder",
+            config_type=TinyAutoencoderConfig,
+            build=build_tiny_autoencoder,
             device=torch.device("cpu"),
             dtype=torch.float32,
         )

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from latentsync.axes import expect_axes
+from latentsync.models.vae import EncodeMode
 
 FACTOR = 8  # pixels per latent along one side
 LATENT_LIMIT = 3.0  # latents are bent towards this magnitude before they are decoded
 
 
 @dataclass(frozen=True, slots=True)
-class AutoencoderConfig:
+class TinyAutoencoderConfig:
     """Sizes of the autoencoder; tuples go from the finest level (half the picture's side) to the coarsest.
 
     encoder_channels, decoder_channels  channels at a half, a quarter and an eighth of the side
@@ -60,7 +61,7 @@ def _level(channels: int, blocks: int) -> nn.Sequential:
 class Encoder(nn.Module):
     """Pictures (n 3 h w) in -1..1 to latents (n c h/8 w/8)."""
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: TinyAutoencoderConfig) -> None:
         super().__init__()
         channels = config.encoder_channels
         self.enter = nn.Conv2d(12, channels[0], 3, 1, 1)
@@ -80,7 +81,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents (n c h/8 w/8) to pictures (n 3 h w) of about -1..1."""
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: TinyAutoencoderConfig) -> None:
         super().__init__()
         channels = config.decoder_channels[::-1]
         self.enter = nn.Conv2d(config.latent_channels, channels[0], 3, 1, 1)
@@ -105,12 +106,12 @@ class Decoder(nn.Module):
         return self.picture(self.features(latents)[-1])
 
 
-class Autoencoder(nn.Module):
+class TinyAutoencoder(nn.Module):
     """Pictures in -1..1 to latents and back; the latents need no scaling, their spread is about 1."""
 
     factor = FACTOR
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: TinyAutoencoderConfig) -> None:
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
@@ -120,8 +121,14 @@ class Autoencoder(nn.Module):
     def latent_channels(self) -> int:
         return self.config.latent_channels
 
-    def encode(self, images_pm1: Tensor) -> Tensor:
-        """Pictures (n 3 h w) in -1..1, sides multiples of 8, to latents (n c h/8 w/8)."""
+    def encode(
+        self, images_pm1: Tensor, *, generator: torch.Generator | None = None, mode: EncodeMode = "mean"
+    ) -> Tensor:
+        """Pictures (n 3 h w) in -1..1, sides multiples of 8, to latents (n c h/8 w/8).
+
+        Args:
+            generator, mode: as `FaceVAE.encode` takes them; there is nothing to sample here.
+        """
         expect_axes(images_pm1, "n c h w", c=3)
         return torch.as_tensor(self.encoder(images_pm1))
 
@@ -131,6 +138,6 @@ class Autoencoder(nn.Module):
         return torch.as_tensor(self.decoder(latents))
 
 
-def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:
+def build_tiny_autoencoder(config: TinyAutoencoderConfig) -> TinyAutoencoder:
     """Build the autoencoder that `config` describes, with weights drawn from torch's global generator."""
-    return Autoencoder(config)
+    return TinyAutoencoder(config)

@@ -26,6 +26,7 @@ FORMAT = "latentsync-1"
 WHOLE_FILE = "give the weights file of this network, whole and unchanged"
 USED_BY = {
     "unet": "a U-Net is what `latentsync sync --model` takes",
+    "autoencoder": "an autoencoder lies as vae.safetensors beside its U-Net, and is found there",
     "vae": "a VAE lies as vae.safetensors beside its U-Net, and is found there",
     "syncnet": "a SyncNet judges lip sync; `latentsync sync --model` takes a U-Net",
     "landmarks": "the landmark network comes with the package; `latentsync sync --model` takes a U-Net",

@@ -13,9 +13,11 @@ import argparse
 import json
 import math
 import os
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import cv2
@@ -26,7 +28,7 @@ from teacher import Teacher
 from torch import Tensor, nn
 from torch.nn import functional
 
-from latentsync.models.autoencoder import AutoencoderConfig, build_autoencoder
+from latentsync.models.autoencoder import TinyAutoencoderConfig, build_tiny_autoencoder
 from latentsync.training.average import Average
 from latentsync.training.losses import reconstruction_loss
 from latentsync.weights.checkpoints import save_checkpoint
@@ -35,12 +37,12 @@ SEED = 1247
 BATCH = 8
 FRESH_PER_STEP = 2  # patches that the teacher encodes anew; the others are drawn from the store
 STORE_PATCHES, FIRST_PATCHES = 16_384, 768
-LEARNING_RATE, FINAL_SHARE, WARMUP_STEPS = 1.5e-3, 0.05, 100
+LEARNING_RATE, FINAL_SHARE, WARMUP_STEPS = 3e-3, 0.03, 100
 WEIGHT_DECAY = 1e-3
 AVERAGE_DECAY = 0.998
 EDGE_WEIGHT, FEATURE_WEIGHT, LATENT_WEIGHT = 1.0, 0.1, 0.5
 OWN_AFTER, OWN_SHARE = 16_000, 0.5  # samples after which this share is decoded from the student's own latents
-LOG_STEPS, SAVE_SECONDS, CHECK_SECONDS = 25, 240, 600
+LOG_STEPS, SAVE_SECONDS = 25, 240
 TEACHER_CHANNELS = 64
 FEATURE_LEVELS = 2  # of the teacher's decoder: at 16 and 32 px; at 64 px the picture itself teaches as well
 
@@ -102,8 +104,8 @@ class Trainer:
 
     def __init__(self, teacher: Teacher, samples: int, learning_rate: float) -> None:
         torch.manual_seed(SEED)
-        config = AutoencoderConfig()
-        self.model = build_autoencoder(config)
+        config = TinyAutoencoderConfig()
+        self.model = build_tiny_autoencoder(config)
         self.to_teacher = nn.ModuleList(
             nn.Conv2d(channels, TEACHER_CHANNELS, 1)
             for channels in config.decoder_channels[::-1][:FEATURE_LEVELS]
@@ -179,7 +181,9 @@ class Trainer:
         os.replace(part, folder / "state.pt")
         with self.average.applied():
             weights = {key: tensor.contiguous().half() for key, tensor in self.model.state_dict().items()}
-        save_checkpoint(folder / "autoencoder.safetensors", weights, kind="vae", config=self.model.config)
+        save_checkpoint(
+            folder / "autoencoder.safetensors", weights, kind="autoencoder", config=self.model.config
+        )
 
     def resume(self, folder: Path) -> None:
         """Go on from the last saved state, if there is one."""
@@ -223,10 +227,11 @@ def run(arguments: argparse.Namespace) -> None:
     store = Store(arguments.store or folder / "store", patches, teacher, random)
     if store.made < FIRST_PATCHES:
         store.make(FIRST_PATCHES - store.made)
-    now, sums, saved = trainer.progress, {}, time.monotonic()
+    now, sums, saved, is_stopped = trainer.progress, {}, time.monotonic(), Event()
+    signal.signal(signal.SIGTERM, lambda *_: is_stopped.set())
     begun = time.monotonic() - now.busy_s
     with (folder / "log.jsonl").open("a") as log:
-        while now.samples < arguments.samples:
+        while now.samples < arguments.samples and not is_stopped.is_set():
             store.make(arguments.fresh)
             for name, value in trainer.train(*store.draw(BATCH)).items():
                 sums[name] = sums.get(name, 0.0) + value / LOG_STEPS
@@ -239,10 +244,12 @@ def run(arguments: argparse.Namespace) -> None:
                     flush=True,
                 )
                 sums = {}
-            if time.monotonic() - saved > SAVE_SECONDS or now.samples >= arguments.samples:
+            if time.monotonic() - saved > SAVE_SECONDS:
                 trainer.save(folder)
                 store.save()
                 saved = time.monotonic()
+    trainer.save(folder)
+    store.save()
 
 
 def main() -> None:
