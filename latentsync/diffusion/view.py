@@ -1,0 +1,113 @@
+"""Which part of an aligned face is generated, and what the U-Net is shown of the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from latentsync.axes import expect_axes
+
+ViewName = Literal["face", "mouth"]
+Encode = Callable[[Tensor], Tensor]  # pictures (n 3 h w) in -1..1 to latents (n c h w)
+
+# The window around mouth and chin, as shares of the side of the aligned face. Source: landmarks of 31 people;
+# chins reach 0.92 of the side (95 %), mouths 0.28 to 0.72.
+WINDOW_TOP, WINDOW_LEFT, WINDOW_SIDE = 116 / 256, 64 / 256, 128 / 256
+FOLD = 4  # a square of 4x4 pixels of a small picture lies in the channels of one latent
+MASK_CHANNELS = 1
+
+
+class FaceView:
+    """The whole aligned face is generated, and what the mask keeps is seen through the autoencoder.
+
+    Source: the paper, section 3.1.
+
+    Args:
+        mask: (h w) in pixels of the aligned face, 1 = kept, 0 = generated.
+        factor: pixels per latent along one side.
+    """
+
+    def __init__(self, mask: Tensor, *, factor: int) -> None:
+        self.mask = mask
+        self.latent_mask = mask[::factor, ::factor].contiguous()  # every factor-th pixel, as released
+
+    def cut(self, faces: Tensor) -> Tensor:
+        """The part of faces (n 3 h w) that is generated."""
+        return faces
+
+    def known(self, faces: Tensor, encode: Encode) -> Tensor:
+        """What is seen of the faces (n 3 h w) that are being changed: (n k h w) at the size of latents."""
+        return encode(faces * self.mask)
+
+    def place(self, made: Tensor, faces: Tensor) -> Tensor:
+        """Faces (n 3 h w) with what was made of them in its place; gradients pass."""
+        return made
+
+
+class MouthView:
+    """A window around mouth and chin is generated, at twice the size that the whole face would have.
+
+    The window and the whole face, both masked, are seen small, their pixels folded into channels: the
+    autoencoder would cost more than it tells, since hardly anything in the window is kept. The mask hides
+    cheeks and jaw beside the window, too, since they move with the mouth.
+
+    Source: ours.
+
+    Args:
+        mask, factor: as for `FaceView`.
+    """
+
+    def __init__(self, mask: Tensor, *, factor: int) -> None:
+        self.mask, self.factor = mask, factor
+        side = len(mask)
+        self.side = round(WINDOW_SIDE * side)
+        self.top, self.left = round(WINDOW_TOP * side), round(WINDOW_LEFT * side)
+        self.latent_mask = self.cut(mask[None, None])[0, 0, ::factor, ::factor].contiguous()
+
+    def cut(self, faces: Tensor) -> Tensor:
+        """The windows (n c h/2 w/2) of faces (n c h w)."""
+        return faces[..., self.top : self.top + self.side, self.left : self.left + self.side]
+
+    def known(self, faces: Tensor, encode: Encode) -> Tensor:
+        """The masked face and window (n 96 h w), small and folded, at the size of the window's latents."""
+        expect_axes(faces, "n c h w", c=3)
+        masked = faces * self.mask
+        small_px = FOLD * self.side // self.factor
+        return torch.cat([_folded(part, small_px) for part in (masked, self.cut(masked))], dim=1)
+
+    def place(self, made: Tensor, faces: Tensor) -> Tensor:
+        """Faces (n 3 h w) with the windows (n 3 h/2 w/2) that were made in their place; gradients pass."""
+        height, width = faces.shape[2:]
+        right, bottom = width - self.left - self.side, height - self.top - self.side
+        inside = functional.pad(made, (self.left, right, self.top, bottom))
+        outside = faces.clone()
+        self.cut(outside).zero_()
+        return inside + outside
+
+
+View = FaceView | MouthView
+
+
+def build_view(name: ViewName, mask: Tensor, *, factor: int) -> View:
+    """The view that a U-Net was built for."""
+    return MouthView(mask, factor=factor) if name == "mouth" else FaceView(mask, factor=factor)
+
+
+def channels_seen(name: ViewName, latent_channels: int) -> int:
+    """How many channels the U-Net takes: noisy latents, mask, what is known, and the reference.
+
+    >>> channels_seen("face", 4)
+    13
+    """
+    known = 2 * 3 * FOLD**2 if name == "mouth" else latent_channels
+    return 2 * latent_channels + MASK_CHANNELS + known
+
+
+def _folded(pictures: Tensor, side_px: int) -> Tensor:
+    """Pictures (n 3 h w) averaged to `side_px`, each 4x4 pixels as channels: (n 48 side_px/4 side_px/4)."""
+    shrink = pictures.shape[-1] // side_px
+    return functional.pixel_unshuffle(functional.avg_pool2d(pictures, shrink), FOLD)

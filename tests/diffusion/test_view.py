@@ -1,0 +1,50 @@
+"""What the U-Net may see of a face, and where what it makes goes."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latentsync.diffusion.view import MouthView, build_view, channels_seen
+from latentsync.faces.align import mouth_mask
+
+SIDE = 256
+
+
+def mouth_view() -> MouthView:
+    return MouthView(torch.from_numpy(mouth_mask(SIDE)), factor=8)
+
+
+def faces(seed: int) -> torch.Tensor:
+    return torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+@given(st.integers(0, 1000))
+def test_nothing_that_the_mask_hides_reaches_the_network(seed: int) -> None:
+    view, real = mouth_view(), faces(0)
+    hidden = 1 - (view.mask > 0).float()
+    changed = real * (1 - hidden) + faces(seed + 1) * hidden
+    assert torch.equal(view.known(real, lambda each: each), view.known(changed, lambda each: each))
+
+
+def test_a_window_comes_back_to_where_it_was_cut() -> None:
+    view, real = mouth_view(), faces(0)
+    made = torch.zeros(2, 3, 128, 128, requires_grad=True)
+    placed = view.place(made, real)
+    assert torch.equal(view.place(view.cut(real), real), real)
+    assert torch.equal(view.cut(placed), made)
+    assert (placed == 0).sum() == made.numel()
+    placed.sum().backward()
+    assert made.grad is not None and bool((made.grad == 1).all())
+
+
+def test_the_views_have_the_channels_that_a_unet_is_built_for() -> None:
+    real = faces(0)
+    for name, latent_side, channels in (("face", 32, 32), ("mouth", 16, 32)):
+        view = build_view(name, torch.from_numpy(mouth_mask(SIDE)), factor=8)  # type: ignore[arg-type]
+
+        def encode(each: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(len(each), 32, each.shape[2] // 8, each.shape[3] // 8)
+
+        known, own = view.known(real, encode), encode(view.cut(real))
+        assert known.shape[2:] == own.shape[2:] == view.latent_mask.shape == (latent_side, latent_side)
+        assert 2 * channels + 1 + known.shape[1] == channels_seen(name, channels)  # type: ignore[arg-type]
