@@ -33,7 +33,7 @@ from latentsync.faces.landmarks import load_landmarks
 from latentsync.faces.track import FaceChoice, track
 from latentsync.media.read import read_frames
 from latentsync.models.autoencoder import TinyAutoencoderConfig, build_tiny_autoencoder
-from latentsync.training.losses import mouth_region
+from latentsync.train.losses import mouth_region
 from latentsync.weights.checkpoints import load_checkpoint
 
 RESULTS = Path(__file__).parent / "results" / "autoencoder.json"
@@ -139,7 +139,7 @@ def rebuilder(arguments: argparse.Namespace) -> Rebuild:
             dtype=torch.float32,
         )
     else:
-        from latentsync.weights.store import find_model, load_model
+        from latentsync.weights.models import find_model, load_model
 
         network = load_model(find_model("compact"), device=torch.device("cpu"), dtype=torch.float32).vae
     dtype = torch.bfloat16 if arguments.bf16 else torch.float32

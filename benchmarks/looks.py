@@ -38,7 +38,7 @@ from latentsync.faces.landmarks import load_landmarks, square_around
 from latentsync.faces.paste import face_region
 from latentsync.faces.track import FaceChoice, track
 from latentsync.media.read import read_frames
-from latentsync.training.losses import mouth_region
+from latentsync.train.losses import mouth_region
 from latentsync.types import AffineFrame
 
 RESULTS = Path(__file__).parent / "results" / "looks.json"

@@ -15,7 +15,8 @@ class Conditioning:
     """Latents that stay fixed while the mouth is denoised.
 
     mask       (b 1 f h w)  1 where the frame is kept, 0 where the mouth is generated (as released)
-    masked     (b c f h w)  the target frames with the mouth painted out, through the VAE
+    masked     (b k f h w)  what is seen of the target frames, see `latentsync.diffusion.view`: with the mouth
+                            painted out, through the VAE (k = c), or small and folded
     reference  (b c f h w)  frames of the same person, through the VAE: others in training, the same in use
 
     c is 4 in the released models.
@@ -27,16 +28,16 @@ class Conditioning:
 
     def __post_init__(self) -> None:
         expect_axes(self.masked, "b c f h w")
-        batch, channels, frames, rows, columns = self.masked.shape
+        batch, _, frames, rows, columns = self.masked.shape
         expect_axes(self.mask, "b c f h w", b=batch, c=1, f=frames, h=rows, w=columns)
-        expect_axes(self.reference, "b c f h w", b=batch, c=channels, f=frames, h=rows, w=columns)
+        expect_axes(self.reference, "b c f h w", b=batch, f=frames, h=rows, w=columns)
 
     def join(self, noisy: Tensor) -> Tensor:
-        """Put `noisy` (b c f h w) in front of the fixed latents: (b 3·c+1 f h w), 13 channels as released.
+        """Put `noisy` (b c f h w) in front of the fixed latents: (b 2·c+1+k f h w), 13 channels as released.
 
         Source: channel order as in the official `train_unet.py`.
         """
-        expect_axes(noisy, "b c f h w", c=self.masked.shape[1])
+        expect_axes(noisy, "b c f h w", c=self.reference.shape[1])
         return torch.cat([noisy, self.mask, self.masked, self.reference], dim=1)  # b c f h w
 
     def twice(self) -> Conditioning:

@@ -32,8 +32,11 @@ class FaceView:
     """
 
     def __init__(self, mask: Tensor, *, factor: int) -> None:
-        self.mask = mask
-        self.latent_mask = mask[::factor, ::factor].contiguous()  # every factor-th pixel, as released
+        self.mask, self.factor = mask, factor
+
+    def small(self, plane: Tensor) -> Tensor:
+        """A plane (h w) of the aligned face at the size of latents: every `factor`-th pixel, as released."""
+        return plane[:: self.factor, :: self.factor].contiguous()
 
     def cut(self, faces: Tensor) -> Tensor:
         """The part of faces (n 3 h w) that is generated."""
@@ -66,7 +69,10 @@ class MouthView:
         side = len(mask)
         self.side = round(WINDOW_SIDE * side)
         self.top, self.left = round(WINDOW_TOP * side), round(WINDOW_LEFT * side)
-        self.latent_mask = self.cut(mask[None, None])[0, 0, ::factor, ::factor].contiguous()
+
+    def small(self, plane: Tensor) -> Tensor:
+        """The window of a plane (h w) of the aligned face at the size of latents."""
+        return self.cut(plane)[:: self.factor, :: self.factor].contiguous()
 
     def cut(self, faces: Tensor) -> Tensor:
         """The windows (n c h/2 w/2) of faces (n c h w)."""

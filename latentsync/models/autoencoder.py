@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from latentsync.axes import expect_axes
-from latentsync.models.vae import EncodeMode
+from latentsync.models.vae import EncodeMode, FaceVAE
 
 FACTOR = 8  # pixels per latent along one side
 LATENT_LIMIT = 3.0  # latents are bent towards this magnitude before they are decoded
@@ -136,6 +136,9 @@ class TinyAutoencoder(nn.Module):
         """Latents (n c h w) to pictures (n 3 8h 8w) of about -1..1."""
         expect_axes(latents, "n c h w", c=self.latent_channels)
         return torch.as_tensor(self.decoder(latents))
+
+
+AnyAutoencoder = FaceVAE | TinyAutoencoder
 
 
 def build_tiny_autoencoder(config: TinyAutoencoderConfig) -> TinyAutoencoder:

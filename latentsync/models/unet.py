@@ -24,6 +24,7 @@ class UNetConfig:
     norm_over           what ResNet statistics run over: all frames of the window, as released, or each frame
     adapter_dim         width of the `AudioAdapter` in front; None: the U-Net takes the Whisper states
     audio_dim           width of the Whisper states that the adapter takes
+    view                what is generated of an aligned face, see `latentsync.diffusion.view`
     """
 
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
@@ -40,6 +41,7 @@ class UNetConfig:
     norm_over: Literal["window", "frame"] = "window"
     adapter_dim: int | None = None
     audio_dim: int = 384
+    view: Literal["face", "mouth"] = "face"
 
     def __post_init__(self) -> None:
         if len(self.attention_levels) != len(self.block_out_channels):

@@ -52,6 +52,8 @@ class UNetSizes(Table):
     audio_dim   width of a Whisper state
     adapter_dim  width of an `AudioAdapter` between the states and the attention, 0 for none
     motion      whether layers are followed by attention between the frames
+    view        "face": the whole aligned face is generated; "mouth": a window of half its side around mouth
+                and chin
     """
 
     block_out_channels: tuple[Count, ...] = Field(default=(320, 640, 1280, 1280), strict=False, min_length=1)
@@ -65,6 +67,7 @@ class UNetSizes(Table):
     motion: bool = True
     motion_place: Literal["everywhere", "decoder"] = "everywhere"
     motion_max_frames: Count = 24
+    view: Literal["face", "mouth"] = "face"
 
 
 class Wav2LipSizes(Table):

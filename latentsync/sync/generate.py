@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import TypeVar
 
@@ -18,8 +19,9 @@ from latentsync.axes import batch_to_frames, frames_to_batch
 from latentsync.diffusion.conditioning import Conditioning
 from latentsync.diffusion.noise import shared_noise
 from latentsync.diffusion.sampling import build_scheduler, denoise
+from latentsync.diffusion.view import build_view
 from latentsync.diffusion.windows import blend_windows
-from latentsync.faces.align import align, latent_mask
+from latentsync.faces.align import align
 from latentsync.faces.track import TrackedFrame
 from latentsync.models.vae import EncodeMode
 from latentsync.runtime import Seeds
@@ -135,9 +137,10 @@ class _Mouth:
         self, model: LipModel, states: StateSource, mask: NDArray[np.float32], sampling: Sampling
     ) -> None:
         self.model, self.states, self.sampling = model, states, sampling
-        self.mask = torch.from_numpy(mask).to(model.device, model.dtype)  # h w
-        side = model.spec.resolution // model.vae.factor
-        self.latent_mask = torch.from_numpy(latent_mask(mask, factor=model.vae.factor)).to(self.mask)  # h w
+        pixels = torch.from_numpy(mask).to(model.device, model.dtype)  # h w
+        self.view = build_view(model.unet.config.view, pixels, factor=model.vae.factor)
+        self.latent_mask = self.view.small(pixels)  # h w
+        side = len(self.latent_mask)
         self.scheduler = build_scheduler(model.spec.prediction_type, model.spec.timestep_spacing)
         seeds = Seeds(sampling.seed)
         self.posterior = seeds.generator("posterior")
@@ -157,21 +160,27 @@ class _Mouth:
         for latents in blend_windows((span, self._denoise(window)) for span, window in windows):
             with torch.inference_mode():
                 made_pm1 = self.model.vae.decode(latents.movedim(1, 0))  # f c h w
-            for crop_pm1 in made_pm1.float().cpu():
+                faces = self._images([held[index] for index in range(len(made_pm1))])
+                placed_pm1 = self.view.place(made_pm1, faces)
+            for crop_pm1 in placed_pm1.float().cpu():
                 crop = ((crop_pm1 + 1) * 127.5).clamp(0, 255).permute(1, 2, 0).numpy()  # h w c
                 yield GeneratedFrame(held.popleft(), crop)
+
+    def _images(self, window: Sequence[CutFrame]) -> Tensor:
+        """The crops (f c h w) of a window in -1..1."""
+        crops = np.stack([cut.crop_u8 for cut in window if cut.crop_u8 is not None])  # f h w c
+        images = torch.from_numpy(crops).permute(0, 3, 1, 2)  # f c h w
+        return images.to(self.model.device, self.model.dtype) / 127.5 - 1
 
     @torch.inference_mode()
     def _denoise(self, window: list[CutFrame]) -> Tensor:
         """Clean latents (c f h w) of one window."""
         model, frames = self.model, len(window)
-        crops = np.stack([cut.crop_u8 for cut in window if cut.crop_u8 is not None])  # f h w c
-        images = (
-            torch.from_numpy(crops).permute(0, 3, 1, 2).to(model.device, model.dtype) / 127.5 - 1
-        )  # f c h w
+        images = self._images(window)  # f c h w
         mode: EncodeMode = "sample" if self.sampling.is_exact else "mean"
-        masked = model.vae.encode(images * self.mask, mode=mode, generator=self.posterior)
-        reference = model.vae.encode(images, mode=mode, generator=self.posterior)
+        encode = partial(model.vae.encode, mode=mode, generator=self.posterior)
+        masked = self.view.known(images, encode)
+        reference = encode(self.view.cut(images))
         conditioning = Conditioning(
             mask=self.latent_mask.expand(1, 1, frames, -1, -1),
             masked=batch_to_frames(masked, frames=frames),

@@ -21,10 +21,14 @@ def mouth_region(side: int) -> tuple[slice, slice]:
     return slice(int(top * side), int(bottom * side)), slice(int(left * side), int(right * side))
 
 
-def mouth_weights(latent_mask: Tensor, *, mouth: float, kept: float) -> Tensor:
-    """Weights (h w) of the latents: `mouth` where the mouth is, 1 where else is generated, `kept` outside."""
-    weights = torch.where(latent_mask < 0.5, 1.0, kept)
-    weights[mouth_region(len(latent_mask))] = mouth
+def mouth_weights(mask: Tensor, *, mouth: float, kept: float) -> Tensor:
+    """Weights (h w) of an aligned face: `mouth` where that is, 1 where else is generated, `kept` outside.
+
+    Args:
+        mask: (h w) in pixels of the face, 0 where it is generated.
+    """
+    weights = torch.where(mask < 0.5, 1.0, kept)
+    weights[mouth_region(len(mask))] = mouth
     return weights
 
 

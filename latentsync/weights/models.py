@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import torch
 
     from latentsync.audio.whisper import WhisperEncoder
+    from latentsync.models.autoencoder import AnyAutoencoder
     from latentsync.models.unet import LipUNet
-    from latentsync.models.vae import FaceVAE
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
 DEFAULT_MODEL = COMPACT
@@ -53,7 +53,7 @@ class LipModel:
 
     spec: ModelSpec
     unet: LipUNet
-    vae: FaceVAE
+    vae: AnyAutoencoder
     whisper: WhisperEncoder
     device: torch.device
     dtype: torch.dtype
@@ -71,7 +71,7 @@ def _compact(unet: Path) -> ModelSpec:
         unet=unet,
         vae=vae if vae.exists() else BUNDLED / "vae.safetensors",
         whisper=BUNDLED / "whisper-tiny-en.safetensors",
-        resolution=128,
+        resolution=_trained_at(unet) or 128,
         steps=1,
         guidance=2.0,
         overlap_frames=0,
@@ -204,6 +204,33 @@ def _is_there(path: Path) -> bool:
     return path.is_file() or any(file.suffix in (".safetensors", ".bin") for file in path.rglob("*"))
 
 
+def load_autoencoder(path: Path, *, device: torch.device, dtype: torch.dtype) -> AnyAutoencoder:
+    """Load an autoencoder: ours of either kind, or Stable Diffusion's, decided by the file.
+
+    Raises:
+        WeightsError: the file is damaged or belongs to another network.
+    """
+    from latentsync.models.autoencoder import TinyAutoencoderConfig, build_tiny_autoencoder
+    from latentsync.models.vae import VAEConfig, build_vae
+    from latentsync.weights.checkpoints import is_checkpoint, load_checkpoint, read_note
+    from latentsync.weights.released import vae_from_released
+
+    if path.is_dir() or not is_checkpoint(path):
+        return vae_from_released(path, device=device, dtype=dtype)
+    if read_note(path).kind == "autoencoder":
+        return load_checkpoint(
+            path,
+            kind="autoencoder",
+            config_type=TinyAutoencoderConfig,
+            build=build_tiny_autoencoder,
+            device=device,
+            dtype=dtype,
+        )
+    return load_checkpoint(
+        path, kind="vae", config_type=VAEConfig, build=build_vae, device=device, dtype=dtype
+    )
+
+
 def load_model(spec: ModelSpec, *, device: torch.device, dtype: torch.dtype) -> LipModel:
     """Load the networks of `spec`, strictly.
 
@@ -212,20 +239,16 @@ def load_model(spec: ModelSpec, *, device: torch.device, dtype: torch.dtype) -> 
     """
     from latentsync.audio.whisper import load_whisper
     from latentsync.models.unet import UNetConfig, build_unet
-    from latentsync.models.vae import VAEConfig, build_vae
     from latentsync.weights.checkpoints import load_checkpoint
-    from latentsync.weights.released import load_unet, vae_from_released
+    from latentsync.weights.released import load_unet
 
+    vae = load_autoencoder(spec.vae, device=device, dtype=dtype)
     if spec.is_released:
         version = spec.name.removeprefix("latentsync-") if spec.name in RESOLUTION_OF else None
         unet = load_unet(spec.unet, device=device, dtype=dtype, version=version)
-        vae = vae_from_released(spec.vae, device=device, dtype=dtype)
     else:
         unet = load_checkpoint(
             spec.unet, kind="unet", config_type=UNetConfig, build=build_unet, device=device, dtype=dtype
-        )
-        vae = load_checkpoint(
-            spec.vae, kind="vae", config_type=VAEConfig, build=build_vae, device=device, dtype=dtype
         )
     whisper = load_whisper(spec.whisper, device=device, dtype=dtype)
     return LipModel(spec, unet, vae, whisper, device, dtype)

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from latentsync.models.autoencoder import TinyAutoencoderConfig, build_tiny_autoencoder
-from latentsync.training.average import Average
-from latentsync.training.losses import reconstruction_loss
+from latentsync.train.ema import Average
+from latentsync.train.losses import reconstruction_loss
 from latentsync.weights.checkpoints import save_checkpoint
 
 SEED = 1247

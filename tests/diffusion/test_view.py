@@ -46,5 +46,5 @@ def test_the_views_have_the_channels_that_a_unet_is_built_for() -> None:
             return torch.zeros(len(each), 32, each.shape[2] // 8, each.shape[3] // 8)
 
         known, own = view.known(real, encode), encode(view.cut(real))
-        assert known.shape[2:] == own.shape[2:] == view.latent_mask.shape == (latent_side, latent_side)
+        assert known.shape[2:] == own.shape[2:] == view.small(view.mask).shape == (latent_side, latent_side)
         assert 2 * channels + 1 + known.shape[1] == channels_seen(name, channels)  # type: ignore[arg-type]

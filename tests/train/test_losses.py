@@ -27,9 +27,9 @@ def test_the_mouth_lies_low_in_the_middle() -> None:
 
 
 def test_weights_of_mouth_generated_and_kept() -> None:
-    latent_mask = torch.ones(16, 16)
-    latent_mask[6:, 2:14] = 0
-    weights = mouth_weights(latent_mask, mouth=3.0, kept=0.25)
+    mask = torch.ones(16, 16)
+    mask[6:, 2:14] = 0
+    weights = mouth_weights(mask, mouth=3.0, kept=0.25)
     assert (weights[10, 8], weights[7, 8], weights[0, 0]) == (3.0, 1.0, 0.25)
 
 

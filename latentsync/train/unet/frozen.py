@@ -12,17 +12,17 @@ from torch import nn
 from latentsync.audio.whisper import WhisperEncoder, load_whisper
 from latentsync.errors import RecipeError, WeightsError
 from latentsync.metrics.networks import load_lpips
+from latentsync.models.autoencoder import AnyAutoencoder
 from latentsync.models.framewise import FramewiseSyncNet
 from latentsync.models.syncnet import SyncNet, SyncNetConfig
-from latentsync.models.vae import FaceVAE, VAEConfig, build_vae
+from latentsync.models.vae import FaceVAE
 from latentsync.models.videomae import VideoEncoder, VideoEncoderConfig, build_video_encoder
 from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.weights.cache import is_present, need
 from latentsync.weights.catalog import load_catalog
 from latentsync.weights.checkpoints import is_checkpoint, load_checkpoint, read_note
 from latentsync.weights.judges import load_syncnet, videomae_from_released
-from latentsync.weights.models import BUNDLED
-from latentsync.weights.released import vae_from_released
+from latentsync.weights.models import BUNDLED, load_autoencoder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +45,7 @@ HOW_TO_MAKE = {
 class FrozenNetworks:
     """In eval mode, without gradients; None where the recipe has no use for one."""
 
-    vae: FaceVAE | None
+    vae: AnyAutoencoder | None
     syncnet: SyncNet | FramewiseSyncNet | None
     perceptual: nn.Module | None
     temporal: VideoEncoder | FramewiseSyncNet | None
@@ -93,7 +93,9 @@ def load_frozen(
         RecipeError: the SyncNet or the video encoder sees other windows than the recipe cuts.
     """
     frozen = FrozenNetworks(
-        vae=_channels_last(load_vae(files["vae"], device=device, dtype=dtype)) if "vae" in files else None,
+        vae=_channels_last(load_autoencoder(files["vae"], device=device, dtype=dtype))
+        if "vae" in files
+        else None,
         syncnet=load_syncnet(files["syncnet"], device=device, dtype=dtype) if "syncnet" in files else None,
         perceptual=load_lpips(files["perceptual"], device=device) if "perceptual" in files else None,
         temporal=load_temporal(files["temporal"], device=device, dtype=dtype)
@@ -109,19 +111,10 @@ def load_frozen(
     return frozen
 
 
-def _channels_last(vae: FaceVAE) -> FaceVAE:
+def _channels_last(vae: AnyAutoencoder) -> AnyAutoencoder:
     """In the order of memory that convolutions are faster in: a third of the time of encoding on a CPU."""
-    laid_out: FaceVAE = vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    laid_out: AnyAutoencoder = vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return laid_out
-
-
-def load_vae(path: Path, *, device: torch.device, dtype: torch.dtype) -> FaceVAE:
-    """Load an autoencoder, ours or Stable Diffusion's, decided by the file."""
-    if not path.is_dir() and is_checkpoint(path):
-        return load_checkpoint(
-            path, kind="vae", config_type=VAEConfig, build=build_vae, device=device, dtype=dtype
-        )
-    return vae_from_released(path, device=device, dtype=dtype)
 
 
 def load_temporal(path: Path, *, device: torch.device, dtype: torch.dtype) -> VideoEncoder | FramewiseSyncNet:
@@ -205,7 +198,7 @@ def _check_fit(recipe: UNetTrainingRecipe, frozen: FrozenNetworks) -> None:
 
 
 def _checkpoint_gradients(frozen: FrozenNetworks) -> None:
-    if frozen.vae is not None:
+    if isinstance(frozen.vae, FaceVAE):
         frozen.vae.network.enable_gradient_checkpointing()
     if isinstance(frozen.syncnet, SyncNet) and frozen.syncnet.config.kind != "wav2lip":
         frozen.syncnet.enable_gradient_checkpointing()

@@ -7,17 +7,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from latentsync.diffusion.view import channels_seen
 from latentsync.errors import RecipeError
 from latentsync.events import Note, Report
+from latentsync.models.autoencoder import AnyAutoencoder
 from latentsync.models.unet import LipUNet, UNetConfig
-from latentsync.models.vae import FaceVAE
 from latentsync.models.wav2lip import Wav2LipConfig, build_wav2lip
 from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.train.unet.start import choose_trainable, start_unet
 from latentsync.weights.checkpoints import load_checkpoint
 
 NetworkConfig = UNetConfig | Wav2LipConfig
-MASK_CHANNELS = 1
 
 
 class UNetInTraining(nn.Module):
@@ -50,7 +50,7 @@ def network_config(recipe: UNetTrainingRecipe, *, latent_channels: int) -> UNetC
             attention_head_dim=network.attention_head_dim,
             layers_per_block=network.layers_per_block,
             motion=network.motion,
-            in_channels=3 * latent_channels + MASK_CHANNELS,
+            in_channels=channels_seen(network.view, latent_channels),
             out_channels=latent_channels,
             norm_num_groups=network.norm_num_groups,
             motion_max_seq_length=network.motion_max_frames,
@@ -58,13 +58,14 @@ def network_config(recipe: UNetTrainingRecipe, *, latent_channels: int) -> UNetC
             motion_place=network.motion_place,
             norm_over=network.norm_over,
             audio_dim=network.audio_dim,
+            view=network.view,
         )
     except ValueError as error:
         raise RecipeError(f"network: {error}", hint="change the table network") from error
 
 
 def build_generator(
-    recipe: UNetTrainingRecipe, vae: FaceVAE | None, start: Path | None, report: Report
+    recipe: UNetTrainingRecipe, vae: AnyAutoencoder | None, start: Path | None, report: Report
 ) -> tuple[nn.Module, NetworkConfig]:
     """The network to train, with what it begins with and only the wanted parameters trained.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -15,10 +16,11 @@ from latentsync.axes import batch_to_frames, expect_axes, frames_to_batch
 from latentsync.diffusion.conditioning import Conditioning
 from latentsync.diffusion.noise import mixed_noise, shared_noise
 from latentsync.diffusion.sampling import build_scheduler, one_step_clean
-from latentsync.faces.align import latent_mask, mouth_mask
+from latentsync.diffusion.view import View, build_view
+from latentsync.faces.align import mouth_mask
+from latentsync.models.autoencoder import AnyAutoencoder
 from latentsync.models.framewise import FramewiseSyncNet, cut_region
 from latentsync.models.syncnet import SyncNet, stack_frames
-from latentsync.models.vae import FaceVAE
 from latentsync.models.videomae import VideoEncoder, trepa_distance
 from latentsync.recipe.train_unet import LossWeights, NoiseTable, UNetTrainingRecipe
 from latentsync.runtime import Seeds
@@ -40,7 +42,7 @@ class Encoded:
     """A batch in latent space.
 
     target        (b 3 f h w)  the frames to be made, in -1..1
-    latents       (b c f h w)  the same, through the VAE, scaled
+    latents       (b c f h w)  what is generated of them, through the VAE, scaled
     conditioning  what the U-Net sees beside the noisy latents
     noise         (b c f h w)  to be predicted
     timesteps     (b)
@@ -57,9 +59,9 @@ def make_unet_step(recipe: UNetTrainingRecipe, frozen: FrozenNetworks) -> Step:
     """The losses of a micro-batch of `LipSamples`, by the names of the recipe's table `loss`."""
     vae, loss = _need_vae(frozen), recipe.loss
     scheduler = build_training_scheduler(recipe.noise)
-    encode = make_encode(recipe, vae, scheduler)
-    weights = mouth_weights(_small_mask(recipe, vae), mouth=loss.mouth, kept=KEPT_WEIGHT)
-    weights = weights.to(next(vae.parameters()).device)  # h w
+    view = make_view(recipe, vae)
+    encode = make_encode(recipe, vae, view, scheduler)
+    weights = view.small(mouth_weights(view.mask.float(), mouth=loss.mouth, kept=KEPT_WEIGHT))  # h w
 
     def step(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         encoded = encode(batch)
@@ -77,7 +79,7 @@ def make_unet_step(recipe: UNetTrainingRecipe, frozen: FrozenNetworks) -> Step:
         if loss.sync and loss.sync_space == "latent":
             losses["sync"] = latent_sync_loss(clean, batch, _need_syncnet(frozen))
         if loss.is_decoded:
-            made = decode(vae, clean)  # b 3 f h w
+            made = place(view, decode(vae, clean), encoded.target)  # b 3 f h w
             if loss.reconstruction:
                 losses["reconstruction"] = mouth_loss(made, encoded.target)
             losses |= pixel_losses(made, encoded.target, batch, loss, frozen)
@@ -203,22 +205,33 @@ def perceptual_loss(made: Tensor, target: Tensor, network: nn.Module) -> Tensor:
     return distances.mean()
 
 
-def decode(vae: FaceVAE, latents: Tensor) -> Tensor:
+def decode(vae: AnyAutoencoder, latents: Tensor) -> Tensor:
     """Scaled latents (b c f h w) as frames (b 3 f h w); gradients pass."""
     images = vae.decode(frames_to_batch(latents).to(next(vae.parameters()).dtype))
     return batch_to_frames(images, frames=latents.shape[2])
 
 
+def place(view: View, made: Tensor, target: Tensor) -> Tensor:
+    """Frames (b 3 f h w) with what was made of them in its place; gradients pass."""
+    faces = view.place(frames_to_batch(made), frames_to_batch(target).to(made.dtype))
+    return batch_to_frames(faces, frames=target.shape[2])
+
+
+def make_view(recipe: UNetTrainingRecipe, vae: AnyAutoencoder) -> View:
+    """The view of the network that is trained, where the autoencoder is."""
+    mask = torch.from_numpy(mouth_mask(recipe.windows.resolution)).to(next(vae.parameters()))
+    return build_view(recipe.network.view, mask, factor=vae.factor)
+
+
 def make_encode(
-    recipe: UNetTrainingRecipe, vae: FaceVAE, scheduler: DDIMScheduler
+    recipe: UNetTrainingRecipe, vae: AnyAutoencoder, view: View, scheduler: DDIMScheduler
 ) -> Callable[[Batch], Encoded]:
     """What turns a batch of `LipSamples` into latents, noise and timesteps.
 
     All that is drawn depends on the sample's number alone, so a sample is the same in every batch.
     """
     weight = next(vae.parameters())
-    mask = torch.from_numpy(mouth_mask(recipe.windows.resolution)).to(weight)  # h w
-    small_mask = _small_mask(recipe, vae).to(weight.device)
+    small_mask = view.small(view.mask)
     seeds, last = Seeds(recipe.seed), len(scheduler.alphas_cumprod)
 
     @torch.no_grad()
@@ -229,18 +242,20 @@ def make_encode(
         other: list[Tensor] = []
         noise: list[Tensor] = []
         timesteps: list[Tensor] = []
-        for place, number in enumerate(batch["number"].tolist()):
+        for index, number in enumerate(batch["number"].tolist()):
             generator = seeds.generator(f"noise/{number}")
-            for video, into in ((target, latents), (target * mask, masked), (reference, other)):
-                one = frames_to_batch(video[place, None])  # f c h w
-                into.append(vae.encode(one, generator=generator, mode="sample").movedim(0, 1))  # c f h w
+            sample = partial(vae.encode, generator=generator, mode="sample")
+            own, others = (frames_to_batch(video[index, None]) for video in (target, reference))  # f c h w
+            latents.append(sample(view.cut(own)).movedim(0, 1))  # c f h w
+            masked.append(view.known(own, sample).movedim(0, 1))
+            other.append(sample(view.cut(others)).movedim(0, 1))
             noise.append(draw_noise(latents[-1][None].shape, generator, recipe.noise)[0])
             anywhere = torch.randint(last, (), generator=generator)
             is_noisiest = bool(torch.rand((), generator=generator) < recipe.noise.noisiest_share)
             timesteps.append(torch.tensor(last - 1) if is_noisiest else anywhere)
         frames = target.shape[2]
         known = Conditioning(
-            mask=small_mask.expand(len(target), 1, frames, -1, -1),
+            mask=small_mask.float().expand(len(target), 1, frames, -1, -1),
             masked=torch.stack(masked).float(),
             reference=torch.stack(other).float().expand(-1, -1, frames, -1, -1),
         )
@@ -288,12 +303,7 @@ def named_weights(loss: LossWeights) -> dict[str, float]:
     return {name: weight for name in names if (weight := getattr(loss, name)) > 0}
 
 
-def _small_mask(recipe: UNetTrainingRecipe, vae: FaceVAE) -> Tensor:
-    """The mouth mask at the size of latents (h w): 0 where the mouth is made."""
-    return torch.from_numpy(latent_mask(mouth_mask(recipe.windows.resolution), factor=vae.factor))
-
-
-def _need_vae(frozen: FrozenNetworks) -> FaceVAE:
+def _need_vae(frozen: FrozenNetworks) -> AnyAutoencoder:
     if frozen.vae is None:
         raise ValueError("a U-Net is trained on the latents of a VAE, and there is none")
     return frozen.vae

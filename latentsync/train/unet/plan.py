@@ -10,6 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from latentsync.axes import frames_to_batch
+from latentsync.diffusion.view import build_view
+from latentsync.models.autoencoder import (
+    AnyAutoencoder,
+    TinyAutoencoderConfig,
+    build_tiny_autoencoder,
+)
 from latentsync.models.framewise import FramewiseConfig, FramewiseSyncNet, build_framewise
 from latentsync.models.syncnet import SyncNet, build_syncnet, stack_frames
 from latentsync.models.unet import UNetConfig, build_unet
@@ -113,13 +119,13 @@ class _Whole(nn.Module):
         super().__init__()
         self.recipe, self.config = recipe, config
         loss, is_checkpointing = recipe.loss, recipe.run.gradient_checkpointing
-        self.vae: FaceVAE | None = None
+        self.vae: AnyAutoencoder | None = None
         if isinstance(config, UNetConfig):
             unet = build_unet(config)
             if is_checkpointing:
                 unet.enable_gradient_checkpointing()
             self.generator: nn.Module = unet
-            self.vae = build_vae(vae_config(recipe))
+            self.vae = _build_autoencoder(autoencoder_config(recipe))
         else:
             self.generator = build_wav2lip(config)
         name = "16_pixel_attn" if loss.sync_space == "pixel" else "16_latent"
@@ -149,7 +155,9 @@ class _Whole(nn.Module):
         if isinstance(self.config, Wav2LipConfig):
             video = torch.zeros(1, 3, frames, self.config.resolution, self.config.resolution)
             return video, video, torch.zeros(1, frames, MEL_BANDS, MEL_STEPS)
-        side = self.recipe.windows.resolution // (8 if self.vae is None else self.vae.factor)
+        faces = torch.zeros(2 * (self.recipe.windows.resolution,), device="cpu")
+        factor = 8 if self.vae is None else self.vae.factor
+        side = len(build_view(self.config.view, faces, factor=factor).small(faces))
         sample = torch.zeros(1, self.config.in_channels, frames, side, side)
         heard = self.config.audio_dim if self.config.adapter_dim else self.config.cross_attention_dim
         audio = torch.zeros(frames, TOKENS, heard)
@@ -185,7 +193,7 @@ class _Whole(nn.Module):
         return self.syncnet.embed_frames(stack_frames(video, own))
 
     def _checkpoint(self) -> None:
-        if self.vae is not None:
+        if isinstance(self.vae, FaceVAE):
             self.vae.network.enable_gradient_checkpointing()
         if isinstance(self.syncnet, SyncNet):
             self.syncnet.enable_gradient_checkpointing()
@@ -203,16 +211,21 @@ def planned_config(recipe: UNetTrainingRecipe) -> UNetConfig | Wav2LipConfig:
     """The network that the recipe would train."""
     if recipe.generator == "wav2lip":
         return wav2lip_config(recipe)
-    return network_config(recipe, latent_channels=vae_config(recipe).latent_channels)
+    return network_config(recipe, latent_channels=autoencoder_config(recipe).latent_channels)
 
 
-def vae_config(recipe: UNetTrainingRecipe) -> VAEConfig:
+def autoencoder_config(recipe: UNetTrainingRecipe) -> VAEConfig | TinyAutoencoderConfig:
     """The sizes of the autoencoder that the recipe names: as its file says, or Stable Diffusion's."""
     name = recipe.weights.vae
     path = BUNDLED / "vae.safetensors" if name == PACKAGED else Path(name)
     if not path.is_file() or not is_checkpoint(path):
         return VAEConfig()
-    return config_of(read_note(path), VAEConfig)
+    note = read_note(path)
+    return config_of(note, TinyAutoencoderConfig if note.kind == "autoencoder" else VAEConfig)
+
+
+def _build_autoencoder(config: VAEConfig | TinyAutoencoderConfig) -> AnyAutoencoder:
+    return build_vae(config) if isinstance(config, VAEConfig) else build_tiny_autoencoder(config)
 
 
 def _count(network: nn.Module) -> int:

@@ -17,12 +17,10 @@ from latentsync.axes import batch_to_frames, frames_to_batch
 from latentsync.diffusion.conditioning import Conditioning
 from latentsync.diffusion.sampling import denoise
 from latentsync.errors import MediaError
-from latentsync.faces.align import latent_mask, mouth_mask
 from latentsync.manifest import ManifestClip
 from latentsync.media.read import read_audio
 from latentsync.media.write import Encoding, VideoWriter
-from latentsync.metrics.sync import SyncJudge, score_sync
-from latentsync.models.vae import FaceVAE
+from latentsync.models.autoencoder import AnyAutoencoder
 from latentsync.recipe.train_unet import NoiseTable, UNetTrainingRecipe
 from latentsync.runtime import Seeds
 from latentsync.train.clips import VIDEO_FPS
@@ -33,6 +31,7 @@ from latentsync.train.unet.objective import (
     Step,
     build_training_scheduler,
     draw_noise,
+    make_view,
     named_weights,
     to_pm1,
 )
@@ -110,17 +109,12 @@ def make_frames(
     return frames, len(frames) / VIDEO_FPS
 
 
-def make_unet_draw(recipe: UNetTrainingRecipe, vae: FaceVAE) -> Draw:
+def make_unet_draw(recipe: UNetTrainingRecipe, vae: AnyAutoencoder) -> Draw:
     """Denoise the latents of a window, with the same frames as reference, and lay the mouth into them.
 
     Source: the official validation: 20 steps, guidance 1.5, and the frame itself outside the mask.
     """
-    weight = next(vae.parameters())
-    pixels = mouth_mask(recipe.windows.resolution)
-    mask, small = (
-        torch.from_numpy(pixels).to(weight),
-        torch.from_numpy(latent_mask(pixels, factor=vae.factor)),
-    )
+    weight, view = next(vae.parameters()), make_view(recipe, vae)
     scheduler = build_training_scheduler(recipe.noise)
     seeds = Seeds(recipe.seed)
 
@@ -128,15 +122,13 @@ def make_unet_draw(recipe: UNetTrainingRecipe, vae: FaceVAE) -> Draw:
         target = to_pm1(batch["target_u8"]).to(weight)  # b c f h w
         frames = target.shape[2]
 
-        def encode(video: Tensor) -> Tensor:
-            return batch_to_frames(vae.encode(frames_to_batch(video)), frames=frames).float()
-
+        faces = frames_to_batch(target)  # f c h w
         known = Conditioning(
-            mask=small.to(weight.device).expand(1, 1, frames, -1, -1),
-            masked=encode(target * mask),
-            reference=encode(target),
+            mask=view.small(view.mask).float().expand(1, 1, frames, -1, -1),
+            masked=batch_to_frames(view.known(faces, vae.encode), frames=frames).float(),
+            reference=batch_to_frames(vae.encode(view.cut(faces)), frames=frames).float(),
         )
-        noise = draw_noise(known.masked.shape, seeds.generator("validation"), NoiseTable(kind="shared"))
+        noise = draw_noise(known.reference.shape, seeds.generator("validation"), NoiseTable(kind="shared"))
         latents = denoise(
             model,
             scheduler,
@@ -146,8 +138,8 @@ def make_unet_draw(recipe: UNetTrainingRecipe, vae: FaceVAE) -> Draw:
             steps=recipe.validation.steps,
             guidance=recipe.validation.guidance,
         )
-        made = vae.decode(frames_to_batch(latents).to(weight))  # f c h w
-        return _to_u8(made * (1 - mask) + frames_to_batch(target) * mask)
+        made = view.place(vae.decode(frames_to_batch(latents).to(weight)), faces)  # f c h w
+        return _to_u8(made * (1 - view.mask) + faces * view.mask)
 
     return draw
 
