@@ -33,6 +33,8 @@ KINDS = {
     "stage2-512": "latentsync.recipe.train_unet:UNetTrainingRecipe",
     "compact/stage1": "latentsync.recipe.train_unet:UNetTrainingRecipe",
     "compact/stage2": "latentsync.recipe.train_unet:UNetTrainingRecipe",
+    "compact/mouth1": "latentsync.recipe.train_unet:UNetTrainingRecipe",
+    "compact/mouth2": "latentsync.recipe.train_unet:UNetTrainingRecipe",
     "ablations/unet-latent-syncnet": "latentsync.recipe.train_unet:UNetTrainingRecipe",
     "ablations/unet-no-syncnet": "latentsync.recipe.train_unet:UNetTrainingRecipe",
     "ablations/unet-pixel-syncnet": "latentsync.recipe.train_unet:UNetTrainingRecipe",

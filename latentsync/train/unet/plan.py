@@ -221,7 +221,9 @@ def autoencoder_config(recipe: UNetTrainingRecipe) -> VAEConfig | TinyAutoencode
     if not path.is_file() or not is_checkpoint(path):
         return VAEConfig()
     note = read_note(path)
-    return config_of(note, TinyAutoencoderConfig if note.kind == "autoencoder" else VAEConfig)
+    if note.kind == "autoencoder":
+        return config_of(note, TinyAutoencoderConfig)
+    return config_of(note, VAEConfig)
 
 
 def _build_autoencoder(config: VAEConfig | TinyAutoencoderConfig) -> AnyAutoencoder:

@@ -17,6 +17,9 @@ from latentsync.weights.released import OTHER_UNETS, SAMPLE_CHANNELS, read_unet_
 
 MOTION = ".motion_modules."
 STABLE_DIFFUSION_CHANNELS = 4
+# Parameters whose size may differ from that in the file; they start at random values.
+FROM_STABLE_DIFFUSION = ("conv_in.weight", "attn2.to_k.weight", "attn2.to_v.weight")
+FROM_OTHER_VIEW = ("conv_in.weight", "conv_out.weight", "conv_out.bias")
 # Settings that no tensor shows: a network with other ones would load and compute something else.
 UNSEEN = ("attention_head_dim", "norm_num_groups", "norm_over")
 
@@ -48,8 +51,9 @@ def start_unet(config: UNetConfig, path: Path | None) -> tuple[LipUNet, Start]:
     """Build the U-Net that `config` describes and give it all that fits from `path`.
 
     From Stable Diffusion 1.5, the first convolution (13 channels for 4) and the keys and values of the
-    attention to speech (384 for 768 wide) are new. From a network without motion modules, those are new; into
-    one without, they are left out. Anything else that does not fit is an error.
+    attention to speech (384 for 768 wide) are new; from a network with another view of the face, the first
+    and the last convolution. From a network without motion modules, those are new; into one without, they are
+    left out. Anything else that does not fit is an error.
 
     Args:
         path: a U-Net of diffusers, of a LatentSync release, or trained here; None: random values from torch's
@@ -69,7 +73,9 @@ def start_unet(config: UNetConfig, path: Path | None) -> tuple[LipUNet, Start]:
         _refuse_unseen_differences(config, path)
     tensors = read_tensors(path) if is_ours else rename_unet(read_unet_file(path))
     own = unet.state_dict()
-    may_differ = _resized_from_stable_diffusion(tensors, config)
+    may_differ = FROM_STABLE_DIFFUSION if _is_from_stable_diffusion(tensors, config) else ()
+    if is_ours and read_note(path).config.get("view", "face") != config.view:
+        may_differ = FROM_OTHER_VIEW
     fitting = {key: tensor for key, tensor in tensors.items() if _fits(key, tensor, own)}
     new = tuple(key for key in own if key not in fitting)
     left_out = tuple(key for key in tensors if key not in own)
@@ -97,14 +103,14 @@ def _fits(key: str, tensor: Tensor, own: Mapping[str, Tensor]) -> bool:
     return key in own and own[key].shape == tensor.shape
 
 
-def _resized_from_stable_diffusion(tensors: Mapping[str, Tensor], config: UNetConfig) -> bool:
+def _is_from_stable_diffusion(tensors: Mapping[str, Tensor], config: UNetConfig) -> bool:
     """Whether the tensors are Stable Diffusion's, by their first convolution, and `config` is not."""
     first = tensors.get("conv_in.weight")
     return first is not None and first.shape[1] == STABLE_DIFFUSION_CHANNELS != config.in_channels
 
 
 def _refuse_misfits(
-    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path, *, may_differ: bool
+    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path, *, may_differ: tuple[str, ...]
 ) -> None:
     faults = []
     missing = {key for key in own if key not in tensors and MOTION not in key}
@@ -113,23 +119,19 @@ def _refuse_misfits(
         if names:
             faults.append(f"{word} keys: {name_keys(names)}")
     for key, tensor in tensors.items():
-        if key in own and own[key].shape != tensor.shape and not (may_differ and _is_new_size(key)):
+        if key in own and own[key].shape != tensor.shape and not key.endswith(may_differ):
             faults.append(f"{key!r} has shape {tuple(tensor.shape)}, expected {tuple(own[key].shape)}")
             break
     if not faults:
         return
     channels = tensors["conv_in.weight"].shape[1]
-    known = f" (its first convolution takes {channels} channels, {OTHER_UNETS[channels]})"
+    known = f" (its first convolution takes {channels} channels, {OTHER_UNETS.get(channels)})"
     raise WeightsError(
         f"{str(path)!r} does not fit the recipe's U-Net{known if channels in OTHER_UNETS else ''}:"
         f" {'; '.join(faults)}",
         hint=f"give a U-Net of the sizes in the recipe's table network, with {SAMPLE_CHANNELS} channels or"
         " Stable Diffusion 1.5's, or weights.start=scratch",
     )
-
-
-def _is_new_size(key: str) -> bool:
-    return key == "conv_in.weight" or key.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))
 
 
 def _refuse_unseen_differences(config: UNetConfig, path: Path) -> None:

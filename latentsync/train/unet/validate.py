@@ -20,6 +20,7 @@ from latentsync.errors import MediaError
 from latentsync.manifest import ManifestClip
 from latentsync.media.read import read_audio
 from latentsync.media.write import Encoding, VideoWriter
+from latentsync.metrics.sync import SyncJudge, score_sync
 from latentsync.models.autoencoder import AnyAutoencoder
 from latentsync.recipe.train_unet import NoiseTable, UNetTrainingRecipe
 from latentsync.runtime import Seeds

@@ -13,7 +13,7 @@ from made_lips import STAGE1, STAGE2, StandInLpips, lip_recipe, write_lips, writ
 
 from latentsync.errors import MediaError, MemoryShortage, RecipeError, WeightsError
 from latentsync.events import Event, Note, Plan, ignore
-from latentsync.metrics.sync import SyncScore
+from latentsync.models.autoencoder import TinyAutoencoderConfig, build_tiny_autoencoder
 from latentsync.models.unet import UNetConfig, build_unet
 from latentsync.models.wav2lip import Wav2LipConfig, build_wav2lip
 from latentsync.recipe.loading import load_recipe
@@ -93,6 +93,35 @@ def test_stage_one_learns_and_sync_finds_the_result(data: Path, networks: Path, 
     assert (facts["origin"], facts["resolution"], facts["samples"]) == ("trained", 32, 80)
     with pytest.raises(WeightsError, match="its VAE is missing"):  # so `sync` takes it for what it is
         find_model(str(result.weights))
+
+
+def test_a_window_around_the_mouth_is_learnt_and_its_file_says_so(
+    data: Path, networks: Path, tmp_path: Path
+) -> None:
+    sizes = TinyAutoencoderConfig(
+        latent_channels=4,
+        encoder_channels=(4, 4, 4),
+        encoder_blocks=(1, 0, 0),
+        decoder_channels=(4, 4, 4),
+        decoder_blocks=(1, 0, 0),
+    )
+    vae = tmp_path / "vae.safetensors"
+    state = build_tiny_autoencoder(sizes).state_dict()
+    save_checkpoint(vae, state, kind="autoencoder", config=sizes)
+    recipe = lip_recipe(networks)
+    recipe = UNetTrainingRecipe.model_validate(
+        recipe.model_dump()
+        | {
+            "windows": recipe.windows.model_dump() | {"resolution": 64},
+            "weights": recipe.weights.model_dump() | {"vae": str(vae)},
+            "network": recipe.network.model_dump() | {"view": "mouth"},
+        }
+    )
+    result = train(data, tmp_path / "out", recipe)
+    note = read_note(result.weights)
+    assert (note.config["view"], note.config["in_channels"], note.facts["resolution"]) == ("mouth", 105, 64)
+    plan = train(data, tmp_path / "other", recipe, dry_run=True).plan
+    assert plan is not None and plan["parameters"] > 0
 
 
 def test_stage_two_trains_what_it_should_and_continues_bit_for_bit(

@@ -65,6 +65,15 @@ def test_stable_diffusion_gives_all_but_33_tensors(
     assert "653 tensors copied" in said and f"{len(begun.new)} (" in said
 
 
+def test_another_view_takes_all_but_the_ends(tmp_path: Path) -> None:
+    path, seen = tmp_path / "unet.safetensors", replace(PLAIN, view="mouth", in_channels=161, out_channels=32)
+    save_checkpoint(path, build_unet(PLAIN).state_dict(), kind="unet", config=PLAIN)
+    _, begun = start_unet(seen, path)
+    assert set(begun.new) == {"conv_in.weight", "conv_out.weight", "conv_out.bias"}
+    with pytest.raises(WeightsError, match="has shape"):
+        start_unet(replace(seen, view="face"), path)
+
+
 def test_stage_two_begins_with_stage_one(tmp_path: Path) -> None:
     torch.manual_seed(3)
     first = build_unet(PLAIN)
