@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -101,6 +103,32 @@ View = FaceView | MouthView
 def build_view(name: ViewName, mask: Tensor, *, factor: int) -> View:
     """The view that a U-Net was built for."""
     return MouthView(mask, factor=factor) if name == "mouth" else FaceView(mask, factor=factor)
+
+
+def paste_masks(
+    name: ViewName, mask: NDArray[np.float32], *, feather: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Where what was made is shown, and where its colours are compared with the source's: both (h w), 0..1.
+
+    Of the whole face all is shown, and what the mask keeps is compared. Of a window its inside is shown,
+    softly less towards its border, and that border is compared, since hardly anything in a window is kept.
+
+    Args:
+        mask: (h w) in pixels of the aligned face, 1 = kept.
+        feather: width of the soft border, as a share of the face's side.
+    """
+    if name == "face":
+        return np.ones_like(mask), mask
+    side = len(mask)
+    depth_px = np.full((2, side), -1.0)  # of each row and column inside the window
+    for depth, start in zip(depth_px, (WINDOW_TOP, WINDOW_LEFT), strict=True):
+        first, length = round(start * side), round(WINDOW_SIDE * side)
+        places = np.arange(length)
+        depth[first : first + length] = np.minimum(places, length - 1 - places)
+    inside = np.minimum(depth_px[0][:, None], depth_px[1])  # h w
+    ramp = np.clip(inside / (feather * side), 0, 1)
+    shown = (ramp * ramp * (3 - 2 * ramp)).astype(np.float32)
+    return shown, np.where(inside >= 0, 1 - shown, 0).astype(np.float32)
 
 
 def channels_seen(name: ViewName, latent_channels: int) -> int:

@@ -138,7 +138,7 @@ class _Mouth:
     ) -> None:
         self.model, self.states, self.sampling = model, states, sampling
         pixels = torch.from_numpy(mask).to(model.device, model.dtype)  # h w
-        self.view = build_view(model.unet.config.view, pixels, factor=model.vae.factor)
+        self.view = build_view(model.spec.view, pixels, factor=model.vae.factor)
         self.latent_mask = self.view.small(pixels)  # h w
         side = len(self.latent_mask)
         self.scheduler = build_scheduler(model.spec.prediction_type, model.spec.timestep_spacing)

@@ -9,14 +9,17 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from latentsync import __version__
 from latentsync.audio.whisper import SpeechStates
+from latentsync.diffusion.view import ViewName, paste_masks
 from latentsync.errors import FaceError, MediaError, UsageError
 from latentsync.events import Note, Plan, Progress, Report
 from latentsync.faces.align import mouth_mask
@@ -24,7 +27,7 @@ from latentsync.faces.choice import FaceChoice
 from latentsync.faces.detect import Detector
 from latentsync.faces.follow import Follower, FollowSettings
 from latentsync.faces.landmarks import Landmarker, choose_landmarker
-from latentsync.faces.paste import face_region, match_surroundings, paste
+from latentsync.faces.paste import FEATHER, face_region, match_surroundings, paste
 from latentsync.faces.track import TrackSettings, track
 from latentsync.media.probe import VideoInfo, require_audio, require_video
 from latentsync.media.read import read_audio, read_frames
@@ -373,11 +376,19 @@ def _pasted(generated: GeneratedFrame, setup: _Setup) -> FrameImage:
     assert crop is not None and cut.crop_u8 is not None and affine is not None and face is not None
     if region == "crop":
         return paste(cut.tracked.frame.rgb_u8, crop, affine, region="crop")
-    within = face_region(face.points, affine)
+    shown, compared = _masks(setup.spec.view, affine.resolution, setup.job.mask)
+    within = shown * face_region(face.points, affine)
     # Only what is well inside the face counts, so that no colour of the background or the collar comes in.
     skin = np.clip(2 * face_region(face.points, affine, below=0.0) - 1, 0, 1)
-    matched = match_surroundings(crop, cut.crop_u8, skin * mouth_mask(affine.resolution, setup.job.mask))
+    matched = match_surroundings(crop, cut.crop_u8, skin * compared)
     return paste(cut.tracked.frame.rgb_u8, matched, affine, within=within)
+
+
+@lru_cache(maxsize=4)
+def _masks(
+    view: ViewName, resolution: int, file: Path | None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    return paste_masks(view, mouth_mask(resolution, file), feather=FEATHER)
 
 
 def _write_report(path: Path, result: SyncResult, recipe: SyncRecipe) -> None:

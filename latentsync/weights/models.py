@@ -27,6 +27,7 @@ class ModelSpec:
     """A model: its files, and how it wants to be used.
 
     resolution      side of the aligned crop in pixels
+    view            what is generated of it, see `latentsync.diffusion.view`
     steps           denoising steps when the recipe names none
     guidance        guidance when the recipe names none
     overlap_frames  frames that two windows share when the recipe names none
@@ -45,6 +46,7 @@ class ModelSpec:
     timestep_spacing: Literal["leading", "trailing"]
     is_released: bool
     note: str
+    view: Literal["face", "mouth"] = "face"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ def _compact(unet: Path) -> ModelSpec:
         prediction_type="sample",
         timestep_spacing="trailing",
         is_released=False,
+        view=_view_of(unet),
         note="small, for drafts on a CPU; better: run 'latentsync models pull latentsync-1.5', "
         "then add --model latentsync-1.5",
     )
@@ -192,6 +195,14 @@ def _trained_at(unet: Path) -> int | None:
 
     known = read_note(unet).facts.get("resolution") if is_checkpoint(unet) else None
     return known if type(known) is int else None
+
+
+def _view_of(unet: Path) -> Literal["face", "mouth"]:
+    """What the U-Net in `unet` was built to generate."""
+    from latentsync.weights.checkpoints import is_checkpoint, read_note
+
+    seen = read_note(unet).config.get("view") if is_checkpoint(unet) else None
+    return "mouth" if seen == "mouth" else "face"
 
 
 def _first(*places: Path) -> Path:

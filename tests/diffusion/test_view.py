@@ -1,10 +1,11 @@
 """What the U-Net may see of a face, and where what it makes goes."""
 
+import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentsync.diffusion.view import MouthView, build_view, channels_seen
+from latentsync.diffusion.view import MouthView, build_view, channels_seen, paste_masks
 from latentsync.faces.align import mouth_mask
 
 SIDE = 256
@@ -48,3 +49,12 @@ def test_the_views_have_the_channels_that_a_unet_is_built_for() -> None:
         known, own = view.known(real, encode), encode(view.cut(real))
         assert known.shape[2:] == own.shape[2:] == view.small(view.mask).shape == (latent_side, latent_side)
         assert 2 * channels + 1 + known.shape[1] == channels_seen(name, channels)  # type: ignore[arg-type]
+
+
+def test_a_window_is_shown_inside_and_compared_at_its_border() -> None:
+    shown, compared = paste_masks("mouth", mouth_mask(SIDE), feather=0.05)
+    window = mouth_view().cut(torch.from_numpy(shown))
+    assert np.count_nonzero(shown) == window.count_nonzero()
+    assert (window[13:-13, 13:-13] == 1).all() and (window[[0, -1]] == 0).all()
+    assert (compared[shown == 1] == 0).all() and compared.max() == 1
+    assert np.count_nonzero(compared) == mouth_view().cut(torch.from_numpy(compared)).count_nonzero()

@@ -21,6 +21,7 @@ KINDS = {
     "syncnet": "latentsync.recipe.train_syncnet:SyncNetRecipe",
     "compact/syncnet": "latentsync.recipe.train_syncnet:SyncNetRecipe",
     "compact/syncnet-small": "latentsync.recipe.train_syncnet:SyncNetRecipe",
+    "compact/judge": "latentsync.recipe.train_syncnet:SyncNetRecipe",
     "evaluate": "latentsync.recipe.evaluate:EvaluateRecipe",
     "sets/hdtf": "latentsync.recipe.evaluate:SetRecipe",
     "sets/voxceleb2": "latentsync.recipe.evaluate:SetRecipe",

@@ -88,8 +88,6 @@ def test_an_overlap_that_leaves_nothing_new(overlap: int) -> None:
 class Echo(nn.Module):
     """A U-Net that says what it was shown (channels from `first` on) and keeps what it heard."""
 
-    config = UNetConfig()
-
     def __init__(self, first: int, channels: int) -> None:
         super().__init__()
         self.shown = slice(first, first + channels)

@@ -13,6 +13,7 @@ from made_lips import STAGE1, STAGE2, StandInLpips, lip_recipe, write_lips, writ
 
 from latentsync.errors import MediaError, MemoryShortage, RecipeError, WeightsError
 from latentsync.events import Event, Note, Plan, ignore
+from latentsync.metrics.sync import SyncScore
 from latentsync.models.autoencoder import TinyAutoencoderConfig, build_tiny_autoencoder
 from latentsync.models.unet import UNetConfig, build_unet
 from latentsync.models.wav2lip import Wav2LipConfig, build_wav2lip
