@@ -30,8 +30,9 @@ from torch.nn import functional
 
 from latentsync.models.autoencoder import TinyAutoencoderConfig, build_tiny_autoencoder
 from latentsync.train.ema import Average
-from latentsync.train.losses import reconstruction_loss
-from latentsync.weights.checkpoints import save_checkpoint
+from latentsync.train.losses import coarse_loss, reconstruction_loss
+from latentsync.weights.checkpoints import read_note, save_checkpoint
+from latentsync.weights.read import read_tensors
 
 SEED = 1247
 BATCH = 8
@@ -40,9 +41,11 @@ STORE_PATCHES, FIRST_PATCHES = 16_384, 768
 LEARNING_RATE, FINAL_SHARE, WARMUP_STEPS = 1.2e-3, 0.03, 100
 WEIGHT_DECAY = 1e-3
 AVERAGE_DECAY = 0.998
-EDGE_WEIGHT, FEATURE_WEIGHT, LATENT_WEIGHT = 1.0, 0.1, 0.5
-OWN_AFTER, OWN_SHARE = 16_000, 0.5  # samples after which this share is decoded from the student's own latents
+EDGE_WEIGHT, COARSE_WEIGHT, FEATURE_WEIGHT, LATENT_WEIGHT = 1.0, 1.0, 0.1, 0.5
+COARSE_PX = 8  # squares whose mean colours are compared: without it faces get pink patches
+OWN_AFTER, OWN_SHARE = 10_000, 0.5  # samples after which this share is decoded from the student's own latents
 LOG_STEPS, SAVE_SECONDS = 25, 240
+WEIGHTS = "autoencoder.safetensors"
 TEACHER_CHANNELS = 64
 FEATURE_LEVELS = 2  # of the teacher's decoder: at 16 and 32 px; at 64 px the picture itself teaches as well
 
@@ -150,7 +153,13 @@ class Trainer:
             ).mean(),
             "latents": functional.smooth_l1_loss(encoded.float(), latents, beta=0.1),
         }
-        total = losses["picture"] + FEATURE_WEIGHT * losses["features"] + LATENT_WEIGHT * losses["latents"]
+        losses["coarse"] = coarse_loss(made.float(), images, square_px=COARSE_PX)
+        total = (
+            losses["picture"]
+            + COARSE_WEIGHT * losses["coarse"]
+            + FEATURE_WEIGHT * losses["features"]
+            + LATENT_WEIGHT * losses["latents"]
+        )
         total.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for kernel, matrix in zip(self.kernels, self.matrices, strict=True):
@@ -182,13 +191,26 @@ class Trainer:
         with self.average.applied():
             weights = {key: tensor.contiguous().half() for key, tensor in self.model.state_dict().items()}
         save_checkpoint(
-            folder / "autoencoder.safetensors", weights, kind="autoencoder", config=self.model.config
+            folder / WEIGHTS,
+            weights,
+            kind="autoencoder",
+            config=self.model.config,
+            facts={"step": self.progress.step, "samples": self.progress.samples},
         )
 
-    def resume(self, folder: Path) -> None:
-        """Go on from the last saved state, if there is one."""
+    def begin_with(self, path: Path) -> None:
+        """Take weights that an earlier run gave away, and go on counting from where it was."""
+        self.model.load_state_dict({name: tensor.float() for name, tensor in read_tensors(path).items()})
+        self.average.restart()
+        facts = read_note(path).facts
+        self.progress = Progress(facts["step"], facts["samples"])
+
+    def resume(self, folder: Path, start: Path | None) -> None:
+        """Go on from the last saved state, or else from the weights in `start`, if there are any."""
         path = folder / "state.pt"
         if not path.exists():
+            if start is not None:
+                self.begin_with(start)
             return
         state = torch.load(path, weights_only=True)
         self.model.load_state_dict(state["model"])
@@ -221,7 +243,7 @@ def run(arguments: argparse.Namespace) -> None:
     frames_u8 = np.load(arguments.frames, mmap_mode="r")[: len(people)]
     teacher = Teacher(arguments.teacher)
     trainer = Trainer(teacher, arguments.samples, arguments.learning_rate)
-    trainer.resume(folder)
+    trainer.resume(folder, arguments.start)
     random = np.random.default_rng([SEED, trainer.progress.step])
     patches = Patches(frames_u8, frame_weights(people), load_stills(arguments.stills))
     store = Store(arguments.store or folder / "store", patches, teacher, random)
@@ -260,6 +282,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=200_000)
     parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE)
     parser.add_argument("--fresh", type=int, default=FRESH_PER_STEP)
+    parser.add_argument("--start", type=Path, help="weights of an earlier run, where RUN_DIR has no state.pt")
     parser.add_argument("--store", type=Path, help="default: RUN_DIR/store")
     parser.add_argument("--stills", type=Path, nargs="*", default=[], help="folders of other pictures")
     run(parser.parse_args())
