@@ -52,5 +52,13 @@ class Seeds:
 
         Noise is drawn on the CPU and moved, so that one seed gives one video on any device.
         """
-        digest = hashlib.sha256(f"{self.root}/{self.rank}/{name}".encode()).digest()
-        return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        return torch.Generator(device).manual_seed(self.integer(name) >> 1)  # torch takes 63 bits
+
+    def integer(self, name: str) -> int:
+        """A number of 64 bits that depends on (root, rank, name) only."""
+        return integer_from(f"{self.root}/{self.rank}/{name}")
+
+
+def integer_from(text: str) -> int:
+    """The first 64 bits of the SHA-256 of `text`: the same in every process, unlike `hash`."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -89,6 +89,31 @@ def load_recipe(name_or_path: str | Path, kind: type[RecipeT], *, overrides: Seq
 def dump_recipe(recipe: BaseModel) -> str:
     """The recipe as TOML text that loads to the same recipe; keys that are `None` are left out."""
     return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, str]:
+    """The dotted keys whose values differ, in order, with one phrase about both values for each.
+
+    >>> differences({"a": 1, "t": {"b": 2}}, {"a": 1, "t": {"b": 3, "c": 4}})
+    {'t.b': 't.b is 2 there and 3 now', 't.c': 't.c is not set there and 4 now'}
+    """
+    old, new = _flat(there), _flat(here)
+    return {
+        key: f"{key} is {_value(old, key)} there and {_value(new, key)} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    }
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _value(values: dict[str, Any], key: str) -> str:
+    return repr(values[key]) if key in values else "not set"
 
 
 def _find(name_or_path: str | Path, *, beside: Path | None = None) -> Path:

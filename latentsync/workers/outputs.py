@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from latentsync.errors import MediaError, RecipeError
+from latentsync.recipe.loading import differences
 from latentsync.workers.pool import NO_SPACE
 
 RECIPE = "recipe.toml"
@@ -29,15 +30,10 @@ def keep_recipe(out: Path, recipe_toml: str) -> None:
         part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
         part.write_text(recipe_toml, encoding="utf-8")
         part.replace(path)
-    there, here = _flat(_read(path)), _flat(tomllib.loads(recipe_toml))
-    differences = [
-        f"{key} is {_show(there, key)} there and {_show(here, key)} now"
-        for key in sorted(there.keys() | here.keys())
-        if there.get(key) != here.get(key)
-    ]
-    if differences:
+    differing = differences(_read(path), tomllib.loads(recipe_toml))
+    if differing:
         raise RecipeError(
-            f"'{out}': was made with another recipe: {'; '.join(differences)}",
+            f"'{out}': was made with another recipe: {'; '.join(differing.values())}",
             hint=f"name another out folder, or go on with --recipe '{path}'",
         )
 
@@ -49,17 +45,6 @@ def _read(path: Path) -> dict[str, Any]:
         raise RecipeError(
             f"'{path}': is damaged ({error})", hint="name a new out folder, or restore this file"
         ) from error
-
-
-def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
-def _show(values: dict[str, Any], key: str) -> str:
-    return repr(values[key]) if key in values else "not set"
 
 
 @contextmanager
