@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,10 +14,18 @@ from typing import Any, TypeVar, get_args
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
-from latentsync.errors import RecipeError
+from latentsync.errors import MediaError, RecipeError
+from latentsync.files import open_regular
 
 RecipeT = TypeVar("RecipeT", bound=BaseModel)
 Key = tuple[str, ...]
+MOST_BYTES = 1 << 18  # a recipe has some 5,000
+_MOST_DEPTH = 32
+# tomllib takes time and memory with the square of a dotted key's length, so such a key must not reach it.
+# Quantifiers are possessive and a match starts where a name does, so that looking for one takes linear time.
+_LONG_KEY = re.compile(
+    rf"""(?<![\w"'\\-])(?:(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{_MOST_DEPTH}}}"""
+)
 
 
 @dataclass
@@ -74,7 +83,7 @@ def load_recipe(name_or_path: str | Path, kind: type[RecipeT], *, overrides: Seq
     path = _find(name_or_path)
     merged = _Merged()
     for file in reversed(_lineage(path)):
-        values = _read(file)
+        values = read_toml(file)
         values.pop("extends", None)
         merged.put(values, file.name)
     for override in overrides:
@@ -119,24 +128,31 @@ def _value(values: dict[str, Any], key: str) -> str:
 def _find(name_or_path: str | Path, *, beside: Path | None = None) -> Path:
     """The file at a path, relative to `beside` for a parent, else the shipped recipe of that name."""
     path = (beside or Path()) / name_or_path
-    if path.is_file():
+    if _is_file(path):
         return path
-    if beside is not None and (path := path.with_name(f"{path.name}.toml")).is_file():
+    if beside is not None and path.name and _is_file(path := path.with_name(f"{path.name}.toml")):
         return path
     name = Path(name_or_path).as_posix().removesuffix(".toml")
     names = shipped_names()
     if name in names:
         return shipped_folder() / f"{name}.toml"
     raise RecipeError(
-        f"'{name_or_path}': no such recipe, neither a file nor a shipped name",
+        f"{_show(str(name_or_path))}: no such recipe, neither a file nor a shipped name",
         hint=_did_you_mean(name, names) or f"shipped recipes: {', '.join(names)}",
     )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, a folder that may not be searched
+        return False
 
 
 def _lineage(path: Path) -> list[Path]:
     """`path`, its parent, its grandparent and so on."""
     files = [path]
-    while (parent := _read(files[-1]).get("extends")) is not None:
+    while (parent := read_toml(files[-1]).get("extends")) is not None:
         if not isinstance(parent, str):
             raise RecipeError(
                 f"{files[-1].name}: extends: got {_show(parent)}, expected the name of one recipe",
@@ -150,32 +166,62 @@ def _lineage(path: Path) -> list[Path]:
     return files
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file holds; its size and depth are bounded before it is parsed.
+
+    Raises:
+        RecipeError: it cannot be read, is no regular file, too large, or not TOML.
+    """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path, most_bytes=MOST_BYTES) as file:
+            text = file.read().decode("utf-8")
     except OSError as error:
         raise RecipeError(
             f"'{path}': cannot be read ({error.strerror})", hint="check the path and its rights"
         ) from error
+    except MediaError as error:
+        raise RecipeError(str(error), hint=error.hint) from error
     except UnicodeDecodeError as error:
         raise RecipeError(f"'{path}': is not a text file", hint="a recipe is a TOML file in UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
+    try:
+        return _parse(text.replace("\r\n", "\n"))
+    except ValueError as error:
         raise RecipeError(
             f"'{path}': is not valid TOML: {error}", hint="strings need quotes, tables need [brackets]"
         ) from error
 
 
+def _parse(text: str) -> dict[str, Any]:
+    """The values of a TOML text.
+
+    Raises:
+        ValueError: not TOML, nested too deeply, or a number with too many digits.
+    """
+    if _LONG_KEY.search(text):
+        raise ValueError(f"a key has more than {_MOST_DEPTH} parts")
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("brackets are nested too deeply") from error
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError as error:  # Python's limit on the digits of an integer
+        raise ValueError("a number has too many digits") from error
+
+
 def _apply(override: str, merged: _Merged) -> None:
     dotted, equals, text = override.partition("=")
     key = tuple(name.strip() for name in dotted.split("."))
-    if not equals or not all(key):
+    if not equals or not all(key) or len(key) > _MOST_DEPTH:
         raise RecipeError(
-            f"--set '{override}': is not key=value", hint="write for example --set sampling.steps=10"
+            f"--set {_show(override)}: is not key=value", hint="write for example --set sampling.steps=10"
         )
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        value = _parse(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()  # a bare word
+    except ValueError as error:
+        raise RecipeError(f"--set {'.'.join(key)}: {error}", hint="give a shorter value") from error
     for name in reversed(key):
         value = {name: value}
     merged.put(value, "--set")

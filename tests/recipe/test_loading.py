@@ -166,6 +166,31 @@ def test_what_is_not_toml_is_refused(write: Callable[[str, str], Path], tmp_path
     assert "is not a text file" in failure(binary)[0]
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("seed = " + "9" * 5000, "a number has too many digits"),
+        ("seed = " + "[" * 100_000, "brackets are nested too deeply"),
+        ("a." * 50_000 + "a = 1", "a key has more than 32 parts"),
+        ('"a b".' * 30_000 + "a = 1", "a key has more than 32 parts"),
+    ],
+    ids=["digits", "brackets", "dots", "quoted"],
+)
+def test_what_would_take_too_long_to_parse_is_refused(
+    write: Callable[[str, str], Path], text: str, reason: str
+) -> None:
+    assert failure(write("a.toml", text))[0].endswith(f"is not valid TOML: {reason}")
+    assert failure(write("b.toml", "steps = 1"), text.replace(" = ", "=", 1))[0].startswith("--set ")
+
+
+def test_a_file_that_is_too_large_or_a_name_that_is_too_long_is_refused(
+    write: Callable[[str, str], Path],
+) -> None:
+    assert "more than the" in failure(write("a.toml", "# " + "a" * 300_000))[0]
+    assert "no such recipe" in failure("a" * 300)[0]
+    assert "no such recipe" in failure("a\0b")[0]
+
+
 def test_windows_that_overlap_by_more_than_half_are_refused() -> None:
     with pytest.raises(RecipeError, match="overlap_frames = 9 is over half of window_frames = 16"):
         load_recipe("sync", SyncRecipe, overrides=["sampling.overlap_frames=9"])
