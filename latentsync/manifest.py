@@ -1,21 +1,20 @@
-"""The manifest of a processed data set: what became of every source, and which clips to train on."""
+"""The manifest of a processed data set: the outcome of every source, and the clips to train on."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import secrets
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 from latentsync import __version__
 from latentsync.errors import MediaError
+from latentsync.files import whole_or_nothing
 from latentsync.media.probe import require_video
+from latentsync.runtime import integer_from
 
 PARQUET, JSON_LINES = "manifest.parquet", "decisions.jsonl"
 Split = Literal["train", "validation"]
@@ -26,24 +25,24 @@ _LONGEST_NAME_BYTES = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What became of a stretch of a source, or of a whole source.
+    """The outcome of a span of a source, or of a whole source.
 
     source           path within the raw folder, as `source_name` writes it
-    clip             path of the written mp4 within the out folder; None when nothing was written
-    outcome          kept, dropped (a step said why), failed (the run could not finish this source)
-    reason           a fixed word of `latentsync.preprocess.step.REASONS`; empty for a kept clip
+    clip             path of the written mp4 within the out folder; None if none was written
+    outcome          kept, dropped (a step has a reason), failed (the run could not finish this source)
+    reason           a word of `latentsync.preprocess.step.REASONS`; empty for a kept clip
     start_s, end_s   the span in the source, after the first frame; None for a whole source
     frames, fps      of the clip
     resolution       side of the crop in pixels
     face_px          side of the face's box, brows to chin, in pixels of the source: the smallest in the clip
-    face_yaw         how far the nose lies beside the middle of the eyes, in eye distances; 0 is frontal
-    other_faces      share of the looks, 0..1, that saw another face of comparable size
-    offset_frames    above 0: the speech was early by so many frames
-    offset_applied   whether the speech of the clip was moved by that
-    confidence       of the judge; thresholds differ from judge to judge
+    face_yaw         distance of the nose from the middle of the eyes, in eye distances; 0 is frontal
+    other_faces      share of the searched frames, 0..1, with another face of comparable size
+    offset_frames    by how many frames the speech was early; negative: late
+    offset_applied   whether the speech of the clip was shifted by that
+    confidence       of the judge; thresholds differ between judges
     quality          by `quality_measure`: "hyperiqa" (0..100) or "sharpness"
-    blockiness       1 is none; only where there is no HyperIQA
-    person, split    who by the recipe's pattern, else the source; where the clip belongs
+    blockiness       1 is none; only without HyperIQA
+    person, split    by the recipe's pattern, else the source; the split of the clip
     sha256           of the clip file
     """
 
@@ -74,9 +73,9 @@ class Decision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestClip:
-    """A clip to train on. `name` is its path within the folder of the manifest; `path` is where it is.
+    """A clip to train on. `name` is its path within the folder of the manifest.
 
-    A folder without a manifest knows no hashes.
+    A folder without a manifest has no hashes.
     """
 
     path: Path
@@ -93,9 +92,9 @@ class ManifestClip:
 
 
 def source_name(path: Path, raw_dir: Path) -> str:
-    """The path of a source within the raw folder, as text that is valid anywhere.
+    """The path of a source within the raw folder, as text that is valid on every machine.
 
-    Bytes of a name that are no UTF-8 become \\xAB, and a backslash becomes two, so that no two names meet.
+    Bytes that are not UTF-8 become \\xAB, and a backslash becomes two, so that names stay distinct.
 
     >>> source_name(Path("/raw/a/b c.mp4"), Path("/raw"))
     'a/b c.mp4'
@@ -107,20 +106,21 @@ def source_name(path: Path, raw_dir: Path) -> str:
 
 
 def clip_folder(out_dir: Path, source: str) -> Path:
-    """Where the clips of one source lie, and of no other.
+    """The folder of the clips of one source.
 
-    The file systems' limit for a name is 255 bytes: of a longer one the end is replaced by its hash.
+    It keeps the suffix of the source, so that `a.mp4` and `a.mpg` have a folder each. File systems limit a
+    name to 255 bytes: the end of a longer one is replaced by its hash.
     """
     return out_dir.joinpath(CLIPS, *(_short_name(part) for part in source.split("/")))
 
 
 def features_path(out_dir: Path, sha256: str) -> Path:
-    """Where features of the clip with this hash lie, but for the suffix: add `.mel.safetensors`, say."""
+    """The path of the features of the clip with this hash, without a suffix such as `.mel.safetensors`."""
     return out_dir / FEATURES / sha256[:2] / sha256
 
 
 def person_of(source: str, *, by: Literal["person", "source"], pattern: str) -> str:
-    """Who is seen in a source: what the one group of `pattern` finds in its name, else the source itself.
+    """The person in a source: what the group of `pattern` matches in its name, else the source itself.
 
     >>> person_of("vox/id00017/x/1.mp4", by="person", pattern="(id[0-9]{5})/")
     'id00017'
@@ -130,24 +130,23 @@ def person_of(source: str, *, by: Literal["person", "source"], pattern: str) -> 
 
 
 def split_of(person: str, *, validation_share: float) -> Split:
-    """Where all clips of a person belong. It depends on the name only, so that more sources move none."""
-    digest = hashlib.sha256(f"split/{person}".encode()).digest()
-    return "validation" if int.from_bytes(digest[:8], "big") / 2**64 < validation_share else "train"
+    """The split of all clips of a person. It depends only on the name, so adding sources moves nobody."""
+    return "validation" if integer_from(f"split/{person}") / 2**64 < validation_share else "train"
 
 
 def write_manifest(out_dir: Path, decisions: Iterable[Decision], *, recipe: str = "") -> None:
     """Write `manifest.parquet` with the clips that were kept, and a line of `decisions.jsonl` for everything.
 
-    Equal decisions make equal bytes, in whatever order they come. Both files appear whole or not at all.
+    Equal decisions give equal bytes, in any order. Both files appear whole or not at all.
 
     Args:
         out_dir: the folder of the clips.
         decisions: of all sources.
         recipe: the resolved recipe as TOML; it goes into the manifest with the version of this package.
     """
-    ordered = sorted(decisions, key=_place)
+    ordered = sorted(decisions, key=_order)
     lines = (json.dumps(asdict(decision), ensure_ascii=False) + "\n" for decision in ordered)
-    with _replacing(out_dir / JSON_LINES) as part:
+    with whole_or_nothing(out_dir / JSON_LINES) as part:
         part.write_text("".join(lines), encoding="utf-8", newline="\n")
     _write_parquet(out_dir / PARQUET, [one for one in ordered if one.outcome == "kept"], recipe)
 
@@ -156,11 +155,11 @@ def read_decisions(out_dir: Path) -> list[Decision]:
     """Read `decisions.jsonl` back.
 
     Raises:
-        MediaError: it is not there, or a line is not one that `write_manifest` writes.
+        MediaError: it does not exist, or a line is not one that `write_manifest` writes.
     """
     path = out_dir / JSON_LINES
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # other line ends may be part of a name
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # names may contain other line ends
         return [Decision(**json.loads(line)) for line in lines]
     except (OSError, UnicodeDecodeError, ValueError, TypeError) as error:
         raise MediaError(
@@ -176,7 +175,7 @@ def read_manifest(path: Path) -> list[ManifestClip]:
             in the last case every clip is its own person.
 
     Raises:
-        MediaError: there is nothing of the kind, a column is missing, or a clip that is listed is not there.
+        MediaError: no manifest or clip exists, a column is missing, or a listed clip does not exist.
     """
     parquet = path / PARQUET if path.is_dir() else path
     if path.is_dir() and not parquet.is_file():
@@ -195,19 +194,9 @@ def _short_name(part: str) -> str:
     return f"{kept}~{hashlib.sha256(encoded).hexdigest()[:32]}"
 
 
-def _place(decision: Decision) -> tuple[str, float, float, str]:
+def _order(decision: Decision) -> tuple[str, float, float, str]:
     start_s = -1.0 if decision.start_s is None else decision.start_s
     return decision.source, start_s, decision.end_s or 0.0, json.dumps(asdict(decision))
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    part = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(3)}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _write_parquet(path: Path, kept: list[Decision], recipe: str) -> None:
@@ -219,7 +208,7 @@ def _write_parquet(path: Path, kept: list[Decision], recipe: str) -> None:
     columns = [pyarrow.field(one.name, _arrow_type(kinds[one.name])) for one in fields(Decision)]
     schema = pyarrow.schema(columns, metadata=metadata)
     table = pyarrow.Table.from_pylist([asdict(decision) for decision in kept], schema=schema)
-    with _replacing(path) as part, part.open("wb") as file:  # not by name: that need not be UTF-8
+    with whole_or_nothing(path) as part, part.open("wb") as file:  # not by name: that need not be UTF-8
         parquet.write_table(table, file)
 
 
@@ -243,7 +232,7 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
         ) from error
     except (pyarrow.ArrowException, OSError) as error:
         raise MediaError(
-            f"'{path}' is not a manifest that can be read ({error})",
+            f"'{path}' cannot be read as a manifest ({error})",
             hint="make it again with 'latentsync preprocess'",
         ) from error
     return rows
@@ -259,8 +248,8 @@ def _manifest_clip(row: dict[str, Any], parquet: Path) -> ManifestClip:
     path = parquet.parent / row["clip"]
     if not path.is_file():
         raise MediaError(
-            f"'{parquet}': column 'clip' lists '{row['clip']}', which is not there",
-            hint="copy the clips to where the manifest is, or run 'latentsync preprocess' again",
+            f"'{parquet}': column 'clip' lists '{row['clip']}', which does not exist",
+            hint="copy the clips to the folder of the manifest, or run 'latentsync preprocess' again",
         )
     optional = {name: row.get(name) for name in ("offset_frames", "confidence", "quality")}
     return ManifestClip(

@@ -102,14 +102,14 @@ def test_what_is_refused(out_dir: Path) -> None:
     with pytest.raises(MediaError, match="cannot be read"):
         read_decisions(out_dir)
     (out_dir / "bad.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(MediaError, match="not a manifest"):
+    with pytest.raises(MediaError, match="cannot be read as a manifest"):
         read_manifest(out_dir / "bad.parquet")
     parquet.write_table(pyarrow.table({"clip": ["a.mp4"]}), out_dir / "few.parquet")
     with pytest.raises(MediaError, match="column 'source' is missing"):
         read_manifest(out_dir / "few.parquet")
     write_manifest(out_dir, ALL)
     (out_dir / "clips/b/1.mp4").unlink()
-    with pytest.raises(MediaError, match="which is not there"):
+    with pytest.raises(MediaError, match="which does not exist"):
         read_manifest(out_dir)
 
 
