@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,40 +23,33 @@ if TYPE_CHECKING:
     from latentsync.preprocess.run import PreprocessResult
 
 
-class Engine(StrEnum):
-    """Where workers run."""
-
-    local = "local"
-    ray = "ray"
-
-
+EngineName = Literal["local", "ray"]
 RawArgument = Annotated[
     Path | None,
     typer.Argument(metavar="RAW", help="A folder of videos, a list of paths (*.txt), or one video."),
 ]
 OutArgument = Annotated[
-    Path | None, typer.Argument(metavar="OUT", help="The folder for clips, log and manifest.")
+    Path | None, typer.Argument(metavar="OUT", help="The folder for clips, logs and the manifest.")
 ]
 SummaryOption = Annotated[
     Path | None,
-    typer.Option("--summary", metavar="OUT", help="Count and draw what is in OUT, and process nothing."),
+    typer.Option("--summary", metavar="OUT", help="Count and draw the outcomes in OUT; processes nothing."),
 ]
 EngineOption = Annotated[
-    Engine, typer.Option(help="local: processes of this machine; ray: a Ray cluster, or one started here.")
+    EngineName,
+    typer.Option(help="local: processes of this machine; ray: a Ray cluster, or one started here."),
 ]
 AddressOption = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="The Ray cluster.", show_default="a new one, here")
 ]
 WorkersOption = Annotated[
     int | None,
-    typer.Option(min=1, help="How many sources at a time.", show_default="one per core"),
+    typer.Option(min=1, help="How many sources to process at a time.", show_default="one per core"),
 ]
 ShardOption = Annotated[
-    str, typer.Option(metavar="I/N", help="Only part I of N, counted from 1: for arrays of jobs.")
+    str, typer.Option(metavar="I/N", help="Only part I of N, counted from 1: for job arrays.")
 ]
-LimitOption = Annotated[
-    float, typer.Option(metavar="S", min=1.0, help="Give a source up after so many seconds.")
-]
+LimitOption = Annotated[float, typer.Option(metavar="S", min=1.0, help="Seconds after which a source fails.")]
 RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Try failed sources again.")]
 
 
@@ -67,7 +59,7 @@ def preprocess(
     summary: SummaryOption = None,
     recipe: RecipeOption = "preprocess",
     settings: SetOption = None,
-    engine: EngineOption = Engine.local,
+    engine: EngineOption = "local",
     address: AddressOption = None,
     workers: WorkersOption = None,
     shard: ShardOption = "1/1",
@@ -78,18 +70,18 @@ def preprocess(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Make training clips out of the videos in RAW; the same command goes on where a stopped run was."""
+    """Make training clips out of the videos in RAW; after a stop, the same command resumes."""
     if summary is not None:
         if raw is not None:
-            raise UsageError(f"--summary and '{raw}': only one of them", hint="leave RAW and OUT out")
+            raise UsageError(f"--summary and '{raw}': only one of them", hint="omit RAW and OUT")
         _summarize(summary, as_json=as_json, quiet=quiet)
         return
     if raw is None or out is None:
         raise UsageError(
             "RAW and OUT are needed", hint="write for example: latentsync preprocess raw/ processed/"
         )
-    if address is not None and engine is not Engine.ray:
-        raise UsageError(f"--address {address}: the local engine has none", hint="add --engine ray")
+    if address is not None and engine != "ray":
+        raise UsageError(f"--address {address}: the local engine takes none", hint="add --engine ray")
     from latentsync.preprocess.run import PreprocessJob, run
     from latentsync.recipe.loading import load_recipe
     from latentsync.recipe.preprocess import PreprocessRecipe
@@ -98,7 +90,7 @@ def preprocess(
     job = PreprocessJob(
         raw=raw,
         out=out,
-        engine=engine.value,
+        engine=engine,
         address=address,
         workers=workers,
         shard=parse_shard(shard),

@@ -19,14 +19,14 @@ from latentsync.preprocess.step import Clip, Drop, Picture
 from latentsync.recipe.preprocess import Aligning
 from latentsync.types import AffineFrame, Face, Frame, FrameImage
 
-_SAME_FACE = 0.6  # sides of the face: what is found nearer to its middle is the face itself
+_SAME_FACE = 0.6  # in face sides: a detection nearer to the middle of the face is the face itself
 
 
 @dataclass
 class AlignFace:
-    """Turns the frames of a shot into crops. A frame is let go when its crop is there.
+    """Turns the frames of a shot into crops. A frame is dropped from memory once it has a crop.
 
-    Which of the crops are good enough is for a later step to say.
+    A later step decides which crops are good enough.
     """
 
     aligning: Aligning
@@ -46,12 +46,12 @@ class AlignFace:
     def _pictures(self, clip: Clip) -> Iterator[Picture]:
         if clip.stream is None or self._detector is None or self._landmarker is None:
             raise ValueError("there are no frames, or the step was not started")
-        looks = _Looks(self._detector, self.aligning.detect_every_frames)
+        detections = _Detections(self._detector, self.aligning.detect_every_frames)
         rows = track(
-            looks.watch(clip.stream),
+            detections.watch(clip.stream),
             choice=FaceChoice("largest"),
             resolution=self.aligning.resolution,
-            detector=looks,
+            detector=detections,
             landmarker=self._landmarker,
             settings=TrackSettings(
                 smoothing=self.aligning.smoothing,
@@ -61,27 +61,27 @@ class AlignFace:
             ),
         )
         for row in rows:
-            yield self._picture(row, looks.seen.pop(row.frame.index, None))
+            yield self._picture(row, detections.by_frame.pop(row.frame.index, None))
 
-    def _picture(self, row: TrackedFrame, seen: list[Face] | None) -> Picture:
+    def _picture(self, row: TrackedFrame, found: list[Face] | None) -> Picture:
         if row.face is None or row.affine is None:
             return Picture(None, None)
         return Picture(
             crop_u8=align(row.frame.rgb_u8, row.affine),
             points=row.face.points,
             box_u8=align(row.frame.rgb_u8, _not_turned(row.affine)) if self.with_boxes else None,
-            other_px=None if seen is None else _largest_other_px(seen, row.face.points),
+            other_px=None if found is None else _largest_other_px(found, row.face.points),
         )
 
 
-class _Looks:
-    """A detector that also looks at the whole of every n-th frame, and remembers what it saw there.
+class _Detections:
+    """A detector that also searches the whole of every n-th frame, and keeps what it found there.
 
-    The tracker looks only around the face that it follows, so it would not notice another one.
+    The tracker searches only around the face that it follows, so it would miss another one.
     """
 
     def __init__(self, detector: FaceFinder, every_frames: int) -> None:
-        self.seen: dict[int, list[Face]] = {}
+        self.by_frame: dict[int, list[Face]] = {}
         self._detector = detector
         self._every_frames = every_frames
         self._last: tuple[FrameImage, list[Face]] | None = None
@@ -89,7 +89,7 @@ class _Looks:
     def watch(self, frames: Iterator[Frame]) -> Iterator[Frame]:
         for number, frame in enumerate(frames):
             if number % self._every_frames == 0:
-                self.seen[frame.index] = self.detect(frame.rgb_u8)
+                self.by_frame[frame.index] = self.detect(frame.rgb_u8)
             yield frame
             self._last = None
 
@@ -114,7 +114,7 @@ def _largest_other_px(faces: list[Face], points: NDArray[np.float32]) -> float:
 
 
 def _not_turned(affine: AffineFrame) -> AffineFrame:
-    """The same window, in the same place and scale, but upright in the frame, as a box around a face is."""
+    """The same crop, at the same position and scale, but upright in the frame, like a face box."""
     zoom = float(np.sqrt(abs(np.linalg.det(affine.crop_from_frame[:, :2]))))
     width, height = window_px(affine.resolution)
     middle = np.array([(width - 1) / 2, (height - 1) / 2])

@@ -1,4 +1,4 @@
-"""Fifth step: keeps clips in which one face is there all the time, large enough and not turned away."""
+"""Fifth step: keeps clips with one face in every frame, large enough and not turned away."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from latentsync.preprocess.step import CLIP_FPS, Clip, Drop, FaceFacts, Picture
+from latentsync.preprocess.step import Clip, Drop, FaceFacts, Picture
+from latentsync.rates import VIDEO_FPS
 from latentsync.recipe.preprocess import Keeping
 
 _NOSE_TIP, _EYES = 30, (range(36, 42), range(42, 48))  # of the 68 points
-_ANOTHER_PLACE = 0.5  # sides of the face: who moves further between two frames is somebody else
-_USUALLY = 0.9  # share of the frames that are turned no further than the number that is stated
+_LONGEST_MOVE = 0.5  # in face sides: a face that moves further between two frames is another one
+_YAW_QUANTILE = 0.9  # of the frames: a short turn of the head does not drop a clip
 
 
 @dataclass
 class KeepFace:
-    """Drops a clip by what was seen of its face, or joins its crops."""
+    """Drops a clip whose face is missing or unsuitable; stacks the crops of the others."""
 
     keeping: Keeping
     name: str = "keep_face"
@@ -45,27 +46,27 @@ class KeepFace:
         crops_u8 = np.stack([picture.crop_u8 for picture in pictures if picture.crop_u8 is not None])
         boxes = [picture.box_u8 for picture in pictures if picture.box_u8 is not None]
         boxes_u8 = np.stack(boxes) if boxes else None
-        del pictures, boxes  # the crops are needed once only
+        del pictures, boxes  # so that the crops are in memory once
         yield replace(known, crops_u8=crops_u8, boxes_u8=boxes_u8)  # f h w c
 
     def _facts(self, pictures: list[Picture], points: NDArray[np.float32], source_px: float) -> FaceFacts:
         sides_px = _sides_px(points)
-        looks = [
+        are_large = [
             picture.other_px >= self.keeping.other_size * side_px
             for picture, side_px in zip(pictures, sides_px, strict=True)
             if picture.other_px is not None
         ]
         return FaceFacts(
             px=float(sides_px.min()) * source_px,
-            yaw=float(np.quantile(nose_beside_eyes(points), _USUALLY)),
-            others=float(np.mean(looks)) if looks else 0.0,
+            yaw=float(np.quantile(nose_beside_eyes(points), _YAW_QUANTILE)),
+            others=float(np.mean(are_large)) if are_large else 0.0,
         )
 
     def _moved_away(self, points: NDArray[np.float32], known: Clip) -> Drop | None:
-        steps = np.linalg.norm(np.diff(points.mean(1), axis=0), axis=1) / _sides_px(points)[:-1]
-        if not len(steps) or steps.max() <= _ANOTHER_PLACE:
+        moves = np.linalg.norm(np.diff(points.mean(1), axis=0), axis=1) / _sides_px(points)[:-1]
+        if not len(moves) or moves.max() <= _LONGEST_MOVE:
             return None
-        second = (known.start_frame + int(steps.argmax()) + 1) / CLIP_FPS
+        second = (known.start_frame + int(moves.argmax()) + 1) / VIDEO_FPS
         return Drop(
             "face_lost", f"it is in another place from one frame to the next, at {second:.2f} s", known
         )
@@ -84,13 +85,13 @@ class KeepFace:
 
 
 def nose_beside_eyes(points: NDArray[np.float32]) -> NDArray[np.float64]:
-    """How far the tip of the nose lies beside the middle of the eyes, along their line, in eye distances.
+    """How far the tip of the nose is from the middle of the eyes, along their line, in eye distances.
 
     Args:
         points: (f 68 2).
 
     Returns:
-        (f,) 0 for a face from the front, 0.5 where the nose is below one eye.
+        (f,) 0 for a frontal face, 0.5 where the nose is below one eye.
 
     Source: ours; with a nose 0.6 eye distances high it is 0.6 tan(yaw), so 0.35 at 30 and 0.6 at 45 degrees.
     """

@@ -1,4 +1,4 @@
-"""Seventh step: how good the pictures of a clip are."""
+"""Seventh step: measures the picture quality of a clip."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from latentsync.weights.catalog import find_entry
 from latentsync.weights.quality import hyperiqa_from_released
 
 _BLOCK_PX = 8  # side of the blocks in which video is compressed
-_SMALLEST_STEP = 0.25  # grey levels: a picture without any detail is not blocky
+_SMALLEST_STEP = 0.25  # grey levels: keeps the ratio at 1 for a picture without detail
 _WHOLE_PX = 256  # side of the crops that HyperIQA's threshold was chosen for
 
 Measure = Callable[[FrameImage], float]
@@ -28,10 +28,10 @@ Measure = Callable[[FrameImage], float]
 
 @dataclass
 class MeasureQuality:
-    """Drops clips by the mean over their first, middle and last picture.
+    """Drops clips by the mean quality of their first, middle and last picture.
 
-    HyperIQA is the paper's measure, from 40 of 100 on. Without its weights it is sharpness and blockiness,
-    under their own names and with their own limits: they see blur and blocks and nothing else.
+    HyperIQA is the paper's measure; 40 of 100 is the limit of the official pipeline. Without its weights,
+    sharpness and blockiness are measured instead, with limits of their own: they notice blur and blocks only.
     """
 
     quality: Quality
@@ -48,11 +48,11 @@ class MeasureQuality:
         crops_u8 = clip.crops_u8
         if crops_u8 is None:
             raise ValueError("there are no crops to measure")
-        shown = [crops_u8[frame] for frame in (0, len(crops_u8) // 2, len(crops_u8) - 1)]
+        chosen = [crops_u8[frame] for frame in (0, len(crops_u8) // 2, len(crops_u8) - 1)]
         if self._hyperiqa is not None:
-            facts = QualityFacts(float(np.mean([self._hyperiqa(one) for one in shown])), "hyperiqa")
+            facts = QualityFacts(float(np.mean([self._hyperiqa(one) for one in chosen])), "hyperiqa")
         else:
-            sharp, blocky = np.mean([(sharpness(one), blockiness(one)) for one in shown], axis=0)
+            sharp, blocky = np.mean([(sharpness(one), blockiness(one)) for one in chosen], axis=0)
             facts = QualityFacts(float(sharp), "sharpness", float(blocky))
         yield self._unfit(facts, replace(clip, crops_u8=None, quality=facts)) or replace(clip, quality=facts)
 
@@ -72,7 +72,7 @@ def sharpness(rgb_u8: FrameImage) -> float:
     """How much fine detail a picture (h w c) has for its contrast: 0 is none, good crops have 0.01 to 0.03.
 
     Source: ours; the standard deviation of the Laplacian (Pech-Pacheco et al. 2000) over that of the picture,
-    so that a dark or flat picture is not taken for a blurred one. Noise and blocks count as detail.
+    so that a dark or flat picture does not count as blurred. Noise and blocks count as detail.
     """
     grey = _grey(rgb_u8)
     return float(cv2.Laplacian(grey, cv2.CV_32F).std() / (8 * max(1.0, float(grey.std()))))
@@ -81,8 +81,8 @@ def sharpness(rgb_u8: FrameImage) -> float:
 def blockiness(rgb_u8: FrameImage) -> float:
     """Mean step between neighbours across the 8 px grid over that elsewhere, in the worse direction.
 
-    1 is none. A crop is turned and scaled, so that the grid of the source is not straight in it: this sees
-    the blocks of sources that had been cut to size already, and little else.
+    1 is none. Cropping turns and scales the grid of the source, so this notices blocks mostly in sources
+    that were cropped to size before.
 
     Source: ours, after the blocking measure of Wang, Bovik and Evans (2000).
     """
@@ -94,9 +94,9 @@ def _step_ratio(steps: NDArray[np.float32]) -> float:
     usable = len(steps) // _BLOCK_PX * _BLOCK_PX
     if not usable:
         return 1.0
-    by_place = steps[:usable].reshape(-1, _BLOCK_PX).mean(0)
-    worst = float(by_place.max())
-    rest = (float(by_place.sum()) - worst) / (_BLOCK_PX - 1)
+    by_offset = steps[:usable].reshape(-1, _BLOCK_PX).mean(0)
+    worst = float(by_offset.max())
+    rest = (float(by_offset.sum()) - worst) / (_BLOCK_PX - 1)
     return (worst + _SMALLEST_STEP) / (rest + _SMALLEST_STEP)
 
 
@@ -112,7 +112,7 @@ def has_hyperiqa() -> bool:
 def _load_hyperiqa(device: str) -> Measure:
     """HyperIQA as a function from a picture (h w c) to 0..100.
 
-    Source: the official filter looks at the middle 224 px of a crop of 256 px; others are resized to that.
+    Source: the official filter measures the middle 224 px of a crop of 256 px; others are resized to that.
     """
     network = hyperiqa_from_released(need("hyperiqa"), device=device)
 

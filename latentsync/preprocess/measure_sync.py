@@ -1,4 +1,4 @@
-"""Sixth step: how well speech and lips fit, after the faces were aligned; the speech is shifted to fit."""
+"""Sixth step: measures how well speech and lips match, and shifts the speech by its offset."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from latentsync.recipe.preprocess import Synchrony
 
 @dataclass
 class MeasureSync:
-    """Drops clips whose sound does not belong to the lips, and moves the sound of the others to fit.
+    """Drops clips whose speech does not match the lips, and shifts the speech of the others.
 
-    Source: the paper, section 3.3: confidence 3, offset 6 frames, measured after the affine transform.
+    Source: the paper, section 3.3: measured after the affine transform, confidence from 3 on; offsets up to
+    6 frames: the official pipeline.
     """
 
     synchrony: Synchrony
@@ -28,12 +29,12 @@ class MeasureSync:
         self.judge = self.judge or choose_judge(self.synchrony.judge, device=self.device)
 
     def run(self, clip: Clip, out_dir: Path) -> Iterator[Clip | Drop]:
-        seen_u8 = clip.boxes_u8 if self.synchrony.adjust == "before" else clip.crops_u8
-        if seen_u8 is None or self.judge is None:
+        judged_u8 = clip.boxes_u8 if self.synchrony.adjust == "before" else clip.crops_u8
+        if judged_u8 is None or self.judge is None:
             raise ValueError("there are no crops to judge, or the step was not started")
         try:
             score = score_sync(
-                self.judge, seen_u8, speech_during(clip), max_shift_frames=self.synchrony.max_shift_frames
+                self.judge, judged_u8, speech_during(clip), max_shift_frames=self.synchrony.max_shift_frames
             )
         except MediaError as error:
             yield Drop("too_short", str(error), replace(clip, crops_u8=None, boxes_u8=None))
@@ -45,9 +46,9 @@ class MeasureSync:
             is_applied=self.synchrony.adjust != "none",
         )
         known = replace(clip, sync=facts, boxes_u8=None)
-        yield self._unbelievable(facts, replace(known, crops_u8=None)) or known
+        yield self._unfit(facts, replace(known, crops_u8=None)) or known
 
-    def _unbelievable(self, facts: SyncFacts, known: Clip) -> Drop | None:
+    def _unfit(self, facts: SyncFacts, known: Clip) -> Drop | None:
         needed = self.synchrony.min_confidence
         if facts.judge != "syncnet-v2":
             needed = self.synchrony.min_confidence_compact

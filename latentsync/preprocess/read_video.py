@@ -1,4 +1,4 @@
-"""First step: opens a source, or says why not, and streams it at 25 frames a second with speech at 16 kHz."""
+"""First step: opens a source, or drops it, and streams it at 25 frames per second with speech at 16 kHz."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ import numpy as np
 
 from latentsync.media.probe import AudioInfo, MediaInfo, VideoInfo, probe
 from latentsync.media.read import read_audio, read_frames
-from latentsync.preprocess.step import CLIP_FPS, RATE_HZ, Clip, Drop
+from latentsync.preprocess.step import Clip, Drop
+from latentsync.rates import AUDIO_HZ, VIDEO_FPS
 from latentsync.recipe.preprocess import Reading
 from latentsync.types import Frame
 
-_ROUNDING_TICKS = 0.05  # times are rounded to milliseconds in some files: that makes no frame
+_ROUNDING_TICKS = 0.05  # some files round times to milliseconds: that must not add a frame
 _CONTAINER_ROUNDING_S = 0.1
 
 
 @dataclass
 class ReadVideo:
-    """Gives a clip for every run of frames without a gap; a file that is unfit is dropped."""
+    """Yields a clip for every run of frames without a gap; an unsuitable file is dropped."""
 
     reading: Reading
     min_s: float
@@ -40,8 +41,8 @@ class ReadVideo:
             yield unfit or Drop("unreadable")
             return
         video, audio = info.video, info.audio
-        # Where the sound begins after the first frame, this puts silence before it.
-        speech = read_audio(path, rate_hz=RATE_HZ, start_s=video.start_s - audio.start_s).samples
+        # If the audio begins after the first frame, this puts silence before it.
+        speech = read_audio(path, rate_hz=AUDIO_HZ, start_s=video.start_s - audio.start_s).samples
         size, source_px = self._size(video)
         frames = (_resized(frame, size) for frame in read_frames(path))
         ticks = at_25_fps(frames, max_gap_s=self.reading.max_gap_s)
@@ -58,7 +59,7 @@ class ReadVideo:
             )
 
     def _unfit(self, info: MediaInfo) -> Drop | None:
-        """Why a file is not taken."""
+        """Why a file is dropped; None if it is not."""
         video, audio = info.video, info.audio
         if video is None or video.is_picture or video.frames == 1:
             return Drop("no_video", "only sound" if video is None else "a still picture")
@@ -79,7 +80,7 @@ class ReadVideo:
         return None
 
     def _size(self, video: VideoInfo) -> tuple[tuple[int, int], float]:
-        """Width and height with square pixels and sides that are not too long, and the zoom back."""
+        """Width and height with square pixels and sides within the limit, and source pixels per new pixel."""
         width, height = video.width * float(video.pixel_aspect), float(video.height)
         shrink = max(1.0, max(width, height) / self.reading.max_side_px)
         return (max(1, round(width / shrink)), max(1, round(height / shrink))), shrink
@@ -95,19 +96,19 @@ def _resized(frame: Frame, size: tuple[int, int]) -> Frame:
 
 
 def at_25_fps(frames: Iterator[Frame], *, max_gap_s: float) -> Iterator[Frame]:
-    """Show, at every 25th of a second, the frame that is nearest in time.
+    """Yield, for every 25th of a second, the frame that is nearest in time.
 
-    Frames of slower videos are repeated, some of faster ones are left out. Holds two frames at a time.
+    Repeats frames of slower videos and skips some of faster ones. Holds two frames at a time.
 
     Args:
-        frames: in the order of their times; one that is not later than its predecessor is left out.
-        max_gap_s: over longer gaps nothing is repeated: the ticks in them are missing.
+        frames: in the order of their times; one that is not later than its predecessor is skipped.
+        max_gap_s: no frame is repeated across longer gaps: their ticks are missing.
 
     Yields:
         Frames whose `index` is the tick and whose `time_s` is exactly index / 25.
     """
     last: Frame | None = None
-    tick, period_s = 0, 1 / CLIP_FPS
+    tick, period_s = 0, 1 / VIDEO_FPS
     for frame in frames:
         if last is None:
             last, tick = frame, _first_tick(frame.time_s)
@@ -118,16 +119,16 @@ def at_25_fps(frames: Iterator[Frame], *, max_gap_s: float) -> Iterator[Frame]:
         is_gap = step_s > max_gap_s
         until_s = last.time_s + (period_s if is_gap else step_s / 2)
         period_s = period_s if is_gap else step_s
-        end = _first_tick(until_s) if is_gap else math.ceil(until_s * CLIP_FPS - 1e-6)
+        end = _first_tick(until_s) if is_gap else math.ceil(until_s * VIDEO_FPS - 1e-6)
         ticks = range(tick, max(tick, end))
-        yield from (Frame(last.rgb_u8, shown, shown / CLIP_FPS) for shown in ticks)
+        yield from (Frame(last.rgb_u8, shown, shown / VIDEO_FPS) for shown in ticks)
         tick = max(ticks.stop, _first_tick(frame.time_s)) if is_gap else ticks.stop
         last = frame
     if last is not None:
         ticks = range(tick, _first_tick(last.time_s + period_s))
-        yield from (Frame(last.rgb_u8, shown, shown / CLIP_FPS) for shown in ticks)
+        yield from (Frame(last.rgb_u8, shown, shown / VIDEO_FPS) for shown in ticks)
 
 
 def _first_tick(time_s: float) -> int:
     """The first tick at or after a time."""
-    return math.ceil(time_s * CLIP_FPS - _ROUNDING_TICKS)
+    return math.ceil(time_s * VIDEO_FPS - _ROUNDING_TICKS)

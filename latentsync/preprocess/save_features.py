@@ -1,9 +1,7 @@
-"""After the last step, where the recipe asks for it: what training hears of a clip, by the clip's hash."""
+"""Optional last step: saves the audio features of a clip for training, under the hash of the clip."""
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +12,11 @@ from torch import Tensor
 
 from latentsync.audio.mel import mel_spectrogram
 from latentsync.audio.whisper import WhisperEncoder, encode_speech, load_whisper
+from latentsync.files import whole_or_nothing
 from latentsync.manifest import features_path
 from latentsync.media.read import read_audio
-from latentsync.preprocess.step import RATE_HZ, Clip, Drop
+from latentsync.preprocess.step import Clip, Drop
+from latentsync.rates import AUDIO_HZ
 from latentsync.recipe.preprocess import Features
 from latentsync.weights.cache import need
 from latentsync.weights.models import BUNDLED
@@ -26,9 +26,9 @@ from latentsync.weights.models import BUNDLED
 class SaveFeatures:
     """Writes `features/AB/ABCD….mel.safetensors` and `….whisper.safetensors` for a clip with hash ABCD….
 
-    Both are computed from the sound in the written clip, so that they equal what training would compute.
-    mel      (80 t) float32, 80 columns a second
-    whisper  (t n d) float16, 50 states a second; the file's metadata says by which Whisper
+    Both are computed from the audio of the written clip, so that they equal what training would compute.
+    mel      (80 t) float32, 80 columns per second
+    whisper  (t n d) float16, 50 states per second; the file's metadata names the Whisper
     """
 
     features: Features
@@ -45,22 +45,18 @@ class SaveFeatures:
     def run(self, clip: Clip, out_dir: Path) -> Iterator[Clip | Drop]:
         if clip.written is None:
             raise ValueError("the clip is not written yet")
-        samples = read_audio(out_dir / clip.written.name, rate_hz=RATE_HZ).samples
-        place = features_path(out_dir, clip.written.sha256)
+        samples = read_audio(out_dir / clip.written.name, rate_hz=AUDIO_HZ).samples
+        path = features_path(out_dir, clip.written.sha256)
         if self.features.mel:
-            _write(place.with_suffix(".mel.safetensors"), {"mel": mel_spectrogram(samples)}, {})
+            _write(path.with_suffix(".mel.safetensors"), {"mel": mel_spectrogram(samples)}, {})
         if self._whisper is not None:
             states = encode_speech(self._whisper, samples).half()  # t n d
             metadata: dict[str, str] = {"whisper": self.features.whisper}
-            _write(place.with_suffix(".whisper.safetensors"), {"whisper": states}, metadata)
+            _write(path.with_suffix(".whisper.safetensors"), {"whisper": states}, metadata)
         yield clip
 
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(3)}.part")
-    try:
+    with whole_or_nothing(path) as part:
         part.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

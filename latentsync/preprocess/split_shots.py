@@ -1,4 +1,4 @@
-"""Second step: cuts a stream of frames into shots while it runs."""
+"""Second step: cuts a stream of frames into shots."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from typing import Any
 
 import cv2
 
-from latentsync.preprocess.step import CLIP_FPS, Clip, Drop
+from latentsync.preprocess.step import Clip, Drop
+from latentsync.rates import VIDEO_FPS
 from latentsync.recipe.preprocess import Shots
 from latentsync.types import Frame, FrameImage
 
 
 @dataclass
 class SplitShots:
-    """Gives a clip for every shot. Holds back the few frames that the detector must see beyond a cut.
+    """Yields a clip for every shot. Holds back the few frames that the detector needs after a cut.
 
-    Source: the paper's PySceneDetect with the adaptive detector and threshold 2.
+    Source: the official pipeline: PySceneDetect, the adaptive detector, threshold 2.
     """
 
     shots: Shots
@@ -46,8 +47,8 @@ class SplitShots:
         cuts: set[int] = set()
         shot = 0
         for frame in frames:
-            moment = FrameTimecode(frame.index, float(CLIP_FPS))
-            cuts |= {cut.frame_num for cut in detector.process_frame(moment, self._small(frame.rgb_u8))}
+            timecode = FrameTimecode(frame.index, float(VIDEO_FPS))
+            cuts |= {cut.frame_num for cut in detector.process_frame(timecode, self._small(frame.rgb_u8))}
             ahead.append(frame)
             if len(ahead) > self.shots.window_frames:
                 shot += ahead[0].index in cuts
@@ -61,13 +62,13 @@ class SplitShots:
 
         return AdaptiveDetector(
             adaptive_threshold=self.shots.threshold,
-            min_scene_len=max(1, round(self.shots.min_s * CLIP_FPS)),
+            min_scene_len=max(1, round(self.shots.min_s * VIDEO_FPS)),
             window_width=self.shots.window_frames,
             min_content_val=self.shots.min_content,
         )
 
     def _small(self, rgb_u8: FrameImage) -> Any:
-        """The frame as the detector wants it: blue first, and small."""
+        """The frame as the detector expects it: BGR, and small."""
         shrink = max(1.0, rgb_u8.shape[1] / self.shots.picture_px)
         size = (max(1, round(rgb_u8.shape[1] / shrink)), max(1, round(rgb_u8.shape[0] / shrink)))
         return cv2.cvtColor(cv2.resize(rgb_u8, size, interpolation=cv2.INTER_LINEAR), cv2.COLOR_RGB2BGR)

@@ -1,4 +1,4 @@
-"""What passes between the steps: a clip, and the reason why one goes no further."""
+"""What passes between preprocessing steps: a clip, or the reason why it is dropped."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentsync.manifest import Split
+from latentsync.rates import AUDIO_HZ, VIDEO_FPS
+from latentsync.rates import SAMPLES_PER_FRAME as SAMPLES_PER_FRAME
 from latentsync.types import Frame, FrameImage
 
-CLIP_FPS = 25
-RATE_HZ = 16000
-SAMPLES_PER_FRAME = RATE_HZ // CLIP_FPS
+CLIP_FPS, RATE_HZ = VIDEO_FPS, AUDIO_HZ
 
-# Every reason there is, with what it means. These words are counted in reports: they do not change.
+# All reasons, with their meaning. Reports count these words: they do not change.
 REASONS = {
-    "unreadable": "the file is missing, empty, cut off, damaged, locked, or no media",
-    "no_video": "there is no moving picture in the file: only sound, or a still picture",
-    "no_audio": "there is no sound in the file",
-    "too_large": "frames with more pixels than the recipe takes",
-    "too_fast": "more frames a second than the recipe takes",
-    "too_long": "more hours than the recipe takes",
-    "too_short": "a video or a shot that is shorter than the shortest clip",
+    "unreadable": "the file is missing, empty, cut off, damaged, locked, or not a media file",
+    "no_video": "the file has no video: only audio, or a still picture",
+    "no_audio": "the file has no audio",
+    "too_large": "the frames have more pixels than the recipe allows",
+    "too_fast": "more frames per second than the recipe allows",
+    "too_long": "more hours than the recipe allows",
+    "too_short": "a video or shot shorter than the shortest clip",
     "no_face": "no face anywhere in the clip",
-    "face_lost": "the face is not seen all the time, or another one takes its place",
+    "face_lost": "the face is missing in some frames, or another one replaces it",
     "face_too_small": "the face has too few pixels in the source",
     "side_on": "the face is turned too far to the side",
-    "several_faces": "another face of comparable size is there for too long",
-    "offset_too_large": "speech and lips are further apart than is believed",
-    "low_confidence": "the judge of sync is not sure that speech and lips belong together",
+    "several_faces": "another face of comparable size is visible for too long",
+    "offset_too_large": "the offset between speech and lips is larger than the recipe allows",
+    "low_confidence": "the SyncNet is not confident that speech and lips belong together",
     "low_quality": "the picture is too blurred or too blocky",
-    "crashed": "the source killed its worker, each time it was tried",
-    "hung": "the source took longer than the run allows, each time",
-    "error": "a step met something that no media file should cause; the log has the trace",
+    "crashed": "the source killed its worker in every attempt",
+    "hung": "the source took longer than --limit in every attempt",
+    "error": "a step raised an error that no media file should cause; the log has the trace",
 }
 
 
@@ -52,10 +52,10 @@ class Source:
 class Picture:
     """A frame after alignment.
 
-    crop_u8   (h w c) the aligned crop; None where there is no face
+    crop_u8   (h w c) the aligned crop; None without a face
     points    (68, 2) in pixels of the frame
     box_u8    (h w c) the same crop, but upright in the frame, where the recipe asks for it
-    other_px  side of the largest other face, brows to chin; 0 without one, None where nobody looked
+    other_px  side of the largest other face, brows to chin; 0 without one, None if not searched for
     """
 
     crop_u8: FrameImage | None
@@ -75,7 +75,7 @@ class FaceFacts:
 
 @dataclass(frozen=True, slots=True)
 class SyncFacts:
-    """How well speech and lips of a clip fit; `is_applied` if the speech was moved by the offset."""
+    """How well speech and lips of a clip match; `is_applied` if the speech was shifted by the offset."""
 
     offset_frames: int
     confidence: float
@@ -104,14 +104,14 @@ class Written:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
-    """A stretch of one source, as far as the steps have brought it.
+    """A span of one source, with what the steps so far found out.
 
     start_frame  of the source at 25 frames a second, its first frame being 0
     frames       how many there are; None while the stream has not been read
-    speech       all of the source's sound, (n,) at 16 kHz, beginning with its first frame
-    stream       frames of the source, read once
-    source_px    pixels of the source to a pixel of these frames, along each side
-    pictures     what became of the frames, read once
+    speech       all audio of the source, (n,) at 16 kHz, from its first frame on
+    stream       frames of the source, to be read once
+    source_px    pixels of the source per pixel of these frames, along each side
+    pictures     the aligned frames, to be read once
     resolution   side of the crops in pixels
     crops_u8     (f h w c)
     boxes_u8     (f h w c) the same, but upright in their frames, where the recipe asks for them
@@ -134,25 +134,25 @@ class Clip:
 
 
 def speech_during(clip: Clip) -> NDArray[np.float32]:
-    """What is heard during a clip, shifted by the offset where that is applied: (frames * 640,).
+    """The audio of a clip, shifted by its offset if that is applied: (frames * 640,).
 
-    The window is moved over the sound of the whole source, so that nothing is lost at the ends of a clip.
+    It is cut from the audio of the whole source, so that a shift loses nothing at the ends of a clip.
     """
     if clip.speech is None or clip.frames is None:
         raise ValueError("the clip has no speech or no length yet")
     shift_frames = clip.sync.offset_frames if clip.sync is not None and clip.sync.is_applied else 0
     first = (clip.start_frame - shift_frames) * SAMPLES_PER_FRAME
     wanted = clip.frames * SAMPLES_PER_FRAME
-    heard = clip.speech[max(0, first) : max(0, first + wanted)]
+    cut = clip.speech[max(0, first) : max(0, first + wanted)]
     before = min(wanted, max(0, -first))
-    return np.pad(heard, (before, wanted - before - len(heard)))
+    return np.pad(cut, (before, wanted - before - len(cut)))
 
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Why a clip goes no further. A drop is an answer, not an error: nothing is raised.
+    """Why a clip is dropped. A drop is a result, not an error: nothing is raised.
 
-    clip  what is known by now, where that is more than the step was given
+    clip  what is known of it, if that is more than the step was given
     """
 
     reason: str
@@ -161,15 +161,15 @@ class Drop:
 
 
 class Step(Protocol):
-    """Takes one clip and gives, one after another, the clips that replace it or reasons why there are none.
+    """Takes one clip and yields the clips that replace it, or drops.
 
-    Clips are worked off depth first: when the next one is asked for, the one before is done with, whether its
-    stream was read to the end or not. A step writes under `out_dir` only.
+    Clips pass the chain depth first: when the next one is requested, the one before is finished, whether
+    its stream was read to the end or not. A step writes only under `out_dir`.
     """
 
     name: str
 
     def start(self) -> None:
-        """Load what is slow to load. Called once in each worker process."""
+        """Load networks. Called once in each worker process."""
 
     def run(self, clip: Clip, out_dir: Path) -> Iterator[Clip | Drop]: ...

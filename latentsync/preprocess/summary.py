@@ -1,4 +1,4 @@
-"""What became of a raw folder: the funnel in numbers, and pictures of what was kept."""
+"""The outcome of a run: the funnel in numbers, and pictures of the kept clips."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ import numpy as np
 
 from latentsync.errors import MediaError
 from latentsync.events import Note, Progress, Report
+from latentsync.files import whole_or_nothing
 from latentsync.manifest import Decision
 from latentsync.media.read import read_frames
+from latentsync.rates import VIDEO_FPS
 from latentsync.types import FrameImage
 
 FOLDER = "summary"
@@ -26,9 +28,10 @@ _BAND_PX = 18
 class Funnel:
     """How many sources and clips went in and came out.
 
-    sources   with at least one decision
-    clips     stretches of sources that a step decided on; a source that was dropped or failed whole is one
-    dropped, failed  clips by reason, the most frequent first
+    sources  with at least one decision
+    clips    spans of sources that a step decided on; a source that was dropped or failed as a whole is one
+    dropped  clips by reason, the most frequent first
+    failed   the same for failures
     """
 
     sources: int
@@ -40,7 +43,7 @@ class Funnel:
     failed: dict[str, int]
 
     def as_dict(self) -> dict[str, object]:
-        """The counts in values that JSON can hold."""
+        """The counts in values that JSON can express."""
         return {
             "sources": self.sources,
             "sources_with_kept_clips": self.sources_kept,
@@ -65,7 +68,18 @@ class Funnel:
         rows.append(("clips out", self.kept, _share(self.kept, self.clips)))
         width = max(len(title) for title, _, _ in rows)
         lines = [f"{title:<{width}}  {count:>9,}  {share:>7}".rstrip() for title, count, share in rows]
-        return [*lines, f"{'hours out':<{width}}  {self.kept_s / 3600:>9.2f}"]
+        return [*lines, f"{'length out':<{width}}  {_length(self.kept_s):>9}"]
+
+
+def _length(seconds: float) -> str:
+    """Seconds in a unit that fits.
+
+    >>> _length(7.2), _length(250), _length(9000)
+    ('7.2 s', '4.2 min', '2.50 h')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.2f} h"
 
 
 def _share(part: int, whole: int) -> str:
@@ -80,7 +94,7 @@ def count_decisions(decisions: Sequence[Decision]) -> Funnel:
         sources_kept=len({decision.source for decision in kept}),
         clips=len(decisions),
         kept=len(kept),
-        kept_s=sum((decision.frames or 0) / (decision.fps or 25) for decision in kept),
+        kept_s=sum((decision.frames or 0) / (decision.fps or VIDEO_FPS) for decision in kept),
         dropped=_reasons(decisions, "dropped"),
         failed=_reasons(decisions, "failed"),
     )
@@ -95,7 +109,7 @@ def draw_pictures(out: Path, decisions: Sequence[Decision], report: Report) -> l
     """Draw a contact sheet of kept clips, and histograms of duration, offset and confidence.
 
     Args:
-        out: the folder that the clips' paths begin in; the pictures go to `out/summary`.
+        out: the folder that the paths of the clips are relative to; the pictures go to `out/summary`.
         decisions: in any order; the same decisions give the same pictures.
 
     Returns:
@@ -105,14 +119,14 @@ def draw_pictures(out: Path, decisions: Sequence[Decision], report: Report) -> l
     folder.mkdir(exist_ok=True)
     judged = [decision for decision in decisions if decision.confidence is not None]
     written = [decision for decision in decisions if decision.outcome == "kept"]
-    durations = {"kept": [(decision.frames or 0) / (decision.fps or 25) for decision in written]}
+    durations = {"kept": [(decision.frames or 0) / (decision.fps or VIDEO_FPS) for decision in written]}
     judges = ", ".join(sorted({str(decision.judge) for decision in judged})) or "no judge"
     paths = [
         _histogram(folder / "durations.png", durations, label="seconds", title="Duration of the kept clips"),
         _histogram(
             folder / "offsets.png",
             _by_outcome(judged, "offset_frames"),
-            label="frames (above 0: the speech was early)",
+            label="frames (positive: the speech was early)",
             title="Offset of the speech",
             is_whole=True,
         ),
@@ -156,10 +170,8 @@ def _histogram(
     )
     axes.set(xlabel=label, ylabel="clips", title=title)
     axes.legend()
-    part = path.with_name(f"{path.name}.part")
-    with part.open("wb") as file:
+    with whole_or_nothing(path) as part, part.open("wb") as file:
         figure.savefig(file, format="png")
-    part.replace(path)
     return path
 
 
@@ -167,16 +179,16 @@ def _contact_sheet(out: Path, kept: Sequence[Decision], report: Report) -> Path 
     """Middle frames of clips spread evenly over all kept ones, with offset and confidence below."""
     if not kept:
         return None
-    places = min(len(kept), _COLUMNS * _ROWS)
-    chosen = [kept[place * len(kept) // places] for place in range(places)]
+    count = min(len(kept), _COLUMNS * _ROWS)
+    chosen = [kept[index * len(kept) // count] for index in range(count)]
     tiles: list[FrameImage] = []
     for decision in chosen:
-        report(Progress("contact sheet", len(tiles), places, "clips"))
+        report(Progress("contact sheet", len(tiles), count, "clips"))
         try:
             tiles.append(_tile(out, decision))
         except MediaError as error:
             report(Note(f"not on the contact sheet: {error}", "warning"))
-    report(Progress("contact sheet", places, places, "clips"))
+    report(Progress("contact sheet", count, count, "clips"))
     if not tiles:
         return None
     columns = min(_COLUMNS, len(tiles))
@@ -184,9 +196,8 @@ def _contact_sheet(out: Path, kept: Sequence[Decision], report: Report) -> Path 
     rows = [np.hstack(tiles[first : first + columns]) for first in range(0, len(tiles), columns)]
     path = out / FOLDER / "contact_sheet.png"
     _, encoded = cv2.imencode(".png", np.vstack(rows)[..., ::-1])
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(encoded.tobytes())
-    part.replace(path)
+    with whole_or_nothing(path) as part:
+        part.write_bytes(encoded.tobytes())
     return path
 
 
@@ -199,7 +210,7 @@ def _tile(out: Path, decision: Decision) -> FrameImage:
             tile[:_TILE_PX] = cv2.resize(frame.rgb_u8, (_TILE_PX, _TILE_PX), interpolation=cv2.INTER_AREA)
             if decision.confidence is not None:
                 text = f"{decision.offset_frames or 0:+d}  {decision.confidence:.1f}"
-                place, black = (4, _TILE_PX + _BAND_PX - 5), (0, 0, 0)
-                cv2.putText(tile, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, black, 1, cv2.LINE_AA)
+                corner, black = (4, _TILE_PX + _BAND_PX - 5), (0, 0, 0)
+                cv2.putText(tile, text, corner, cv2.FONT_HERSHEY_SIMPLEX, 0.4, black, 1, cv2.LINE_AA)
             return tile
-    raise MediaError(f"'{path}': has no picture {middle}")
+    raise MediaError(f"'{path}': has no frame {middle}")

@@ -1,9 +1,8 @@
-"""Last step: writes a clip once, with its speech, in the same bytes on every run."""
+"""Eighth step: writes a clip with its speech, in the same bytes on every run."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import wave
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,15 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentsync.errors import MediaError
+from latentsync.files import sha256_of
 from latentsync.manifest import clip_folder, person_of, split_of
 from latentsync.media.write import Encoding, VideoWriter
-from latentsync.preprocess.step import CLIP_FPS, RATE_HZ, Clip, Drop, Written, speech_during
+from latentsync.preprocess.step import Clip, Drop, Written, speech_during
+from latentsync.rates import AUDIO_HZ, VIDEO_FPS
 from latentsync.recipe.preprocess import ClipEncoding, Splitting
 
 
 @dataclass
 class WriteClip:
-    """Writes `clips/SOURCE/START-END.mp4`: a folder for each source, so that no two of them can meet."""
+    """Writes `clips/SOURCE/START-END.mp4`: with a folder for each source, names never collide."""
 
     encoding: ClipEncoding
     split: Splitting
@@ -35,21 +36,21 @@ class WriteClip:
     def run(self, clip: Clip, out_dir: Path) -> Iterator[Clip | Drop]:
         if clip.crops_u8 is None or clip.frames is None:
             raise ValueError("there is no crop to write")
-        start_s, end_s = clip.start_frame / CLIP_FPS, (clip.start_frame + clip.frames) / CLIP_FPS
+        start_s, end_s = clip.start_frame / VIDEO_FPS, (clip.start_frame + clip.frames) / VIDEO_FPS
         path = clip_folder(out_dir, clip.source.name) / f"{start_s:09.2f}-{end_s:09.2f}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
         self._write(path, clip.crops_u8, speech_during(clip))
         person = person_of(clip.source.name, by=self.split.by, pattern=self.split.person_pattern)
         written = Written(
             name=path.relative_to(out_dir).as_posix(),
-            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            sha256=sha256_of(path),
             person=person,
             split=split_of(person, validation_share=self.split.validation_share),
         )
         yield replace(clip, crops_u8=None, written=written)
 
     def _write(self, path: Path, crops_u8: NDArray[np.uint8], samples: NDArray[np.float32]) -> None:
-        # One thread: what x264 writes depends on their number. There is a worker for each core anyway.
+        # One thread: the output of x264 depends on their number, and there is a worker for each core anyway.
         encoding = Encoding(self.encoding.codec, self.encoding.crf, self.encoding.preset, threads=1)
         side = crops_u8.shape[1]
         with TemporaryDirectory() as folder:
@@ -60,7 +61,7 @@ class WriteClip:
                     path,
                     width=side,
                     height=side,
-                    fps=Fraction(CLIP_FPS),
+                    fps=Fraction(VIDEO_FPS),
                     like=None,
                     speech=speech,
                     encoding=encoding,
@@ -68,7 +69,7 @@ class WriteClip:
                     for crop_u8 in crops_u8:
                         writer.write(crop_u8)
             except MediaError as error:
-                # A disk that is full or broken is no fault of this source.
+                # A full or broken disk is not this source's fault: it must not become a drop.
                 raise OSError(getattr(error.__cause__, "errno", None) or errno.EIO, str(error)) from error
 
 
@@ -77,5 +78,5 @@ def _write_wav(path: Path, samples: NDArray[np.float32]) -> None:
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
-        file.setframerate(RATE_HZ)
+        file.setframerate(AUDIO_HZ)
         file.writeframes(levels.tobytes())

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from latentsync.workers.pool import Fault, Message, WorkerFactory, describe_fault
+from latentsync.workers.pool import STOP_SIGNALS, Fault, Message, WorkerFactory, describe_fault
 
 _ONE_THREAD = {
     name: "1"
@@ -38,7 +38,7 @@ class _Worker:
 
 
 class LocalPool:
-    """Processes that start from scratch (spawn), compute in one thread each and end with their parent."""
+    """Processes that start afresh (spawn), compute in one thread each and end with their parent."""
 
     def __init__(self, make: WorkerFactory, *, workers: int | None = None, most: int | None = None) -> None:
         """Prepare `workers` processes, one per core if None, never more than `most`; none is started yet."""
@@ -49,7 +49,7 @@ class LocalPool:
         self._context = multiprocessing.get_context("spawn")
 
     def start(self, worker: int) -> None:
-        """Start a process; what it needs to know before it imports anything is in its environment."""
+        """Start a process; its environment has the number of threads, which libraries read on import."""
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(theirs, self._make), daemon=True)
         with _environment(_ONE_THREAD), _signals_blocked():
@@ -58,12 +58,12 @@ class LocalPool:
         self._workers[worker] = _Worker(process, ours)
 
     def send(self, worker: int, content: Any) -> None:
-        """Send a task; a worker that has just died is noticed when it is listened to."""
+        """Send a task; `receive` notices a worker that has just died."""
         with suppress(OSError):
             self._workers[worker].pipe.send(content)
 
     def receive(self, timeout_s: float) -> list[Message]:
-        """Messages of the processes, and which of them are gone."""
+        """Messages of the processes, and which of them died."""
         worker_of = {member.pipe: worker for worker, member in self._workers.items()}
         messages = []
         for pipe in wait(list(worker_of), timeout_s):
@@ -113,8 +113,8 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Start a process that Ctrl-C and a batch system's SIGTERM do not reach: its parent answers them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    """Start a process that Ctrl-C, SIGTERM and SIGHUP do not reach: its parent answers them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *STOP_SIGNALS})
     try:
         yield
     finally:
@@ -122,7 +122,7 @@ def _signals_blocked() -> Iterator[None]:
 
 
 def _serve(pipe: Connection, make: WorkerFactory) -> None:
-    """A worker's life: make ready, then answer tasks until the pipe ends."""
+    """What a worker does: load, then answer tasks until the pipe ends."""
     os.dup2(2, 1)  # stdout belongs to the parent's result
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:

@@ -1,4 +1,4 @@
-"""What is finished: an append-only file of JSON lines for every shard, from which a stopped run goes on."""
+"""What is finished: an append-only file of JSON lines for every shard, from which a stopped run resumes."""
 
 from __future__ import annotations
 
@@ -10,28 +10,27 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from latentsync.errors import UsageError
+from latentsync.runtime import integer_from
 
 _NAME = "shard-{index}-of-{count}"
-_LOOKS, _LOOK_S = 10, 0.1
+_LOCK_TRIES, _LOCK_WAIT_S = 10, 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Part `index` of `count`, counted from 1. A key stays in its part when keys are added."""
+    """Part `index` of `count`, counted from 1. A key stays in its part when others are added."""
 
     index: int = 1
     count: int = 1
 
     def has(self, key: str) -> bool:
         """Whether `key` belongs to this part."""
-        digest = sha256(key.encode("utf-8", "surrogatepass")).digest()
-        return int.from_bytes(digest[:8], "big") % self.count == self.index - 1
+        return integer_from(key) % self.count == self.index - 1
 
 
 def parse_shard(text: str) -> Shard:
@@ -46,7 +45,7 @@ def parse_shard(text: str) -> Shard:
     index, slash, count = text.partition("/")
     if slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
         return Shard(int(index), int(count))
-    raise UsageError(f"--shard '{text}': is no shard", hint="write i/n, from 1/8 to 8/8 for eight shards")
+    raise UsageError(f"--shard '{text}': is not a shard", hint="write i/n, from 1/8 to 8/8 for eight shards")
 
 
 class Log:
@@ -67,14 +66,14 @@ class Log:
             self._file.close()
             raise UsageError(
                 f"'{self.path}': another run is writing this log",
-                hint="wait for it, stop it, or send every run its own --shard i/n",
+                hint="wait for it, stop it, or give every run its own --shard i/n",
             )
         self._cut_off_unfinished_line()
 
     def append(self, key: str, values: Mapping[str, Any]) -> None:
         """Add one entry and wait until the disk has it; an entry that does not fit is taken back.
 
-        An entry with a "failure" counts as a try; any other one settles `key`.
+        An entry with a "failure" counts as a failed attempt; any other settles `key`.
 
         Raises:
             OSError: the disk is full.
@@ -103,8 +102,8 @@ class Log:
 class Past:
     """What the logs say.
 
-    settled  the last entry of every key that is finished; a key can be in two logs when shards were recut
-    tries    of a key, that failed since
+    settled  the last entry of every finished key; a key can be in two logs if the number of shards changed
+    tries    failed attempts at a key since then
     """
 
     settled: dict[str, dict[str, Any]]
@@ -115,7 +114,7 @@ def read_past(folder: Path, *, has: Callable[[str], bool] = lambda key: True) ->
     """Read the logs of all shards; an entry that a running shard has not finished writing is left out.
 
     Args:
-        has: which keys are wanted; others are not held in memory.
+        has: which keys are wanted; others are not kept in memory.
     """
     lines = [entry for entry in _entries(folder) if has(entry["key"])]
     past = Past({}, Counter())
@@ -150,21 +149,21 @@ def are_others_running(folder: Path) -> bool | None:
 
 
 @contextmanager
-def turn(path: Path) -> Iterator[None]:
-    """Wait for the turn to do what only one run may do at a time; `path` is the file that says so."""
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Wait until no other run holds the lock on the file `path`."""
     with path.open("ab") as file:
-        with suppress(OSError):  # file systems without locks: every run writes the same in the end
+        with suppress(OSError):  # a file system without locks: every run writes the same in the end
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _lock(file: FileIO) -> bool:
-    """Lock `file` until it is closed; False when another run has it. File systems without locks say yes."""
-    for _ in range(_LOOKS):
+    """Lock `file` until it is closed; False if another run has it. True on file systems without locks."""
+    for _ in range(_LOCK_TRIES):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            time.sleep(_LOOK_S)  # it may be a shard that only asks whether it is alone
+            time.sleep(_LOCK_WAIT_S)  # it may be a shard that only looks whether others are running
         except OSError:
             return True
         else:

@@ -1,17 +1,20 @@
-"""The scheduler that all engines share: one task at a time to every worker; what follows when one dies."""
+"""The scheduler that all engines share: one task at a time for each worker; what follows when one dies."""
 
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from types import FrameType
+from typing import Any, Literal, NoReturn, Protocol
 
-from latentsync.errors import LatentSyncError, MemoryShortage
+from latentsync.errors import LatentSyncError, MemoryShortage, RecipeError, UsageError, WeightsError
 
 Work = Callable[[Any], Any]
 # Run once in each worker: loads what is slow to load; has to survive pickling.
@@ -20,12 +23,13 @@ Failure = Literal["crashed", "hung", "error"]
 TRIES = 2
 LIMIT_S = 1800.0
 POLL_S = 0.25
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One unit of work: `key` names it, the worker is given `content`, `tries` have failed already."""
+    """One unit of work: `key` names it, `content` goes to the worker, `tries` is how many failed already."""
 
     key: str
     content: Any
@@ -36,7 +40,7 @@ class Task:
 class Fault:
     """An exception of a worker, in values that reach the parent whatever its type.
 
-    error  the exception itself where it is one of ours, so that it can be raised again
+    error  the exception itself where it is a LatentSyncError, so that it can be raised again
     """
 
     text: str
@@ -44,13 +48,20 @@ class Fault:
     is_disk_full: bool = False
     error: LatentSyncError | None = None
 
+    def raise_if_fatal(self) -> None:
+        """Raise what every other task would meet, too: a full disk, missing weights, wrong settings."""
+        if self.is_disk_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if isinstance(self.error, WeightsError | RecipeError | UsageError):
+            raise self.error
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """How one try of a task ended.
+    """How one attempt at a task ended.
 
     answer    what the worker returned, if `failure` is None
-    is_final  no other try follows
+    is_final  no other attempt follows
     """
 
     task: Task
@@ -63,7 +74,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What a worker message, or how it died: then `content` is a Fault, and it is started again if needed."""
+    """What a worker sent, or how it died: then `content` is a Fault, and the scheduler may start it again."""
 
     worker: int
     kind: Literal["ready", "answer", "error", "failed_to_start", "died"]
@@ -71,7 +82,7 @@ class Message:
 
 
 class WorkerPool(Protocol):
-    """Workers, numbered from 0. An engine starts them, carries messages, and notices that one is gone."""
+    """Workers, numbered from 0. An engine starts them, carries messages, and notices when one dies."""
 
     size: int  # how many workers to start at most
     location: str  # where they run, in words
@@ -83,18 +94,18 @@ class WorkerPool(Protocol):
         """Send a task to a ready worker; it answers "answer" or "error"."""
 
     def receive(self, timeout_s: float) -> list[Message]:
-        """What was message since; waits for at most `timeout_s`."""
+        """The messages since the last call; waits for at most `timeout_s`."""
 
     def kill(self, worker: int) -> None:
         """End a worker at once; it is then reported as died."""
 
     def close(self) -> None:
-        """End all workers at once, and whatever the engine started for them."""
+        """End all workers at once, and everything that the engine started for them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """When a task is given up: after so many failed tries, or seconds of one try."""
+    """When a task is given up: after `tries` failed attempts; an attempt fails after `limit_s` seconds."""
 
     tries: int = TRIES
     limit_s: float = LIMIT_S
@@ -122,34 +133,62 @@ def run_tasks(
     *,
     drop: Callable[[Task], None] | None = None,
 ) -> Generator[Attempt, None, None]:
-    """Run `tasks` and yield the end of every try, in the order in which they end; closes the pool.
+    """Run `tasks` and yield every attempt, in the order in which they end; closes the pool.
 
-    A task that kills its worker, raises or runs for too long is tried again after all others.
+    A task that kills its worker, raises or runs for too long is tried again after all others. Meanwhile
+    SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does.
 
     Args:
-        drop: called, once the workers are gone, for each task that was not ended when the caller stopped.
+        drop: called, once the workers are gone, for each task that was unfinished when the caller stopped.
 
     Raises:
         LatentSyncError: a worker cannot be made ready; the worker's own error where it raised one.
     """
     scheduler = _Scheduler(pool, deque(tasks), rules or Rules())
-    try:
-        scheduler.hand_out()
-        while scheduler.waiting or scheduler.busy:
-            for message in pool.receive(POLL_S):
-                yield from scheduler.handle(message)
+    with _stop_signals_as_ctrl_c():
+        try:
             scheduler.hand_out()
-            scheduler.end_overdue()
+            while scheduler.waiting or scheduler.busy:
+                for message in pool.receive(POLL_S):
+                    yield from scheduler.handle(message)
+                scheduler.hand_out()
+                scheduler.end_overdue()
+        finally:
+            pool.close()
+            for task, _ in scheduler.busy.values():
+                if drop is not None:
+                    drop(task)
+
+
+@contextmanager
+def _stop_signals_as_ctrl_c() -> Iterator[None]:
+    """Answer the signals of batch systems and closed terminals like Ctrl-C; ignored ones stay ignored.
+
+    Only the first: those that follow must not interrupt the clean-up.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        for other in before:
+            signal.signal(other, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    before = {number: answer for number, answer in before.items() if answer not in (signal.SIG_IGN, None)}
+    try:
+        for number in before:
+            signal.signal(number, interrupt)
+    except ValueError:  # not in the main thread: whoever called us answers signals
+        before = {}
+    try:
+        yield
     finally:
-        pool.close()
-        for task, _ in scheduler.busy.values():
-            if drop is not None:
-                drop(task)
+        for number, answer in before.items():
+            signal.signal(number, answer)
 
 
 @dataclass(slots=True)
 class _Scheduler:
-    """Who is doing what. A worker is starting, idle, busy, or in none of the three: not there."""
+    """Which worker does what. One that is neither starting nor idle nor busy is not running."""
 
     pool: WorkerPool
     waiting: deque[Task]
@@ -166,14 +205,14 @@ class _Scheduler:
             worker, task = self.idle.pop(), self.waiting.popleft()
             self.busy[worker] = task, time.monotonic()
             self.pool.send(worker, task.content)
-        there = self.starting | set(self.busy)
-        absent = [worker for worker in range(self.pool.size) if worker not in there]
+        running = self.starting | set(self.busy)
+        absent = [worker for worker in range(self.pool.size) if worker not in running]
         for worker in absent[: max(0, len(self.waiting) - len(self.starting))]:
             self.starting.add(worker)
             self.pool.start(worker)
 
     def handle(self, message: Message) -> Iterator[Attempt]:
-        """Take in one message; yields the end of a try if it is one."""
+        """Take in one message; yields an attempt if it ends one."""
         worker = message.worker
         if message.kind == "ready":
             self.starting.discard(worker)

@@ -35,15 +35,15 @@ class RayPool:
 
         Args:
             workers: how many actors; None: one per core of the cluster.
-            most: never more than these.
-            gpu: take a share of the cluster's GPUs, if it has any.
+            most: the upper bound, such as the number of tasks.
+            gpu: take a share of the cluster's GPUs, if it has some.
 
         Raises:
-            UsageError: Ray is not installed, or there is no cluster at `address`.
+            UsageError: Ray is not installed, or no cluster answers at `address`.
         """
         self._make = make
         self._ray = _import_ray()
-        # Ray tells of dead workers on stdout, which belongs to results; there is no setting for it.
+        # Ray reports dead workers on stdout, which belongs to results; there is no setting for that.
         self._quiet = redirect_stdout(sys.stderr)
         self._is_ours = not self._ray.is_initialized()
         if self._is_ours:
@@ -58,7 +58,7 @@ class RayPool:
         self._quiet.__enter__()
 
     def start(self, worker: int) -> None:
-        """Start an actor and ask it to make itself ready."""
+        """Start an actor and let it load."""
         self._actors[worker] = self._ray.remote(_Actor).options(**self._options).remote(self._make)
         self._awaited[self._actors[worker].start.remote()] = worker
 
@@ -67,7 +67,7 @@ class RayPool:
         self._awaited[self._actors[worker].run.remote(content)] = worker
 
     def receive(self, timeout_s: float) -> list[Message]:
-        """Messages of the actors, and which of them are gone."""
+        """Messages of the actors, and which of them died."""
         done, _ = self._ray.wait(list(self._awaited), num_returns=1, timeout=timeout_s)
         messages = []
         for awaited in done:
@@ -97,7 +97,7 @@ class RayPool:
 
 
 class _Actor:
-    """The worker's side; every exception goes back as a value."""
+    """The worker's side: every exception goes back as a value."""
 
     def __init__(self, make: WorkerFactory) -> None:
         self._make = make
@@ -130,7 +130,7 @@ def _import_ray() -> Any:
 
 
 def _connect(ray: Any, address: str | None, workers: int | None) -> None:
-    """Join the cluster or start one, without a dashboard, a word on stdout or a report to Ray's makers."""
+    """Join the cluster or start one, without dashboard, output on stdout or usage statistics."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:

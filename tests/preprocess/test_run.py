@@ -243,11 +243,11 @@ def test_another_recipe_for_the_same_folder_is_refused(fill: Fill, out: Path) ->
         run(PreprocessJob(raw=raw, out=out), other, ignore)
 
 
-def test_places_that_do_not_fit(fill: Fill, out: Path, tmp_path: Path) -> None:
+def test_folders_that_do_not_fit(fill: Fill, out: Path, tmp_path: Path) -> None:
     raw = fill(**{"a.mp4": "keep"})
-    for place in (raw, raw / "out", tmp_path):
-        with pytest.raises(UsageError, match=r"one holds the other"):
-            go(raw, place)
+    for folder in (raw, raw / "out", tmp_path):
+        with pytest.raises(UsageError, match=r"one contains the other"):
+            go(raw, folder)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "photo.jpg").touch()
     with pytest.raises(UsageError, match=r"did not write"):
@@ -255,7 +255,7 @@ def test_places_that_do_not_fit(fill: Fill, out: Path, tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"nowhere.: cannot be read"):
         go(tmp_path / "nowhere", out)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(MediaError, match=r"holds no videos"):
+    with pytest.raises(MediaError, match=r"has no videos"):
         go(tmp_path / "empty", out)
     assert list((tmp_path / "taken").iterdir()) == [tmp_path / "taken" / "photo.jpg"] and not out.exists()
 
@@ -267,7 +267,7 @@ def test_a_dry_run_writes_nothing(fill: Fill, out: Path) -> None:
     assert (result.done, result.manifest, result.funnel) == (2, None, None)
     assert not out.exists() and seen(out) == []
     (plan,) = plans
-    assert isinstance(plan, Plan) and "to do   2 videos, 0 are finished" in plan.lines
+    assert isinstance(plan, Plan) and "to do    2 videos, 0 are finished" in plan.lines
     out.mkdir()
     (raw / "gone.mp4").symlink_to("nowhere")
     go(raw, out, plans.append, dry_run=True)
@@ -327,8 +327,8 @@ def test_what_nobody_logged_is_removed(fill: Fill, out: Path) -> None:
     assert sorted(files(out)) == ["clips/a.mp4/0.mp4", "decisions.jsonl", "manifest.parquet", "recipe.toml"]
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
-def test_a_stopped_run_goes_on_and_ends_with_the_same_files(
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_a_stopped_run_resumes_and_ends_with_the_same_files(
     signum: signal.Signals, fill: Fill, tmp_path: Path, out: Path
 ) -> None:
     raw = fill(**{f"{n:02}.mp4": "slow" for n in range(10)}, **{"x.mp4": "drop"})
@@ -345,7 +345,7 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_files(
     stopped.send_signal(signum)
     said, _ = stopped.communicate(timeout=60)
     if signum != signal.SIGKILL:
-        assert "the same command goes on from here" in said
+        assert "run the same command again to resume" in said
         assert not list(out.rglob("*.part*"))
     done = [json.loads(line) for line in logged.read_bytes().splitlines() if line.endswith(b"}")]
     assert 3 <= len(done) < 11

@@ -92,5 +92,5 @@ def test_shards_share_everything_out_once() -> None:
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "-1/2", "a/b", "1/2/3", ""])
 def test_no_shard(text: str) -> None:
-    with pytest.raises(UsageError, match=r"is no shard"):
+    with pytest.raises(UsageError, match=r"is not a shard"):
         parse_shard(text)
