@@ -1,14 +1,14 @@
-"""The compact model's autoencoder: sizes, what its file gives back, and that places do not depend on others."""
+"""The compact model's autoencoder: its sizes, what its file holds, and that positions are independent."""
 
 from pathlib import Path
 
 import pytest
 import torch
+from latentsync.weights.store import load_autoencoder
 
 from latentsync.axes import ShapeError
 from latentsync.models.autoencoder import TinyAutoencoder, TinyAutoencoderConfig, build_tiny_autoencoder
 from latentsync.weights.checkpoints import save_checkpoint
-from latentsync.weights.store import load_autoencoder
 
 SMALL = TinyAutoencoderConfig(
     latent_channels=6,
