@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,10 @@ from numpy.typing import NDArray
 from latentsync.axes import expect_axes
 
 FrameImage = NDArray[np.uint8]  # (h w c), RGB, 0..255
+
+# What a denoising network predicts and which timesteps are visited, in the words of diffusers.
+PredictionType = Literal["epsilon", "v_prediction", "sample"]
+TimestepSpacing = Literal["leading", "trailing", "linspace"]
 
 
 @dataclass(frozen=True, slots=True)

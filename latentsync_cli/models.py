@@ -12,8 +12,7 @@ from latentsync_cli import console
 from latentsync_cli.options import JsonOption, QuietOption
 
 if TYPE_CHECKING:
-    from latentsync.weights.catalog import WeightsEntry
-    from latentsync.weights.inventory import Listed, Verified
+    from latentsync.weights.hub import Listed, Verified
 
 INTERRUPTED = 130
 
@@ -45,9 +44,7 @@ FromOption = Annotated[
 OfflineOption = Annotated[
     bool, typer.Option("--offline", help="Nothing goes to the network; also HF_HUB_OFFLINE=1.")
 ]
-ForceFetchOption = Annotated[
-    bool, typer.Option("--force", help="Fetch again, and forget hashes that were only recorded here.")
-]
+ForceFetchOption = Annotated[bool, typer.Option("--force", help="Fetch again what is here.")]
 ForceImportOption = Annotated[bool, typer.Option("--force", help="Replace the output if it is there.")]
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A released checkpoint.")]
 DtypeOption = Annotated[ImportDtype, typer.Option(help="Number format of the result.")]
@@ -59,34 +56,40 @@ OutputOption = Annotated[
 @app.command("list")
 def list_entries(as_json: JsonOption = False) -> None:
     """List all weights: size, whether they are here, licence, and what they enable."""
-    from latentsync.weights.cache import cache_folder, torch_hub_folder
-    from latentsync.weights.inventory import survey
+    from latentsync.weights.hub import cache_folder, hub_cache_folder, survey, torch_hub_folder
 
     listed = survey()
+    folders = {"cache": cache_folder(), "hub_cache": hub_cache_folder(), "torch_hub": torch_hub_folder()}
     if as_json:
         entries = [_listed_as_dict(entry) for entry in listed]
-        console.show_json(
-            {
-                "cache": cache_folder(),
-                "torch_hub": torch_hub_folder(),
-                "compact": "bundled",
-                "models": entries,
-            }
-        )
+        console.show_json({**folders, "compact": "bundled", "models": entries})
         return
-    rows = [
-        ("NAME", "SIZE", "STATE", "LICENCE", "COMMERCIAL USE", "ENABLES"),
-        ("compact", "", "present, inside the package", "see its model card", "see its model card", SYNC),
-        *(_row(entry) for entry in listed),
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    console.say(f"cache: {cache_folder()}; for other packages: {torch_hub_folder()}")
-    if any(not entry.is_present for entry in listed):
+    _show_table(listed)
+    console.say("folders: " + ", ".join(map(str, folders.values())))
+    if any(entry.path is None for entry in listed):
         console.say("'latentsync models pull NAME' brings what is missing, and what it needs")
 
 
+def _show_table(listed: list[Listed]) -> None:
+    """A table on stdout as wide as the terminal; in a pipe, one line for each entry."""
+    import sys
+
+    from rich.console import Console
+    from rich.table import Table
+
+    folds = sys.stdout.isatty()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title, columns in TABLE.items():
+        table.add_column(title, no_wrap=columns is None, max_width=columns if folds else None)
+    table.add_row("compact", "", "present, bundled", "see its model card", "see its model card", SYNC)
+    for entry in listed:
+        table.add_row(*_row(entry))
+    Console(width=None if folds else PIPE_COLUMNS, highlight=False, markup=False).print(table)
+
+
+# Titles of the table, and at how many columns a cell is folded on a terminal at the latest.
+TABLE = {"NAME": None, "SIZE": None, "STATE": 18, "LICENCE": 14, "COMMERCIAL USE": 10, "ENABLES": 80}
+PIPE_COLUMNS = 400
 SYNC = "sync without a download, for drafts"
 
 
@@ -99,15 +102,14 @@ def pull(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Fetch weights and all they need; continues what was interrupted, and leaves alone what is here."""
-    from latentsync.weights.hub import Pull
+    """Fetch weights and all they need; what is here already stays."""
     from latentsync.weights.hub import pull as fetch
 
-    how = Pull(source=source, is_offline=offline, is_forced=force)
+    report = console.make_report(quiet)
     try:
-        pulled = fetch(names, how, console.make_report(quiet))
+        pulled = fetch(names, report, source=source, is_offline=offline, is_forced=force)
     except KeyboardInterrupt:
-        console.say("interrupted: what came so far stays, and the same command continues it")
+        console.say("interrupted: files that are whole stay, and the same command fetches the rest")
         raise SystemExit(INTERRUPTED) from None
     if as_json:
         files = [
@@ -118,7 +120,7 @@ def pull(
         return
     for file in pulled:
         if file.outcome == "present" and not quiet:
-            console.say(f"{file.entry}: is here already, and verified")
+            console.say(f"{file.entry}: is here already")
         console.wrote(file.path)
 
 
@@ -126,7 +128,7 @@ def pull(
 def verify(names: SomeNamesArgument = None, as_json: JsonOption = False, quiet: QuietOption = False) -> None:
     """Hash weights again and compare; exit code 6 if a file is not what it should be."""
     from latentsync.errors import WeightsError
-    from latentsync.weights.inventory import verify as check
+    from latentsync.weights.hub import verify as check
 
     checked = check(names or [], console.make_report(quiet))
     if as_json:
@@ -148,35 +150,29 @@ def verify(names: SomeNamesArgument = None, as_json: JsonOption = False, quiet: 
 @app.command()
 def path(names: NamesArgument, as_json: JsonOption = False) -> None:
     """Print where the files of weights are; exit code 6 if one is missing."""
-    from latentsync.weights.cache import need, path_of
-    from latentsync.weights.catalog import find_entry
+    from latentsync.weights.hub import need
 
-    entries = [find_entry(name) for name in names]
-    for entry in entries:
-        need(entry.name)
-    found = {entry.name: [path_of(file) for file in entry.files] for entry in entries}
+    found = {name: need(name) for name in names}
     if as_json:
-        console.show_json({name: [str(file) for file in files] for name, files in found.items()})
+        console.show_json({name: [str(file)] for name, file in found.items()})
         return
-    for file in (file for files in found.values() for file in files):
+    for file in found.values():
         console.wrote(file)
 
 
 @app.command()
 def remove(names: NamesArgument, as_json: JsonOption = False, quiet: QuietOption = False) -> None:
-    """Delete the files of weights, but for those that others which are here use too."""
-    from latentsync.weights.inventory import remove as delete
+    """Delete the files of weights, also from the hub's cache, which other programs share."""
+    from latentsync.weights.hub import remove as delete
 
-    done = delete(names, console.make_report(quiet))
+    freed_bytes = delete(names, console.make_report(quiet))
     if as_json:
-        console.show_json({"removed": done.removed, "kept": done.kept, "freed_bytes": done.freed_bytes})
+        console.show_json({"removed": list(freed_bytes), "freed_bytes": sum(freed_bytes.values())})
         return
-    for kept in done.kept:
-        console.say(f"kept, other weights use it: {kept}")
-    for gone in done.removed:
+    for gone in freed_bytes:
         console.wrote(gone)
     if not quiet:
-        console.say(f"{done.freed_bytes} bytes freed")
+        console.say(f"{sum(freed_bytes.values())} bytes freed")
 
 
 @app.command("import")
@@ -225,12 +221,14 @@ def _size(listed: Listed) -> str:
 
 
 def _listed_as_dict(listed: Listed) -> dict[str, object]:
+    from latentsync.weights.hub import path_of
+
     entry = listed.entry
     return {
         "name": entry.name,
         "kind": entry.kind,
         "title": entry.title,
-        "is_present": listed.is_present,
+        "is_present": listed.path is not None,
         "state": listed.state,
         "size_bytes": listed.size_bytes,
         "size_is_exact": listed.is_exact,
@@ -238,14 +236,8 @@ def _listed_as_dict(listed: Listed) -> dict[str, object]:
         "commercial_use": entry.commercial_use,
         "enables": entry.enables,
         "needs": list(entry.needs),
-        "files": _paths(entry),
+        "files": [str(path_of(entry))],
     }
-
-
-def _paths(entry: WeightsEntry) -> list[str]:
-    from latentsync.weights.cache import path_of
-
-    return [str(path_of(file)) for file in entry.files]
 
 
 def _verified_as_dict(file: Verified) -> dict[str, object]:
@@ -265,4 +257,4 @@ def _verdict(file: Verified) -> str:
         return "missing"
     if file.fault:
         return "damaged"
-    return "good" if file.expected else "recorded"
+    return "good" if file.expected else "unchecked"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,10 @@ from torch import Tensor, nn
 from latentsync.axes import expect_axes
 from latentsync.compat import make_torchvision_importable
 from latentsync.diffusion.conditioning import Conditioning
+from latentsync.types import PredictionType, TimestepSpacing
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler
-
-PredictionType = Literal["epsilon", "v_prediction", "sample"]
-TimestepSpacing = Literal["leading", "trailing", "linspace"]
 
 
 def build_scheduler(

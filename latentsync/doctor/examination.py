@@ -94,8 +94,8 @@ def _bundled(path: Path, digest: str) -> Check:
 
 def look_at_weights() -> list[Check]:
     """Every entry of the catalogue: whether it is here, and as large as it should be."""
-    from latentsync.weights.cache import is_present, path_of
     from latentsync.weights.catalog import load_catalog
+    from latentsync.weights.hub import is_present, path_of
 
     checks = []
     for name, entry in load_catalog().items():
@@ -103,11 +103,10 @@ def look_at_weights() -> list[Check]:
         found, remedy = "here", ""
         if not is_present(entry):
             state, found, remedy = "missing", "not here", f"latentsync models pull {name}"
-        for file in entry.files if state == "ok" else ():
-            size_bytes = path_of(file).stat().st_size
-            if file.size_bytes not in (None, size_bytes):
-                found = f"{path_of(file)} has {size_bytes} bytes, expected {file.size_bytes}"
-                state, remedy = "warning", f"latentsync models pull --force {name}"
+        elif entry.size_bytes not in (None, path_of(entry).stat().st_size):
+            size_bytes = path_of(entry).stat().st_size
+            found = f"{path_of(entry)} has {size_bytes} bytes, expected {entry.size_bytes}"
+            state, remedy = "warning", f"latentsync models pull --force {name}"
         checks.append(Check(name, state, found, entry.enables, remedy))
     return checks
 
@@ -169,8 +168,8 @@ def _released_models() -> Iterable[Ability]:
 def _released(name: str) -> Ability:
     import torch
 
-    from latentsync.weights.cache import is_present
     from latentsync.weights.catalog import find_entry
+    from latentsync.weights.hub import is_present
 
     command, entry = f"latentsync sync --model {name}", find_entry(name)
     missing = [part for part in (name, *entry.needs) if not is_present(find_entry(part))]

@@ -189,7 +189,7 @@ def _decode_av1() -> None:
 
 def look_at_room(folder: Path) -> list[Check]:
     """Free disk at the cache and where outputs go, and free memory."""
-    from latentsync.weights.cache import cache_folder
+    from latentsync.weights.hub import cache_folder
 
     elsewhere = "export LATENTSYNC_CACHE=DIR"
     checks = [

@@ -43,7 +43,7 @@ from latentsync.recipe.schema import SyncRecipe
 from latentsync.runtime import DeviceName, choose_device, choose_dtype
 from latentsync.sync.run import SyncJob
 from latentsync.sync.run import run as run_sync
-from latentsync.weights.cache import cache_folder
+from latentsync.weights.hub import cache_folder
 from latentsync.weights.judges import load_syncnet
 from latentsync.weights.models import DEFAULT_MODEL, LipModel, find_model, load_model
 

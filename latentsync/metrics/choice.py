@@ -75,8 +75,8 @@ def _check_name(name: str) -> None:
 
 def _lacks(name: str, identity_network: Path | None) -> str:
     """What keeps this metric from being measured; "" for nothing."""
-    from latentsync.weights.cache import is_present
     from latentsync.weights.catalog import find_entry
+    from latentsync.weights.hub import is_present
 
     weights = WEIGHTS_OF.get(name)
     if weights and not is_present(find_entry(weights)):
@@ -111,7 +111,7 @@ def _network_metric(name: str, device: str, identity_network: Path | None) -> Cl
     from latentsync.metrics.identity import Identity
     from latentsync.metrics.image import Lpips
     from latentsync.metrics.sync import choose_judge
-    from latentsync.weights.cache import need
+    from latentsync.weights.hub import need
 
     place = torch.device(device)
     if name == "lpips":
@@ -133,7 +133,7 @@ def _set_metric(name: str, device: str) -> SetMetric:
     from latentsync.metrics import networks
     from latentsync.metrics.image import Fid
     from latentsync.metrics.video import FvdI3d, FvdVideoMae
-    from latentsync.weights.cache import need
+    from latentsync.weights.hub import need
     from latentsync.weights.judges import videomae_from_released
 
     place = torch.device(device)

@@ -239,8 +239,8 @@ def choose_judge(
     Raises:
         WeightsError: its weights are missing or damaged.
     """
-    from latentsync.weights.cache import is_present, need
     from latentsync.weights.catalog import find_entry
+    from latentsync.weights.hub import is_present, need
     from latentsync.weights.judges import load_syncnet, syncnet_v2_from_released
     from latentsync.weights.models import BUNDLED
 

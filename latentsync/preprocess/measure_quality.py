@@ -15,8 +15,8 @@ from latentsync.models.hyperiqa import PICTURE_PX
 from latentsync.preprocess.step import Clip, Drop, QualityFacts
 from latentsync.recipe.preprocess import Quality
 from latentsync.types import FrameImage
-from latentsync.weights.cache import is_present, need
 from latentsync.weights.catalog import find_entry
+from latentsync.weights.hub import is_present, need
 from latentsync.weights.quality import hyperiqa_from_released
 
 _BLOCK_PX = 8  # side of the blocks in which video is compressed

@@ -23,8 +23,8 @@ from latentsync.preprocess.summary import Funnel, count_decisions, draw_pictures
 from latentsync.recipe.loading import dump_recipe
 from latentsync.recipe.preprocess import PreprocessRecipe
 from latentsync.runtime import DeviceName, choose_device
-from latentsync.weights.cache import is_present
 from latentsync.weights.catalog import find_entry
+from latentsync.weights.hub import is_present
 from latentsync.workers.local import LocalPool
 from latentsync.workers.log import Log, Shard, are_others_running, one_at_a_time, read_past
 from latentsync.workers.outputs import RECIPE, explained, keep_recipe, sweep

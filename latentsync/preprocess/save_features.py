@@ -18,7 +18,7 @@ from latentsync.media.read import read_audio
 from latentsync.preprocess.step import Clip, Drop
 from latentsync.rates import AUDIO_HZ
 from latentsync.recipe.preprocess import Features
-from latentsync.weights.cache import need
+from latentsync.weights.hub import need
 from latentsync.weights.models import BUNDLED
 
 

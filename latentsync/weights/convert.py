@@ -34,6 +34,7 @@ from latentsync.runtime import DTYPES
 from latentsync.weights.catalog import load_catalog
 from latentsync.weights.checkpoints import WHOLE_FILE, check_fit, note_text
 from latentsync.weights.fingerprints import describe_unknown, identify
+from latentsync.weights.models import RESOLUTION_OF
 from latentsync.weights.read import Content, read_content, write_tensors
 from latentsync.weights.released import (
     name_of,
@@ -45,7 +46,6 @@ from latentsync.weights.released import (
 )
 
 Kind = Literal["unet", "syncnet", "whisper"]
-RESOLUTIONS = {"1.0": 256, "1.5": 256, "1.6": 512}
 KEPT_BESIDE = ("global_step", "dims")  # they go into what the new file says about itself
 DECODER = ("decoder.", "model.decoder.", "proj_out.")  # of Whisper, which writes text and is not heard
 SPARE_BYTES = 16 << 20  # of disk, beside the tensors
@@ -162,7 +162,7 @@ def _convert_unet(source: _Source) -> _Converted:
     tensors = rename_unet(theirs)
     config = unet_config_of(tensors, source.path)
     version = version_of(config)
-    if source.name in ("latentsync-1.0", "latentsync-1.5", "latentsync-1.6"):
+    if source.name in RESOLUTION_OF:
         stated = source.name.removeprefix("latentsync-")
         require_version(config, source.path, stated)
         version = stated
@@ -170,7 +170,7 @@ def _convert_unet(source: _Source) -> _Converted:
         check_fit(build_unet(config), tensors, source.path)
     facts = _facts(source, version, licence="openrail" if version == "1.0" else "openrail++")
     facts |= {
-        "resolution": RESOLUTIONS.get(version),
+        "resolution": RESOLUTION_OF.get(f"latentsync-{version}"),
         "latents": "sd-vae-ft-mse",
     }
     names = {key: name_of(key) for key in theirs}
@@ -245,7 +245,7 @@ def _name_in_catalogue(path: Path, sha256: str) -> str | None:
     """By the hash, which is certain; else by the folder, where `latentsync models pull` puts it."""
     catalogue = load_catalog()
     for name, entry in catalogue.items():
-        if any(file.sha256 == sha256 for file in entry.files):
+        if entry.sha256 == sha256:
             return name
     folder = path.resolve().parent.name
     return folder if folder in catalogue else None

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from latentsync.errors import WeightsError
-from latentsync.weights.cache import cache_folder, path_of
+from latentsync.types import PredictionType, TimestepSpacing
 from latentsync.weights.catalog import COMPACT, find_entry
+from latentsync.weights.hub import path_of
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
 DEFAULT_MODEL = COMPACT
+RESOLUTION_OF = {"latentsync-1.0": 256, "latentsync-1.5": 256, "latentsync-1.6": 512}
+VAE, WHISPER = "sd-vae-ft-mse", "whisper-tiny"  # entries of the catalogue that every released U-Net needs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +45,8 @@ class ModelSpec:
     steps: int
     guidance: float
     overlap_frames: int
-    prediction_type: Literal["epsilon", "v_prediction", "sample"]
-    timestep_spacing: Literal["leading", "trailing"]
+    prediction_type: PredictionType
+    timestep_spacing: TimestepSpacing
     is_released: bool
     note: str
     view: Literal["face", "mouth"] = "face"
@@ -91,12 +94,12 @@ def _released(name: str, folder: Path, *, resolution: int) -> ModelSpec:
 
     Source: the official `configs/unet/stage2*.yaml` and inference defaults.
     """
-    places = (folder, folder.parent, cache_folder())
+    beside = (folder, folder.parent)
     return ModelSpec(
         name=name,
         unet=folder / "latentsync_unet.pt",
-        vae=_first(*(place / "sd-vae-ft-mse" for place in places)),
-        whisper=_first(*(place / "whisper" / "tiny.pt" for place in places)),
+        vae=_first(*(near / VAE for near in beside), path_of(find_entry(VAE))),
+        whisper=_first(*(near / "whisper" / "tiny.pt" for near in beside), path_of(find_entry(WHISPER))),
         resolution=resolution,
         steps=20,
         guidance=1.5,
@@ -106,9 +109,6 @@ def _released(name: str, folder: Path, *, resolution: int) -> ModelSpec:
         is_released=True,
         note="released weights",
     )
-
-
-RESOLUTION_OF = {"latentsync-1.0": 256, "latentsync-1.5": 256, "latentsync-1.6": 512}
 
 
 def find_model(name: str, *, resolution: int | None = None) -> ModelSpec:
@@ -121,11 +121,13 @@ def find_model(name: str, *, resolution: int | None = None) -> ModelSpec:
         WeightsError: there is no such model, or one of its files is missing.
     """
     spec = _look_up(name)
-    parts = (("U-Net", spec.unet), ("VAE", spec.vae), ("Whisper", spec.whisper))
-    missing = [(part, path) for part, path in parts if not _is_there(path)]
+    parts = (("U-Net", spec.unet, None), ("VAE", spec.vae, VAE), ("Whisper", spec.whisper, WHISPER))
+    missing = [part for part in parts if not _has_weights(part[1])]
     if missing:
-        remedy = f"run 'latentsync models pull {name}'" if name in RESOLUTION_OF else "put the file there"
-        faults = "; ".join(f"its {part} is missing: '{path}' does not exist" for part, path in missing)
+        faults = "; ".join(f"its {part} is missing: '{path}' does not exist" for part, path, _ in missing)
+        entries = [name] if name in RESOLUTION_OF else [entry for _, _, entry in missing if entry]
+        can_pull = name in RESOLUTION_OF or (spec.is_released and len(entries) == len(missing))
+        remedy = f"run 'latentsync models pull {' '.join(entries)}'" if can_pull else "put the file there"
         raise WeightsError(
             f"model '{name}': {faults}",
             hint=f"{remedy}, or use --model {DEFAULT_MODEL}, which needs no download",
@@ -145,7 +147,7 @@ def _look_up(name: str) -> ModelSpec:
     if name == DEFAULT_MODEL:
         return _compact(BUNDLED / "unet.safetensors")
     if name in RESOLUTION_OF:
-        unet = path_of(find_entry(name).files[0])
+        unet = path_of(find_entry(name))
         return _released(name, unet.parent, resolution=RESOLUTION_OF[name])
     from latentsync.weights.checkpoints import is_checkpoint
 
@@ -205,12 +207,12 @@ def _view_of(unet: Path) -> Literal["face", "mouth"]:
     return "mouth" if seen == "mouth" else "face"
 
 
-def _first(*places: Path) -> Path:
-    """The first place that holds weights, or the first of all."""
-    return next((place for place in places if _is_there(place)), places[0])
+def _first(*paths: Path) -> Path:
+    """The first path that holds weights, or the first of all."""
+    return next((path for path in paths if _has_weights(path)), paths[0])
 
 
-def _is_there(path: Path) -> bool:
+def _has_weights(path: Path) -> bool:
     """Whether `path` is a file, or a folder with weights in it, not only a download that was begun."""
     return path.is_file() or any(file.suffix in (".safetensors", ".bin") for file in path.rglob("*"))
 

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from latentsync.diffusion.conditioning import Conditioning
-from latentsync.diffusion.sampling import PredictionType, build_scheduler, denoise, one_step_clean
+from latentsync.diffusion.sampling import build_scheduler, denoise, one_step_clean
+from latentsync.types import PredictionType
 
 SALT = "golden-a"
 

@@ -316,16 +316,15 @@ def test_other_commands() -> None:
 
 @pytest.mark.parametrize("has_room", [True, False])
 def test_released_models(has_room: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from latentsync.weights.cache import path_of
     from latentsync.weights.catalog import with_needs
+    from latentsync.weights.hub import path_of
 
     monkeypatch.setenv("LATENTSYNC_CACHE", str(tmp_path))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(examination, "free_memory_gb", lambda: 64.0 if has_room else 4.0)
     for entry in with_needs(["latentsync-1.0"]):
-        for file in entry.files:
-            path_of(file).parent.mkdir(parents=True, exist_ok=True)
-            path_of(file).write_bytes(b"weights")
+        path_of(entry).parent.mkdir(parents=True, exist_ok=True)
+        path_of(entry).write_bytes(b"weights")
     first, second, _ = examination._released_models()
     assert (first.will_run, second.will_run) == (has_room, False)
     assert has_room or "needs about 6 GB, and 4.0 GB are free" in first.reason

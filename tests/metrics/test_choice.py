@@ -11,8 +11,8 @@ from latentsync.errors import UsageError, WeightsError
 from latentsync.metrics import choice
 from latentsync.metrics.choice import METRIC_NAMES, WEIGHTS_OF, build_metrics
 from latentsync.metrics.metric import ScoredClip
-from latentsync.weights.cache import path_of
 from latentsync.weights.catalog import find_entry
+from latentsync.weights.hub import path_of
 
 
 @pytest.fixture(autouse=True)
@@ -22,9 +22,9 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def put_files(name: str) -> None:
-    for file in find_entry(name).files:
-        path_of(file).parent.mkdir(parents=True, exist_ok=True)
-        path_of(file).write_bytes(b"nothing")
+    path = path_of(find_entry(name))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"nothing")
 
 
 def test_without_weights_the_rest_still_runs_and_nothing_stands_in(

@@ -164,12 +164,12 @@ def test_choosing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "syncnet.safetensors"
     save_checkpoint(path, build_syncnet(TINY).state_dict(), kind="syncnet", config=TINY)
     assert choose_judge("auto").name == choose_judge("compact").name == "syncnet-compact"
-    from latentsync.weights.cache import path_of
     from latentsync.weights.catalog import find_entry
+    from latentsync.weights.hub import path_of
 
-    (file,) = find_entry("syncnet-v2").files
-    path_of(file).parent.mkdir(parents=True, exist_ok=True)
-    torch.save(SyncNetV2().state_dict(), path_of(file))
+    path = path_of(find_entry("syncnet-v2"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(SyncNetV2().state_dict(), path)
     assert choose_judge("auto").name == choose_judge("syncnet-v2").name == "syncnet-v2"
 
 

@@ -11,9 +11,9 @@ from latentsync.errors import WeightsError
 from latentsync.models.unet import UNetConfig, build_unet
 from latentsync.models.vae import VAEConfig, build_vae
 from latentsync.weights import models as store
-from latentsync.weights.cache import path_of
 from latentsync.weights.catalog import with_needs
 from latentsync.weights.checkpoints import save_checkpoint
+from latentsync.weights.hub import path_of
 
 VAE = VAEConfig(block_out_channels=(8, 8), num_blocks=1, latent_channels=2, norm_num_groups=4)
 UNET = UNetConfig(
@@ -147,7 +147,7 @@ def test_a_download_that_was_begun_is_missing(cache: Path) -> None:
 
 def test_the_files_that_a_pull_brings_make_a_model(cache: Path) -> None:
     for name in store.RESOLUTION_OF:
-        put(*(path_of(file) for entry in with_needs([name]) for file in entry.files))
+        put(*map(path_of, with_needs([name])))
         store.find_model(name)
 
 
@@ -155,6 +155,17 @@ def test_a_missing_file_in_a_folder_of_ones_own(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="its U-Net is missing") as failure:
         store.find_model(str(tmp_path))
     assert "pull" not in (failure.value.hint or "")
+
+
+def test_the_official_layout_lacks_the_vae_which_a_command_brings(cache: Path, tmp_path: Path) -> None:
+    """What `hf download ByteDance/LatentSync-1.5 --local-dir` leaves."""
+    unet, vae, whisper = released_files(tmp_path / "checkpoints")
+    put(unet, whisper)
+    with pytest.raises(WeightsError, match="its VAE is missing") as failure:
+        store.find_model(str(unet.parent))
+    assert (failure.value.hint or "").startswith("run 'latentsync models pull sd-vae-ft-mse'")
+    put(vae)
+    assert store.find_model(str(unet.parent)).whisper == whisper
 
 
 def test_an_unknown_model() -> None:

@@ -107,7 +107,7 @@ def run(job: TrainingJob, recipe: SyncNetRecipe, report: Report) -> TrainingResu
 def _load_vae(network: SyncNetNetwork, device: torch.device) -> FaceVAE | None:
     if network.space == "pixel":
         return None
-    from latentsync.weights.cache import need
+    from latentsync.weights.hub import need
     from latentsync.weights.released import vae_from_released
 
     return vae_from_released(need(network.vae), device=device).requires_grad_(False)

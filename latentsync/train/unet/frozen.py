@@ -18,9 +18,9 @@ from latentsync.models.syncnet import SyncNet, SyncNetConfig
 from latentsync.models.vae import FaceVAE
 from latentsync.models.videomae import VideoEncoder, VideoEncoderConfig, build_video_encoder
 from latentsync.recipe.train_unet import UNetTrainingRecipe
-from latentsync.weights.cache import is_present, need
 from latentsync.weights.catalog import load_catalog
 from latentsync.weights.checkpoints import is_checkpoint, load_checkpoint, read_note
+from latentsync.weights.hub import is_present, need
 from latentsync.weights.judges import load_syncnet, videomae_from_released
 from latentsync.weights.models import BUNDLED, load_autoencoder
 
