@@ -1,4 +1,4 @@
-"""Axis letters: shapes that check themselves, and the two reshapes that video code needs.
+"""Axis letters: shapes that check themselves, the reshapes and the range that networks need.
 
 b batch, f frames, c channels, h rows, w columns, t audio steps, n tokens or landmarks, d features.
 """
@@ -44,3 +44,22 @@ def batch_to_frames(images: Tensor, *, frames: int) -> Tensor:
         raise ShapeError(f"{len(images)} images are not a whole number of windows of {frames} frames")
     video: Tensor = images.unflatten(0, (-1, frames)).movedim(1, 2)  # b c f h w
     return video
+
+
+def to_pm1(images_u8: Tensor) -> Tensor:
+    """Pixels 0..255 -> -1..1, the range of all networks here, in the number format of the input if it has one.
+
+    Source: as released; black is exactly -1 and white exactly 1.
+    """
+    floats = images_u8 if images_u8.is_floating_point() else images_u8.float()
+    return floats / 127.5 - 1
+
+
+def to_u8_range(images_pm1: Tensor) -> Tensor:
+    """Pixels -1..1 -> 0..255 as floats, clipped but not rounded."""
+    return ((images_pm1 + 1) * 127.5).clamp(0, 255)
+
+
+def to_u8(images_pm1: Tensor) -> Tensor:
+    """Pixels -1..1 -> 0..255 as uint8, rounded to the nearest."""
+    return to_u8_range(images_pm1).round().byte()

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import errno
+import mmap
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from latentsync import __version__
-from latentsync.errors import LatentSyncError, MediaError, MemoryShortage
+from latentsync.errors import LatentSyncError, MediaError, MemoryShortage, UsageError
 from latentsync_cli import console, models
 from latentsync_cli.doctor import doctor
 from latentsync_cli.evaluate import evaluate
@@ -20,19 +26,53 @@ from latentsync_cli.sync import sync
 from latentsync_cli.train_syncnet import train_syncnet
 from latentsync_cli.train_unet import train_unet
 
-INTERRUPTED = 130
 BUG = 1
+USAGE = 2
+PROBE_BYTES = (
+    256 << 20
+)  # where less than this can be had, an error that nobody foresaw is taken for its result
+# What libraries write when they get no memory and raise none of Python's own classes for it.
+MEMORY_WORDS = (
+    "cannot allocate memory",
+    "can't allocate memory",
+    "could not create a primitive",  # oneDNN
+    "failed to allocate",
+    "failed to map segment",  # the dynamic linker
+    "insufficient memory",  # OpenCV
+    "not enough memory",
+    "out of memory",
+    "outofmemoryerror",
+    "std::bad_alloc",
+)
 
 
 class CommandGroup(TyperGroup):
-    """Leaves no word to typer when a run is interrupted."""
+    """Leaves no word to typer when a run is interrupted, or when its failure is wanted as JSON."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             console.say("interrupted: no unfinished file is left behind")
-            raise SystemExit(INTERRUPTED) from None
+            if _wants_json():
+                console.show_json({"error": "interrupted", "hint": None, "exit_code": console.INTERRUPTED})
+            raise SystemExit(console.INTERRUPTED) from None
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        if not _wants_json():
+            return super().main(*args, **extra)
+        try:
+            code = super().main(*args, **{**extra, "standalone_mode": False})
+        except Exception as error:
+            if not hasattr(error, "format_message"):  # typer's own: a flag that is unknown or wrong
+                raise
+            raise UsageError(error.format_message(), hint="see --help") from None
+        raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _wants_json() -> bool:
+    arguments = sys.argv[1:]
+    return "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
 
 
 app = typer.Typer(
@@ -71,17 +111,46 @@ def _root(
 
 def main() -> None:
     """Run the command line; every failure ends here, in the exit codes that docs/architecture.md lists."""
+    console.survive_closed_pipes()
     try:
-        app(prog_name="latentsync")
+        with _ended_by_signals():
+            app(prog_name="latentsync")
     except Exception as error:
         console.end_bars()
         known = _known(error)
         if known is None:
             traceback.print_exc()
-            console.say("error: this is a bug in latentsync, please report it with the lines above")
-            raise SystemExit(BUG) from None
-        console.show_failure(known)
+            if not _is_memory_short():
+                message = "this is a bug in latentsync, please report it with the lines above"
+                console.show_failure(LatentSyncError(message), as_json=_wants_json())
+                raise SystemExit(BUG) from None
+            known = _out_of_memory()
+        console.show_failure(known, as_json=_wants_json())
         raise SystemExit(known.exit_code) from None
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end a run as Ctrl-C does, so that it removes what is unfinished."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # One that is ignored stays ignored: nohup means it.
+    before = {number: signal.getsignal(number) for number in signals}
+    for number in signals:
+        if before[number] is signal.SIG_DFL:
+            signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, answer in before.items():
+            if answer is not None:
+                signal.signal(number, answer)
 
 
 def _known(error: Exception) -> LatentSyncError | None:
@@ -89,10 +158,7 @@ def _known(error: Exception) -> LatentSyncError | None:
     if isinstance(error, LatentSyncError):
         return error
     if _is_memory(error):
-        return MemoryShortage(
-            "out of memory",
-            hint="close other programs, use a smaller video or --model compact, or --device cpu",
-        )
+        return _out_of_memory()
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f"'{error.filename}': " if error.filename else ""
         return MediaError(
@@ -101,10 +167,29 @@ def _known(error: Exception) -> LatentSyncError | None:
     return None
 
 
-def _is_memory(error: Exception) -> bool:
-    """Whether memory ran out. Never imports torch: where it is not loaded, it did not raise."""
-    torch = sys.modules.get("torch")
-    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
+def _out_of_memory() -> MemoryShortage:
+    return MemoryShortage(
+        "out of memory", hint="close other programs, use a smaller video or --model compact, or --device cpu"
+    )
+
+
+def _is_memory(error: BaseException | None) -> bool:
+    """Whether memory ran out, here or in what led to it: libraries have their own words for it."""
+    while error is not None:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+            return True
+        message = f"{type(error).__name__}: {error}".lower()
+        is_foreign = not isinstance(error, LatentSyncError)
+        if is_foreign and any(words in message for words in MEMORY_WORDS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _is_memory_short() -> bool:
+    """Whether the next large piece of memory would be refused, as under a limit of the address space."""
+    try:
+        mmap.mmap(-1, PROBE_BYTES).close()
+    except (OSError, MemoryError, ValueError):
         return True
-    said = str(error)
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in said or "out of memory" in said)
+    return False

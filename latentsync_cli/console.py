@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from latentsync.errors import LatentSyncError
 from latentsync.events import Event, Measured, Note, Plan, Progress, Report
@@ -14,18 +17,25 @@ from latentsync.events import Event, Measured, Note, Plan, Progress, Report
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+INTERRUPTED = 130  # the exit code of whatever Ctrl-C or a signal ends, as in shells
+PIPE_COLUMNS = 120  # the width of tables where there is no terminal
 
-class _Screen:
-    """A report that draws events on stderr: one bar, named after the stage that reported last."""
+
+class _Screen(logging.Handler):
+    """A report that draws events on stderr: one bar, named after the stage that reported last.
+
+    As a logging handler it also shows the warnings of the package, such as a damaged packet that is left out.
+    """
 
     def __init__(self, *, quiet: bool) -> None:
+        super().__init__(logging.WARNING)
         self.quiet = quiet
         self.bar: tqdm[NoReturn] | None = None
 
     def __call__(self, event: Event) -> None:
         match event:
             case Plan(lines):
-                self.close()
+                self.end_bar()
                 for line in () if self.quiet else lines:
                     self._say(line)
             case Note(message, level):
@@ -42,8 +52,11 @@ class _Screen:
                 if not self.quiet:
                     self._advance(event)
 
-    def close(self) -> None:
-        """Leave the bar as it stands and start a new line after it."""
+    def emit(self, record: logging.LogRecord) -> None:
+        self._say(f"warning: {record.getMessage()}", style="yellow")
+
+    def end_bar(self) -> None:
+        """Leave the bar as it is and start a new line after it."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None
@@ -58,7 +71,7 @@ class _Screen:
         from tqdm import tqdm
 
         if self.bar is not None and event.done < self.bar.n and event.total != self.bar.total:
-            self.close()  # another kind of work, counted from the start again
+            self.end_bar()  # another kind of work, counted from the start again
         if self.bar is None:
             self.bar = tqdm(total=event.total, unit=f" {event.unit}", file=sys.stderr, dynamic_ncols=True)
         bar = self.bar
@@ -73,14 +86,48 @@ _screens: list[_Screen] = []  # whose bars must end before a result or a failure
 
 def make_report(quiet: bool) -> Report:
     """A report for one run; with `quiet`, only warnings are shown."""
-    _screens.append(_Screen(quiet=quiet))
-    return _screens[-1]
+    screen = _Screen(quiet=quiet)
+    _screens.append(screen)
+    logging.getLogger("latentsync").addHandler(screen)
+    return screen
 
 
 def end_bars() -> None:
-    """Leave every bar as it stands, so that what is printed next starts on a line of its own."""
+    """Leave every bar as it is, so that what is printed next starts on a line of its own."""
     while _screens:
-        _screens.pop().close()
+        screen = _screens.pop()
+        logging.getLogger("latentsync").removeHandler(screen)
+        screen.end_bar()
+
+
+def show(
+    values: Mapping[str, object],
+    *,
+    as_json: bool,
+    quiet: bool = False,
+    words: Iterable[str] = (),
+    text: Iterable[str] = (),
+    paths: Iterable[Path] = (),
+) -> None:
+    """Show the result of a command.
+
+    Args:
+        values: all of it, for `--json`; nothing else is printed then.
+        quiet: leave `words` out.
+        words: lines for the person, on stderr.
+        text: the answer to a question, on stdout.
+        paths: what was written, on stdout, last.
+    """
+    end_bars()
+    if as_json:
+        show_json(values)
+        return
+    for line in text:
+        print(line)
+    for line in () if quiet else words:
+        say(line)
+    for path in paths:
+        wrote(path)
 
 
 def wrote(path: Path) -> None:
@@ -89,10 +136,34 @@ def wrote(path: Path) -> None:
     print(path)
 
 
+_is_json_shown = False
+
+
 def show_json(result: Mapping[str, object]) -> None:
-    """Print `result` on stdout as one JSON object."""
+    """Print `result` on stdout as one JSON object. Bytes of a name that are not UTF-8 are escaped."""
+    global _is_json_shown
     end_bars()
-    print(json.dumps(result, indent=2, ensure_ascii=False, default=str))
+    text = json.dumps(result, indent=2, ensure_ascii=False, default=str)
+    print(text.encode("utf-8", "backslashreplace").decode())
+    _is_json_shown = True
+
+
+def table(title: str, rows: Sequence[Sequence[str]], *, columns: Sequence[str] = ()) -> None:
+    """Print rows on stdout, folded to the width of the terminal; without `columns` there is no header."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    is_plain = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    screen = Console(highlight=False, width=PIPE_COLUMNS if is_plain else None)
+    drawn = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    drawn.show_header = bool(columns)
+    for column in columns or [""] * max(map(len, rows), default=1):
+        drawn.add_column(column, overflow="fold")
+    for row in rows:
+        drawn.add_row(*map(Text, row))
+    for line in screen.render_lines(drawn, pad=False):
+        print("".join(segment.text for segment in line).rstrip())
 
 
 def say(line: str) -> None:
@@ -101,12 +172,59 @@ def say(line: str) -> None:
     _print_error_line(line)
 
 
-def show_failure(error: LatentSyncError) -> None:
-    """The error and what can be done about it, on stderr."""
+def show_failure(error: LatentSyncError, *, as_json: bool = False) -> None:
+    """The error and what can be done about it, on stderr; with `as_json`, as one object on stdout, too."""
     end_bars()
     _print_error_line(f"error: {error}", style="red")
     if error.hint:
         _print_error_line(f"hint:  {error.hint}")
+    if as_json and not _is_json_shown:
+        show_json({"error": str(error), "hint": error.hint, "exit_code": error.exit_code})
+
+
+def survive_closed_pipes() -> None:
+    """Let a run outlive whoever reads its output, as in `latentsync … 2>&1 | head -1`.
+
+    Names of files that are not UTF-8 come out as the bytes that they are.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None or isinstance(stream, _Lasting):
+            continue
+        with suppress(AttributeError, ValueError, OSError):  # a stand-in of a test or a notebook
+            stream.reconfigure(errors="surrogateescape" if name == "stdout" else "backslashreplace")
+        setattr(sys, name, _Lasting(stream))
+
+
+class _Lasting:
+    """A stream that goes on, writing nothing, once its other end is closed."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream: TextIO | None = stream
+        self._given = stream
+
+    def write(self, text: str) -> int:
+        try:
+            if self._stream is not None:
+                self._stream.write(text)
+        except BrokenPipeError:
+            self._close()
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            if self._stream is not None:
+                self._stream.flush()
+        except BrokenPipeError:
+            self._close()
+
+    def _close(self) -> None:
+        self._stream = None
+        with suppress(OSError, ValueError):  # what libraries and the interpreter still write goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._given.fileno())
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._given, name)
 
 
 def _print_error_line(line: str, *, style: str | None = None) -> None:

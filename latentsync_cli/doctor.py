@@ -1,4 +1,4 @@
-"""`latentsync doctor`: what works here, what will run, and what mends the rest."""
+"""`latentsync doctor`: what works here, what will run, and how to fix the rest."""
 
 from __future__ import annotations
 
@@ -13,47 +13,42 @@ if TYPE_CHECKING:
     from latentsync.doctor import Ability, Check, DoctorResult
 
 NOT_READY = 1
-COLUMN = 28  # where what was found begins
 
 
 def doctor(as_json: JsonOption = False, quiet: QuietOption = False) -> None:
-    """Say what works on this machine, what will run, and the command that mends each fault."""
+    """Check what works on this machine, which commands will run, and how to fix the rest."""
     from latentsync.doctor import DoctorJob, run
 
     result = run(DoctorJob(), console.make_report(quiet))
     if as_json:
         console.show_json(result.as_dict())
     else:
-        console.end_bars()
-        print("\n".join(_lines(result)))
+        _draw(result)
     if not result.is_ready:
         raise typer.Exit(NOT_READY)
 
 
-def _lines(result: DoctorResult) -> list[str]:
-    lines = []
+def _draw(result: DoctorResult) -> None:
+    """A table for each group of checks, and one for the commands."""
+    console.end_bars()
     for group in dict.fromkeys(check.group for check in result.checks):
-        lines += ["", group]
-        for check in result.checks:
-            lines += _check_lines(check) if check.group == group else []
-    lines += ["", "what will run"]
-    for ability in result.abilities:
-        lines += _ability_lines(ability)
-    return lines[1:]
+        rows = [row for check in result.checks if check.group == group for row in _check_rows(check)]
+        console.table(group, rows)
+        print()
+    console.table("what will run", [row for ability in result.abilities for row in _ability_rows(ability)])
 
 
-def _check_lines(check: Check) -> list[str]:
-    line = f"  {check.state:8} {check.name:{COLUMN}} {check.found}"
+def _check_rows(check: Check) -> list[tuple[str, str, str]]:
     if check.state == "ok":
-        return [line]
-    lines = [f"{line}; for {check.enables}" if check.enables else line]
-    return lines + ([_remedy(check.remedy)] if check.remedy else [])
+        return [(check.state, check.name, check.found)]
+    found = f"{check.found}; for {check.enables}" if check.enables else check.found
+    return _with_remedy((check.state, check.name, found), check.remedy)
 
 
-def _ability_lines(ability: Ability) -> list[str]:
-    line = f"  {'yes' if ability.will_run else 'no':8} {ability.command}: {ability.reason}"
-    return [line] if ability.will_run or not ability.remedy else [line, _remedy(ability.remedy)]
+def _ability_rows(ability: Ability) -> list[tuple[str, str, str]]:
+    row = ("yes" if ability.will_run else "no", ability.command, ability.reason)
+    return _with_remedy(row, "" if ability.will_run else ability.remedy)
 
 
-def _remedy(command: str) -> str:
-    return f"{'':{COLUMN + 12}}-> {command}"
+def _with_remedy(row: tuple[str, str, str], remedy: str) -> list[tuple[str, str, str]]:
+    return [row, ("", "", f"-> {remedy}")] if remedy else [row]

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from latentsync.errors import UsageError
 from latentsync_cli import console
-from latentsync_cli.options import Device, DeviceOption, JsonOption, ModelOption, QuietOption, RecipeOption
+from latentsync_cli.options import (
+    AddressOption,
+    Device,
+    DeviceOption,
+    EngineOption,
+    JsonOption,
+    LimitOption,
+    ModelOption,
+    QuietOption,
+    RecipeOption,
+    workers_option,
+)
 
 if TYPE_CHECKING:
     from latentsync.evaluate.run import EvaluateResult, Method
 
 
-class Engine(StrEnum):
-    """Where workers run."""
-
-    local = "local"
-    ray = "ray"
-
-
-class Split(StrEnum):
-    """Which clips of a manifest a SyncNet is judged on."""
-
-    auto = "auto"
-    train = "train"
-    validation = "validation"
-    all = "all"
-
-
+Split = Literal["auto", "train", "validation", "all"]
 TestSetOption = Annotated[
     str | None,
     typer.Option(
@@ -78,20 +73,7 @@ SyncNetOption = Annotated[
 SplitOption = Annotated[
     Split, typer.Option(help="Clips for --syncnet; auto takes validation where there is any, else all.")
 ]
-EngineOption = Annotated[
-    Engine, typer.Option(help="local: processes of this machine; ray: a Ray cluster, or one started here.")
-]
-AddressOption = Annotated[
-    str | None, typer.Option(metavar="HOST:PORT", help="The Ray cluster.", show_default="a new one, here")
-]
-WorkersOption = Annotated[
-    int | None,
-    typer.Option(min=1, help="How many clips at a time.", show_default="one per core, or one on a GPU"),
-]
-LimitOption = Annotated[
-    float,
-    typer.Option(metavar="S", min=1.0, help="With several workers: give a clip up after so many seconds."),
-]
+WorkersOption = Annotated[int | None, workers_option("one per core, or one on a GPU")]
 CacheOption = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Where scores are kept.", show_default="the user's cache")
 ]
@@ -106,22 +88,22 @@ def evaluate(
     model: ModelOption = None,
     sync_recipe: SyncRecipeOption = "sync",
     syncnet: SyncNetOption = None,
-    split: SplitOption = Split.auto,
+    split: SplitOption = "auto",
     output: OutputOption = Path("evaluation"),
     metrics: MetricsOption = None,
     identity_network: IdentityOption = None,
     recipe: RecipeOption = "evaluate",
-    engine: EngineOption = Engine.local,
+    engine: EngineOption = "local",
     address: AddressOption = None,
     workers: WorkersOption = None,
     limit: LimitOption = 1800.0,
     cache: CacheOption = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Score videos of any lip-sync method beside the real ones; the same command goes on where it stopped."""
-    if address is not None and engine is not Engine.ray:
+    if address is not None and engine != "ray":
         raise UsageError(f"--address {address}: the local engine has none", hint="add --engine ray")
     if syncnet is not None:
         if test_set is not None or pairs is not None or method or generate:
@@ -143,8 +125,8 @@ def evaluate(
         sync_recipe=sync_recipe,
         metrics=tuple(name.strip() for name in metrics.split(",") if name.strip()) if metrics else None,
         identity_network=identity_network,
-        device=device.value,
-        engine=engine.value,
+        device=device,
+        engine=engine,
         address=address,
         workers=workers,
         limit_s=limit,
@@ -168,15 +150,14 @@ def _method(text: str) -> Method:
 def _show(result: EvaluateResult, *, as_json: bool, quiet: bool) -> None:
     from latentsync.evaluate.table import table_lines
 
-    if as_json:
-        console.show_json(result.as_dict())
-        return
-    console.end_bars()
-    print("\n".join(table_lines(result.findings)))
-    if not quiet:
-        console.say(f"done in {result.took_s:.1f} s; written to:")
-    for path in (result.page, result.table, result.numbers):
-        console.wrote(path)
+    console.show(
+        result.as_dict(),
+        as_json=as_json,
+        quiet=quiet,
+        text=table_lines(result.findings),
+        words=[f"done in {result.took_s:.1f} s; written to:"],
+        paths=[result.page, result.table, result.numbers],
+    )
 
 
 def _judge(
@@ -197,12 +178,8 @@ def _judge(
     from latentsync.recipe.evaluate import EvaluateRecipe
     from latentsync.recipe.loading import load_recipe
 
-    job = SyncNetJob(checkpoint=checkpoint, data=data, split=split.value, output=output, device=device.value)
+    job = SyncNetJob(checkpoint=checkpoint, data=data, split=split, output=output, device=device)
     result = run_syncnet(job, load_recipe(recipe, EvaluateRecipe), console.make_report(quiet))
-    if as_json:
-        console.show_json(result.as_dict())
-        return
-    console.end_bars()
-    print("\n".join(lines(result.found)))
-    for path in (result.page, result.numbers):
-        console.wrote(path)
+    console.show(
+        result.as_dict(), as_json=as_json, text=lines(result.found), paths=[result.page, result.numbers]
+    )

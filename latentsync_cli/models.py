@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from latentsync_cli import console
-from latentsync_cli.options import JsonOption, QuietOption
+from latentsync_cli.options import Dtype, JsonOption, QuietOption
 
 if TYPE_CHECKING:
     from latentsync.weights.hub import Listed, Verified
-
-INTERRUPTED = 130
 
 app = typer.Typer(
     help="Weights: list, fetch, check, convert and remove them.",
@@ -22,14 +19,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-
-class ImportDtype(StrEnum):
-    """The number format of an imported file."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
-    bf16 = "bf16"
 
 
 NamesArgument = Annotated[list[str], typer.Argument(metavar="NAME", help="See `latentsync models list`.")]
@@ -47,7 +36,7 @@ OfflineOption = Annotated[
 ForceFetchOption = Annotated[bool, typer.Option("--force", help="Fetch again what is here.")]
 ForceImportOption = Annotated[bool, typer.Option("--force", help="Replace the output if it is there.")]
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A released checkpoint.")]
-DtypeOption = Annotated[ImportDtype, typer.Option(help="Number format of the result.")]
+DtypeOption = Annotated[Dtype, typer.Option(help="Number format of the result.")]
 OutputOption = Annotated[
     Path | None, typer.Option("--output", "-o", help="The new file.", show_default="beside FILE")
 ]
@@ -110,7 +99,7 @@ def pull(
         pulled = fetch(names, report, source=source, is_offline=offline, is_forced=force)
     except KeyboardInterrupt:
         console.say("interrupted: files that are whole stay, and the same command fetches the rest")
-        raise SystemExit(INTERRUPTED) from None
+        raise SystemExit(console.INTERRUPTED) from None
     if as_json:
         files = [
             {"name": file.entry, "path": file.path, "outcome": file.outcome, "sha256": file.sha256}
@@ -179,14 +168,14 @@ def remove(names: NamesArgument, as_json: JsonOption = False, quiet: QuietOption
 def import_checkpoint(
     file: FileArgument,
     output: OutputOption = None,
-    dtype: DtypeOption = ImportDtype.fp32,
+    dtype: DtypeOption = "fp32",
     force: ForceImportOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Convert a released checkpoint to this package's own format, strictly."""
     from latentsync.weights.convert import import_file
 
-    result = import_file(file, dtype=dtype.value, output=output, is_forced=force)
+    result = import_file(file, dtype=dtype, output=output, is_forced=force)
     if as_json:
         console.show_json(result.as_dict())
         return

@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-
-class Device(StrEnum):
-    """Where networks run."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
-
-
-class Dtype(StrEnum):
-    """The number format of the networks."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    fp16 = "fp16"
-    bf16 = "bf16"
-
+# The same choices as in latentsync.runtime, which would load torch: mypy compares them.
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Dtype = Literal["fp32", "fp16", "bf16"]
+AutoDtype = Literal["auto", "fp32", "fp16", "bf16"]
+Engine = Literal["local", "ray"]
 
 DeviceOption = Annotated[
     Device, typer.Option(help="Where networks run; auto takes CUDA, then MPS, then the CPU.")
 ]
 DtypeOption = Annotated[
-    Dtype, typer.Option(help="Number format; auto is fp16 on CUDA and MPS, fp32 on the CPU.")
+    AutoDtype, typer.Option(help="Number format; auto is fp16 on CUDA and MPS, fp32 on the CPU.")
 ]
 ModelOption = Annotated[
     str | None,
@@ -43,13 +29,23 @@ ModelOption = Annotated[
     ),
 ]
 RecipeOption = Annotated[
-    str, typer.Option("--recipe", metavar="NAME|PATH", help="A recipe file, or the name of a shipped one.")
+    str, typer.Option("--recipe", metavar="NAME|PATH", help="A recipe file, or the name of a bundled one.")
 ]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe; repeatable."),
 ]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace the output if it is there.")]
+EngineOption = Annotated[
+    Engine,
+    typer.Option(help="local: processes on this machine; ray: a Ray cluster, or a new one on this machine."),
+]
+AddressOption = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="The Ray cluster.", show_default="a new one, here")
+]
+LimitOption = Annotated[
+    float, typer.Option(metavar="S", min=1.0, help="Give up on a video after this many seconds.")
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 QuietOption = Annotated[
@@ -58,3 +54,8 @@ QuietOption = Annotated[
 ReportOption = Annotated[
     Path | None, typer.Option("--report", help="Write what was done, with its numbers, to this JSON file.")
 ]
+
+
+def workers_option(default: str) -> typer.models.OptionInfo:
+    """`--workers`, which counts other things in each command: `default` says what it is without the flag."""
+    return typer.Option(min=1, help="How many videos at a time.", show_default=default)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from latentsync.errors import UsageError
 from latentsync_cli import console
 from latentsync_cli.options import (
-    Device,
+    AddressOption,
     DeviceOption,
     DryRunOption,
+    EngineOption,
     JsonOption,
+    LimitOption,
     QuietOption,
     RecipeOption,
     SetOption,
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from latentsync.preprocess.run import PreprocessResult
 
 
-EngineName = Literal["local", "ray"]
 RawArgument = Annotated[
     Path | None,
     typer.Argument(metavar="RAW", help="A folder of videos, a list of paths (*.txt), or one video."),
@@ -35,21 +36,13 @@ SummaryOption = Annotated[
     Path | None,
     typer.Option("--summary", metavar="OUT", help="Count and draw the outcomes in OUT; processes nothing."),
 ]
-EngineOption = Annotated[
-    EngineName,
-    typer.Option(help="local: processes of this machine; ray: a Ray cluster, or one started here."),
-]
-AddressOption = Annotated[
-    str | None, typer.Option(metavar="HOST:PORT", help="The Ray cluster.", show_default="a new one, here")
-]
 WorkersOption = Annotated[
     int | None,
-    typer.Option(min=1, help="How many sources to process at a time.", show_default="one per core"),
+    typer.Option(min=1, help="How many videos at a time.", show_default="one per core"),
 ]
 ShardOption = Annotated[
     str, typer.Option(metavar="I/N", help="Only part I of N, counted from 1: for job arrays.")
 ]
-LimitOption = Annotated[float, typer.Option(metavar="S", min=1.0, help="Seconds after which a source fails.")]
 RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Try failed sources again.")]
 
 
@@ -63,7 +56,7 @@ def preprocess(
     address: AddressOption = None,
     workers: WorkersOption = None,
     shard: ShardOption = "1/1",
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     limit: LimitOption = 1800.0,
     retry_failed: RetryOption = False,
     dry_run: DryRunOption = False,
@@ -94,7 +87,7 @@ def preprocess(
         address=address,
         workers=workers,
         shard=parse_shard(shard),
-        device=device.value,
+        device=device,
         limit_s=limit,
         retry_failed=retry_failed,
         dry_run=dry_run,
@@ -107,22 +100,19 @@ def _summarize(out: Path, *, as_json: bool, quiet: bool) -> None:
     from latentsync.preprocess.run import summarize
 
     funnel, pictures = summarize(out, console.make_report(quiet))
-    if as_json:
-        console.show_json({**funnel.as_dict(), "pictures": [str(path) for path in pictures]})
-        return
-    console.end_bars()
-    print("\n".join(funnel.lines()))
-    for path in pictures:
-        console.wrote(path)
+    console.show(
+        {**funnel.as_dict(), "pictures": [str(path) for path in pictures]},
+        as_json=as_json,
+        text=funnel.lines(),
+        paths=pictures,
+    )
 
 
 def _show(result: PreprocessResult, *, as_json: bool, quiet: bool) -> None:
-    if as_json:
-        console.show_json(result.as_dict())
-        return
-    if result.funnel is not None and not quiet:
-        for line in result.funnel.lines():
-            console.say(line)
-        console.say(f"{result.done} videos in {result.took_s:.1f} s")
-    if result.manifest is not None:
-        console.wrote(result.manifest)
+    words = [] if result.funnel is None else [*result.funnel.lines(), _took(result)]
+    paths = [] if result.manifest is None else [result.manifest]
+    console.show(result.as_dict(), as_json=as_json, quiet=quiet, words=words, paths=paths)
+
+
+def _took(result: PreprocessResult) -> str:
+    return f"{result.done} videos in {result.took_s:.1f} s"

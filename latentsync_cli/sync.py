@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from latentsync_cli import console
 from latentsync_cli.options import (
-    Device,
     DeviceOption,
     DryRunOption,
-    Dtype,
     DtypeOption,
     ForceOption,
     JsonOption,
@@ -27,24 +24,8 @@ from latentsync_cli.options import (
 if TYPE_CHECKING:
     from latentsync.sync.run import SyncResult
 
-
-class Duration(StrEnum):
-    """How long the output is, and what follows where the video is shorter than the speech."""
-
-    speech = "speech"
-    video = "video"
-    loop = "loop"
-    ping_pong = "ping-pong"
-    hold = "hold"
-
-
-class Quality(StrEnum):
-    """How much work is spent on the mouth."""
-
-    draft = "draft"
-    standard = "standard"
-    best = "best"
-
+Duration = Literal["speech", "video", "loop", "ping-pong", "hold"]
+Effort = Literal["draft", "standard", "best"]
 
 VideoArgument = Annotated[
     Path, typer.Argument(metavar="VIDEO", help="A video of a talking person, or a picture.")
@@ -66,13 +47,15 @@ DurationOption = Annotated[
     Duration,
     typer.Option(help="speech: as long as the speech, turning a shorter video round; video: as the video."),
 ]
-QualityOption = Annotated[
-    Quality | None,
+EffortOption = Annotated[
+    Effort | None,
     typer.Option(help="Sets --steps and --guidance for the model in use.", show_default="standard"),
 ]
-StepsOption = Annotated[int | None, typer.Option(help="Denoising steps.", show_default="by --quality")]
+QualityOption = Annotated[Effort | None, typer.Option("--quality", hidden=True)]  # its name before 0.1
+StepsOption = Annotated[int | None, typer.Option(help="Denoising steps.", show_default="by --effort")]
 GuidanceOption = Annotated[
-    float | None, typer.Option(help="Stress on the speech; 1 is off.", show_default="by --quality")
+    float | None,
+    typer.Option(help="Classifier-free guidance scale; 1 turns it off.", show_default="by --effort"),
 ]
 SeedOption = Annotated[int | None, typer.Option(help="Same seed, same video.", show_default="1247")]
 CodecOption = Annotated[
@@ -91,12 +74,13 @@ def sync(
     speech: SpeechArgument,
     output: OutputOption = None,
     model: ModelOption = None,
-    device: DeviceOption = Device.auto,
-    dtype: DtypeOption = Dtype.auto,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     face: FaceOption = "largest",
     start: StartOption = 0.0,
     end: EndOption = None,
-    duration: DurationOption = Duration.speech,
+    duration: DurationOption = "speech",
+    effort: EffortOption = None,
     quality: QualityOption = None,
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
@@ -124,12 +108,12 @@ def sync(
         speech=speech,
         output=output or Path(f"{video.stem}_synced.mp4"),
         model=model or "compact",
-        device=device.value,
-        dtype=dtype.value,
+        device=device,
+        dtype=dtype,
         face=parse_face_choice(face),
         start_s=start,
         end_s=end,
-        duration=duration.value,
+        duration=duration,
         compare=compare,
         mask=mask,
         report=report,
@@ -137,21 +121,24 @@ def sync(
         dry_run=dry_run,
     )
     flags: dict[str, float | str | None] = {
-        "sampling.quality": quality and quality.value,
+        "sampling.quality": effort or quality,
         "sampling.steps": steps,
         "sampling.guidance": guidance,
         "seed": seed,
+        "encoding.codec": codec,
+        "encoding.crf": crf,
     }
-    flags |= {"encoding.codec": codec, "encoding.crf": crf}
-    overrides = [f"{key}={value}" for key, value in flags.items() if value is not None]
-    chosen = load_recipe(recipe, SyncRecipe, overrides=[*(settings or []), *overrides])
-    _show(run(job, chosen, console.make_report(quiet)), as_json=as_json, quiet=quiet)
+    chosen = load_recipe(recipe, SyncRecipe, overrides=[*(settings or []), *_overrides(flags)])
+    result = run(job, chosen, console.make_report(quiet))
+    _show(result, as_json=as_json, quiet=quiet)
+
+
+def _overrides(flags: dict[str, float | str | None]) -> list[str]:
+    """The flags that were given, as `--set` takes them."""
+    return [f"{key}={value}" for key, value in flags.items() if value is not None]
 
 
 def _show(result: SyncResult, *, as_json: bool, quiet: bool) -> None:
-    if as_json:
-        console.show_json(result.as_dict())
-    elif result.output is not None:
-        if not quiet:
-            console.say(f"{result.frames} frames in {result.took_s:.1f} s; written to:")
-        console.wrote(result.output)
+    paths = [] if result.output is None else [result.output]
+    words = [f"{result.frames} frames in {result.took_s:.1f} s; written to:"] if paths else []
+    console.show(result.as_dict(), as_json=as_json, quiet=quiet, words=words, paths=paths)

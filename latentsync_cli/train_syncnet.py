@@ -9,7 +9,6 @@ import typer
 
 from latentsync_cli import console
 from latentsync_cli.options import (
-    Device,
     DeviceOption,
     DryRunOption,
     JsonOption,
@@ -19,7 +18,6 @@ from latentsync_cli.options import (
 )
 from latentsync_cli.training import (
     DataOption,
-    DecodedCache,
     DecodedOption,
     StopOption,
     WorkersOption,
@@ -36,9 +34,9 @@ def train_syncnet(
     output: OutputOption = Path("runs/syncnet"),
     recipe: RecipeOption = "syncnet",
     settings: SetOption = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     workers: WorkersOption = None,
-    decoded_cache: DecodedOption = DecodedCache.auto,
+    decoded_cache: DecodedOption = "auto",
     stop_after_s: StopOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -54,9 +52,9 @@ def train_syncnet(
     job = TrainingJob(
         data=data,
         output=output,
-        device=device.value,
+        device=device,
         workers=workers,
-        decoded_cache=decoded_cache.value,
+        decoded_cache=decoded_cache,
         stop_after_s=stop_after_s,
         dry_run=dry_run,
     )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,16 +13,7 @@ if TYPE_CHECKING:
     from latentsync.recipe.schema import Recipe
     from latentsync.train.job import TrainingResult
 
-INTERRUPTED = 130
-
-
-class DecodedCache(StrEnum):
-    """Whether clips are decoded once, before the training."""
-
-    auto = "auto"
-    yes = "yes"
-    no = "no"
-
+DecodedCache = Literal["auto", "yes", "no"]
 
 DataOption = Annotated[
     Path,
@@ -47,19 +37,15 @@ def end_training(result: TrainingResult, recipe: Recipe, *, as_json: bool, quiet
     if result.is_main:
         _show(result, recipe, as_json=as_json, quiet=quiet)
     if result.reason == "signal":
-        raise SystemExit(INTERRUPTED)
+        raise SystemExit(console.INTERRUPTED)
 
 
 def _show(result: TrainingResult, recipe: Recipe, *, as_json: bool, quiet: bool) -> None:
-    if as_json:
-        console.show_json(result.as_dict())
-    elif result.weights is None:
+    if result.weights is None:
         from latentsync.recipe.loading import dump_recipe
 
-        console.end_bars()
-        print(dump_recipe(recipe), end="")
-    else:
-        if not quiet:
-            stopped = "" if result.reason == "finished" else "; stopped early, the same command continues"
-            console.say(f"{result.samples} samples in {result.took_s:.0f} s{stopped}; the network:")
-        console.wrote(result.weights)
+        console.show(result.as_dict(), as_json=as_json, text=dump_recipe(recipe).splitlines())
+        return
+    stopped = "" if result.reason == "finished" else "; stopped early, the same command continues"
+    words = [f"{result.samples} samples in {result.took_s:.0f} s{stopped}; the network:"]
+    console.show(result.as_dict(), as_json=as_json, quiet=quiet, words=words, paths=[result.weights])

@@ -1,4 +1,4 @@
-"""What a recipe and a model together say about sampling: who wins, and what a quality stands for."""
+"""What a recipe and a model together say about sampling: who wins, and what an effort stands for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from latentsync.weights.models import ModelSpec
 
 
 def choose_sampling(recipe: SyncRecipe, spec: ModelSpec) -> Sampling:
-    """Settle steps and guidance: the recipe's own keys win, then its quality, then what the model states."""
+    """Settle steps and guidance: the recipe's own keys win, then its effort, then what the model states."""
     chosen, is_exact = recipe.sampling, recipe.sampling.mode == "exact"
     effort = _effort(recipe, spec)
     guidances = chosen.guidance, effort.guidance, spec.guidance
@@ -24,7 +24,7 @@ def choose_sampling(recipe: SyncRecipe, spec: ModelSpec) -> Sampling:
 
 
 def describe_sampling(recipe: SyncRecipe, sampling: Sampling) -> str:
-    """Say in one line what was settled, with a mark on what the recipe set itself, beside its quality."""
+    """Say in one line what was settled, with a mark on what the recipe set itself, beside its effort."""
     chosen, plural = recipe.sampling, "s" if sampling.steps > 1 else ""
     steps_mark, guidance_mark = ("" if key is None else " (set)" for key in (chosen.steps, chosen.guidance))
     return (
@@ -34,7 +34,7 @@ def describe_sampling(recipe: SyncRecipe, sampling: Sampling) -> str:
 
 
 def _effort(recipe: SyncRecipe, spec: ModelSpec) -> Effort:
-    """What the quality sets for this kind of model: one that gives clean latents is done in few steps."""
+    """What the effort sets for this kind of model: one that gives clean latents is done in few steps."""
     quality = recipe.sampling.quality
     if quality == "standard":
         return Effort()

@@ -85,7 +85,7 @@ class SyncResult:
     output: Path | None
     model: str
     device: str
-    quality: str
+    effort: str
     steps: int
     guidance: float
     frames: int
@@ -101,7 +101,7 @@ class SyncResult:
             "output": None if self.output is None else str(self.output),
             "model": self.model,
             "device": self.device,
-            "quality": self.quality,
+            "effort": self.effort,
             "steps": self.steps,
             "guidance": self.guidance,
             "frames": self.frames,
@@ -190,7 +190,7 @@ def run(job: SyncJob, recipe: SyncRecipe, report: Report, *, model: LipModel | N
         output=None if job.dry_run else job.output,
         model=setup.spec.name,
         device=setup.device.type,
-        quality=recipe.sampling.quality,
+        effort=recipe.sampling.quality,
         steps=setup.sampling.steps,
         guidance=setup.sampling.guidance,
         frames=frames,
@@ -290,7 +290,7 @@ def _plan_lines(setup: _Setup) -> tuple[str, ...]:
     return (
         f"model   {setup.spec.name}: {setup.spec.note}",
         f"device  {setup.device.type} {number_format}, {setup.spec.resolution} px",
-        f"quality {describe_sampling(setup.recipe, setup.sampling)}",
+        f"effort  {describe_sampling(setup.recipe, setup.sampling)}",
         f"video   {job.video} ({info.width}x{info.height}, {source})",
         f"speech  {job.speech} ({setup.speech_s:.2f} s)",
         f"output  {job.output} ({setup.frames} frames, {setup.duration_s:.2f} s)",

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +16,7 @@ import typer
 
 from latentsync import __version__, errors
 from latentsync_cli import app as cli
+from latentsync_cli import console
 
 FAILURES = [
     (
@@ -25,6 +30,9 @@ FAILURES = [
     (errors.WeightsError("a"), 6, "error: a\n"),
     (MemoryError(), 7, "error: out of memory\n"),
     (torch.OutOfMemoryError("CUDA"), 7, "error: out of memory\n"),
+    (OSError(errno.ENOMEM, "Cannot allocate memory"), 7, "error: out of memory\n"),
+    (ImportError("a.so: failed to map segment from shared object"), 7, "error: out of memory\n"),
+    (RuntimeError("could not create a primitive"), 7, "error: out of memory\n"),
     (OSError(errno.ENOSPC, "No space left", "a.mp4"), 4, "error: 'a.mp4': the disk is full\n"),
     (KeyboardInterrupt(), 130, "interrupted: no unfinished file is left behind\n"),
 ]
@@ -41,7 +49,7 @@ def end_of(
         pass
 
     @app.command()
-    def fail(count: int = 0) -> None:
+    def fail(count: int = 0, json: bool = False) -> None:
         if failure is not None:
             raise failure
 
@@ -76,6 +84,69 @@ def test_a_bug_shows_its_traceback(
     shown = capsys.readouterr().err
     assert "Traceback" in shown
     assert shown.endswith("error: this is a bug in latentsync, please report it with the lines above\n")
+
+
+@pytest.mark.parametrize(
+    ("failure", "arguments", "expected"),
+    [
+        (errors.FaceError("no face", hint="b"), (), {"error": "no face", "hint": "b", "exit_code": 5}),
+        (KeyboardInterrupt(), (), {"error": "interrupted", "hint": None, "exit_code": 130}),
+        (KeyError("x"), (), {"exit_code": 1}),
+        (None, ("--count", "many"), {"hint": "see --help", "exit_code": 2}),
+    ],
+)
+def test_a_failure_is_one_json_object(
+    failure: BaseException | None,
+    arguments: tuple[str, ...],
+    expected: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(console, "_is_json_shown", False)
+    assert end_of(failure, monkeypatch, "--json", *arguments) == expected["exit_code"]
+    shown = json.loads(capsys.readouterr().out)
+    assert set(shown) == {"error", "hint", "exit_code"}
+    assert shown | expected == shown
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_end_it_as_ctrl_c_does(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(number)
+    app = typer.Typer(cls=cli.CommandGroup, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.callback()(lambda: None)
+    app.command("wait")(lambda: os.kill(os.getpid(), number))
+    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setattr(sys, "argv", ["latentsync", "wait"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 130
+    assert signal.getsignal(number) == before
+
+
+def test_a_reader_that_leaves_stops_nothing(tmp_path: Path) -> None:
+    """As in `latentsync … 2>&1 | head -1`."""
+    done = tmp_path / "done"
+    program = (
+        "import pathlib, sys\n"
+        "from latentsync_cli import console\n"
+        "console.survive_closed_pipes()\n"
+        "sys.stdin.read()\n"
+        "for _ in range(3):\n    console.say('x' * 100_000)\n    print('y', flush=True)\n"
+        f"pathlib.Path({str(done)!r}).touch()\n"
+    )
+    running = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert running.stdin is not None and running.stdout is not None
+    running.stdout.close()
+    running.stdin.close()
+    assert running.wait() == 0
+    assert done.exists()
 
 
 def test_success_and_wrong_usage(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

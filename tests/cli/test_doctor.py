@@ -20,15 +20,15 @@ READY = Ability("latentsync sync VIDEO SPEECH", True, "model compact on the devi
 NOT_READY = Ability("latentsync sync VIDEO SPEECH", False, "libx264 does not open", "pip install av")
 PRINTED = """\
 packages
-  ok       torch                        2.13.0 (>=2.4)
-  warning  ray                          not installed; for preprocess
-                                        -> pip install 'latentsync[ray]'
+ok       torch  2.13.0 (>=2.4)
+warning  ray    not installed; for preprocess
+                -> pip install 'latentsync[ray]'
 
 codecs
-  ok       aac                          encodes
+ok  aac  encodes
 
 what will run
-  yes      latentsync sync VIDEO SPEECH: model compact on the device cpu
+yes  latentsync sync VIDEO SPEECH  model compact on the device cpu
 """
 
 
@@ -49,7 +49,15 @@ def test_ready(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
 def test_not_ready(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert end_of(NOT_READY, monkeypatch) == 1
     shown = capsys.readouterr().out
-    assert shown.endswith(f"libx264 does not open\n{'':40}-> pip install av\n")
+    assert shown.endswith("-> pip install av\n")
+
+
+def test_nothing_is_wider_than_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    end_of(NOT_READY, monkeypatch)
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 40
 
 
 def test_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

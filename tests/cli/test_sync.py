@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
@@ -14,15 +13,13 @@ from latentsync.faces.choice import FaceChoice
 from latentsync.recipe.schema import Sampling, SyncRecipe
 from latentsync.sync import run as core
 from latentsync.sync.run import SyncJob, SyncResult
-from latentsync.sync.timeline import DURATIONS
 from latentsync_cli import app as cli
-from latentsync_cli.sync import Duration, Quality
 
 RESULT = SyncResult(
     output=Path("a_synced.mp4"),
     model="compact",
     device="cpu",
-    quality="best",
+    effort="best",
     steps=2,
     guidance=1.5,
     frames=5,
@@ -108,7 +105,7 @@ def test_flags_win_over_settings_and_the_recipe(
         "seed = 1\n[sampling]\nquality = 'draft'\nsteps = 2\nguidance = 3.0\n[encoding]\ncrf = 30\n"
     )
     settings = ("--set", "sampling.steps=5", "--set", "paste.region=crop")
-    flags = ("--quality", "best", "--steps", "7", "--codec", "lossless", "--seed", "9")
+    flags = ("--effort", "best", "--steps", "7", "--codec", "lossless", "--seed", "9")
     give(monkeypatch, "a.mp4", "b.wav", "--recipe", str(recipe), *settings, *flags)
     (chosen,) = calls.recipes
     assert chosen.sampling == Sampling(quality="best", steps=7, guidance=3.0)
@@ -116,23 +113,18 @@ def test_flags_win_over_settings_and_the_recipe(
     assert (chosen.encoding.crf, chosen.encoding.codec, chosen.paste.region) == (30, "lossless", "crop")
 
 
-def test_every_duration_has_a_flag() -> None:
-    assert tuple(duration.value for duration in Duration) == DURATIONS
-
-
-def test_every_quality_has_a_flag() -> None:
-    assert tuple(quality.value for quality in Quality) == get_args(
-        Sampling.model_fields["quality"].annotation
-    )
-
-
-def test_an_unknown_quality_names_the_choices(
+def test_an_unknown_effort_names_the_choices(
     calls: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert give(monkeypatch, "a.mp4", "b.wav", "--quality", "ultra") == 2
+    assert give(monkeypatch, "a.mp4", "b.wav", "--effort", "ultra") == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert all(word in error for word in ("--quality", "'ultra'", "'draft'", "'standard'", "'best'"))
+    assert all(word in error for word in ("--effort", "'ultra'", "'draft'", "'standard'", "'best'"))
     assert calls.jobs == []
+
+
+def test_effort_was_called_quality(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    give(monkeypatch, "a.mp4", "b.wav", "--quality", "draft")
+    assert calls.recipes[0].sampling == Sampling(quality="draft")
 
 
 def test_the_model_may_come_from_the_environment(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +142,7 @@ def test_json_is_all_there_is_on_stdout(
         "output": "a_synced.mp4",
         "model": "compact",
         "device": "cpu",
-        "quality": "best",
+        "effort": "best",
         "steps": 2,
         "guidance": 1.5,
         "frames": 5,

@@ -31,15 +31,20 @@ def test_the_name_says_something(path: Path) -> None:
     assert not words & SAYS_NOTHING
 
 
+def lines_of(path: Path, function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Without the parameters in the command line, where a command has one for every flag."""
+    first = function.body[0] if "latentsync_cli" in path.parts else function
+    return (function.end_lineno or 0) - first.lineno + 1
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_functions_are_short(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     too_long = {
-        node.name: node.end_lineno - node.lineno + 1
+        node.name: lines_of(path, node)
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and node.end_lineno is not None
-        and node.end_lineno - node.lineno + 1 > line_limit(path, node.name)
+        and lines_of(path, node) > line_limit(path, node.name)
     }
     assert not too_long
 
