@@ -47,7 +47,7 @@ def batch_to_frames(images: Tensor, *, frames: int) -> Tensor:
 
 
 def to_pm1(images_u8: Tensor) -> Tensor:
-    """Pixels 0..255 -> -1..1, the range of all networks here, in the number format of the input if it has one.
+    """Pixels 0..255 -> -1..1, the range of all networks here; floating-point input keeps its number format.
 
     Source: as released; black is exactly -1 and white exactly 1.
     """
@@ -55,11 +55,11 @@ def to_pm1(images_u8: Tensor) -> Tensor:
     return floats / 127.5 - 1
 
 
-def to_u8_range(images_pm1: Tensor) -> Tensor:
+def to_levels(images_pm1: Tensor) -> Tensor:
     """Pixels -1..1 -> 0..255 as floats, clipped but not rounded."""
     return ((images_pm1 + 1) * 127.5).clamp(0, 255)
 
 
 def to_u8(images_pm1: Tensor) -> Tensor:
     """Pixels -1..1 -> 0..255 as uint8, rounded to the nearest."""
-    return to_u8_range(images_pm1).round().byte()
+    return to_levels(images_pm1).round().byte()

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from latentsync.axes import expect_axes
+from latentsync.axes import expect_axes, to_pm1
 from latentsync.errors import WeightsError
 from latentsync.types import FrameImage
 
@@ -121,7 +121,7 @@ class BundledLandmarker:
         """The 68 points (68, 2) in pixels of the frame, and the confidence 0..1 that this is a face."""
         centre_x, centre_y, side = square
         picture = torch.from_numpy(cut_square(rgb_u8, square)).permute(2, 0, 1)[None]
-        points_unit, logits = self._net(picture.float() / 127.5 - 1)
+        points_unit, logits = self._net(to_pm1(picture))
         corner = np.array([centre_x - side / 2, centre_y - side / 2])
         points = points_unit[0].numpy() * side + corner
         return points.astype(np.float32), float(logits.sigmoid()[0])

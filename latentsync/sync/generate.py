@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentsync.audio.windows import StateSource, states_for_frames
-from latentsync.axes import batch_to_frames, frames_to_batch
+from latentsync.axes import batch_to_frames, frames_to_batch, to_levels, to_pm1
 from latentsync.diffusion.conditioning import Conditioning
 from latentsync.diffusion.noise import shared_noise
 from latentsync.diffusion.sampling import build_scheduler, denoise
@@ -163,14 +163,14 @@ class _Mouth:
                 faces = self._images([held[index] for index in range(len(made_pm1))])
                 placed_pm1 = self.view.place(made_pm1, faces)
             for crop_pm1 in placed_pm1.float().cpu():
-                crop = ((crop_pm1 + 1) * 127.5).clamp(0, 255).permute(1, 2, 0).numpy()  # h w c
+                crop = to_levels(crop_pm1).permute(1, 2, 0).numpy()  # h w c
                 yield GeneratedFrame(held.popleft(), crop)
 
     def _images(self, window: Sequence[CutFrame]) -> Tensor:
         """The crops (f c h w) of a window in -1..1."""
         crops = np.stack([cut.crop_u8 for cut in window if cut.crop_u8 is not None])  # f h w c
         images = torch.from_numpy(crops).permute(0, 3, 1, 2)  # f c h w
-        return images.to(self.model.device, self.model.dtype) / 127.5 - 1
+        return to_pm1(images.to(self.model.device, self.model.dtype))
 
     @torch.inference_mode()
     def _denoise(self, window: list[CutFrame]) -> Tensor:
