@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentsync.media.probe import require_video
-from latentsync.media.read import read_audio
+from latentsync.media.sound import read_audio
 from latentsync.media.write import Encoding, VideoWriter
 from latentsync.sync.timeline import play
 

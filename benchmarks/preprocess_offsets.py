@@ -29,7 +29,7 @@ from latentsync.errors import MediaError
 from latentsync.manifest import Decision
 from latentsync.media.folder import find_videos
 from latentsync.media.probe import probe
-from latentsync.media.read import read_audio
+from latentsync.media.sound import read_audio
 from latentsync.preprocess.run import collect
 
 RESULTS = Path(__file__).parent / "results" / "preprocess_offsets.json"

@@ -33,7 +33,8 @@ from latentsync.diffusion.noise import shared_noise
 from latentsync.diffusion.sampling import build_scheduler, denoise
 from latentsync.faces.align import latent_mask, mouth_mask
 from latentsync.manifest import ManifestClip, read_manifest
-from latentsync.media.read import read_audio, read_frames
+from latentsync.media.read import read_frames
+from latentsync.media.sound import read_audio
 from latentsync.metrics.image import Psnr, Ssim
 from latentsync.metrics.metric import Missing, ScoredClip
 from latentsync.runtime import Seeds, choose_device, choose_dtype

@@ -81,7 +81,8 @@ def stages(video: Path, speech: Path, folder: Path, model_name: str, frames: int
     from latentsync.faces.paste import paste
     from latentsync.faces.track import track
     from latentsync.media.probe import require_video
-    from latentsync.media.read import read_audio, read_frames
+    from latentsync.media.read import read_frames
+    from latentsync.media.sound import read_audio
     from latentsync.media.write import Encoding, VideoWriter
     from latentsync.recipe.loading import load_recipe
     from latentsync.recipe.schema import SyncRecipe

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from processes import circumstances, latentsync_command, measure
 
 from latentsync.media.probe import probe, require_audio, require_video
-from latentsync.media.read import read_audio, read_frames
+from latentsync.media.read import read_frames
+from latentsync.media.sound import read_audio
 
 RESULTS = Path(__file__).parent / "results" / "sync_all.json"
 SPEECH = ("jfk.wav", "german.wav")

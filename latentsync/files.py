@@ -47,9 +47,8 @@ def whole_or_nothing(path: Path, *, keep_suffix: bool = False) -> Iterator[Path]
 
 def part_beside(path: Path, *, keep_suffix: bool = False) -> Path:
     """A name beside `path` that no other writer uses, for what is not finished yet."""
-    stem = os.fsencode(path.name)[:_LONGEST_STEM_BYTES].decode(errors="ignore").rstrip()
     suffix = path.suffix if keep_suffix else ""
-    return path.with_name(f"{stem}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.part{suffix}")
+    return path.with_name(f"{_stem_of(path)}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.part{suffix}")
 
 
 def sweep_parts(folder: Path) -> list[Path]:
@@ -63,6 +62,18 @@ def sweep_parts(folder: Path) -> list[Path]:
                     part.unlink()
                     removed.append(part)
     return removed
+
+
+def live_parts(path: Path) -> list[int]:
+    """The processes of this host that are writing `path` now, by their parts beside it."""
+    stem = f"{_stem_of(path)}."
+    writers = []
+    with suppress(OSError):
+        for part in sorted(path.parent.iterdir()):
+            mark = _PART.search(part.name)
+            if mark and mark["host"] == _host() and part.name[: mark.start() + 1] == stem:
+                writers += [int(mark["pid"])] if _is_alive(int(mark["pid"])) else []
+    return writers
 
 
 def sha256_of(path: Path) -> str:
@@ -116,6 +127,10 @@ def nearest_folder(path: Path) -> Path:
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
     return folder
+
+
+def _stem_of(path: Path) -> str:
+    return os.fsencode(path.name)[:_LONGEST_STEM_BYTES].decode(errors="ignore").rstrip()
 
 
 def _flush(part: Path) -> None:

@@ -18,7 +18,8 @@ from latentsync.faces.follow import FollowSettings
 from latentsync.faces.landmarks import Landmarker
 from latentsync.faces.track import TrackedFrame, TrackSettings, track
 from latentsync.media.probe import VideoInfo, probe
-from latentsync.media.read import read_audio, read_frames
+from latentsync.media.read import read_frames
+from latentsync.media.sound import read_audio
 from latentsync.preprocess.read_video import at_25_fps
 from latentsync.preprocess.step import CLIP_FPS, RATE_HZ, SAMPLES_PER_FRAME
 from latentsync.recipe.evaluate import Preparing

@@ -15,7 +15,8 @@ from latentsync.evaluate.page import facts, figure, page
 from latentsync.evaluate.plots import Panel, bars, curve
 from latentsync.events import Progress, Report
 from latentsync.manifest import ManifestClip
-from latentsync.media.read import read_audio, read_frames
+from latentsync.media.read import read_frames
+from latentsync.media.sound import read_audio
 from latentsync.metrics.sync import SyncJudge, distance_per_offset
 from latentsync.preprocess.read_video import at_25_fps
 from latentsync.preprocess.step import CLIP_FPS

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import re
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
 
 import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
-from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from latentsync.errors import MediaError
+from latentsync.media.container import choose_stream, describe_doubt, no_stream, open_media
+from latentsync.rates import VIDEO_FPS
 
-PICTURE_FPS = Fraction(25)
+PICTURE_FPS = Fraction(VIDEO_FPS)
 COLORSPACE_RGB, UNSPECIFIED = 0, 2  # ITU-T H.273, tables 2 to 4
+LOWEST_HZ, HIGHEST_HZ = 1000, 768_000  # rates of sound; others are a damaged header
+MOST_CHANNELS = 64  # what FFmpeg's resampler takes
 _PACKETS_BEFORE_FIRST_FRAME = 500
-_TEXT_FORMATS = {"tty", "hls", "concat", "sdp", "ffmetadata"}  # these take any text for a video, or follow it
-# A tag that is not UTF-8 must not stop a video. PyAV 19 has no such option: it never stops there.
-_HAS_TAG_OPTION = int(av.__version__.split(".")[0]) < 19
-_LENIENT_TAGS: dict[str, Any] = {"metadata_errors": "replace"} if _HAS_TAG_OPTION else {}
-_StreamT = TypeVar("_StreamT", VideoStream, AudioStream)
+_PICTURE_BRANDS = {"heic", "heix", "mif1", "avif"}  # a photo, stored as a video of one frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +40,7 @@ class VideoInfo:
     is_variable    frames are not evenly spaced: use their times, not `fps`
     start_s        when the first frame is shown, on the file's clock
     pixel_aspect   width of a pixel over its height
+    longest_frame_s  longest time for which one frame is shown; 0 where nothing was counted
     """
 
     width: int
@@ -60,6 +59,7 @@ class VideoInfo:
     is_picture: bool
     start_s: float = 0.0
     pixel_aspect: Fraction = Fraction(1)
+    longest_frame_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +84,24 @@ class MediaInfo:
     audio: AudioInfo | None
 
 
-def probe(path: Path) -> MediaInfo:
+def probe(path: Path, *, video_track: int | None = None, audio_track: int | None = None) -> MediaInfo:
     """Tell what `path` holds. Reads headers and decodes one frame.
+
+    Durations are what the file states; `media.read.measure_video` counts instead.
+
+    Args:
+        video_track: which of several video streams, 0 first; None: the one that a player would show.
+        audio_track: the same for sound.
 
     Raises:
         MediaError: the file is missing, a folder, empty, cut off, or not media.
     """
     with open_media(path) as container:
-        video_stream = main_stream(container, VideoStream)
-        audio_stream = main_stream(container, AudioStream)
+        video_stream = choose_stream(path, container, VideoStream, video_track)
+        audio_stream = choose_stream(path, container, AudioStream, audio_track)
         if video_stream is None and audio_stream is None:
             raise MediaError(
-                f"'{path}' has neither a video nor an audio stream",
+                f"'{path}' has neither a video nor an audio stream that can be decoded",
                 hint="give a video, picture or sound file",
             )
         _refuse_cut_off(path, container)
@@ -104,130 +110,49 @@ def probe(path: Path) -> MediaInfo:
         return MediaInfo(path, container.format.name, video, audio)
 
 
-def require_video(path: Path) -> VideoInfo:
+def require_video(path: Path, *, track: int | None = None) -> VideoInfo:
     """Tell about the video stream or picture in `path`.
 
     Raises:
         MediaError: as `probe`, or there is no video stream.
     """
-    info = probe(path).video
-    if info is None:
-        raise _no_stream(path, VideoStream)
-    return info
+    with open_media(path) as container:
+        stream = choose_stream(path, container, VideoStream, track)
+        if stream is None:
+            raise no_stream(path, container, VideoStream)
+        _refuse_cut_off(path, container)
+        return _video_info(path, container, stream)
 
 
-def require_audio(path: Path) -> AudioInfo:
+def require_audio(path: Path, *, track: int | None = None) -> AudioInfo:
     """Tell about the audio stream in `path`.
 
     Raises:
-        MediaError: as `probe`, or there is no audio stream.
+        MediaError: as `probe`, or there is no audio stream, or its rate or channels cannot be true.
     """
-    info = probe(path).audio
-    if info is None:
-        raise _no_stream(path, AudioStream)
+    with open_media(path) as container:
+        stream = choose_stream(path, container, AudioStream, track)
+        if stream is None:
+            raise no_stream(path, container, AudioStream)
+        _refuse_cut_off(path, container)
+        info = _audio_info(container, stream)
+    if not LOWEST_HZ <= info.rate_hz <= HIGHEST_HZ:
+        raise MediaError(
+            f"the audio of '{path}' states {info.rate_hz} samples a second",
+            hint=f"rates from {LOWEST_HZ} to {HIGHEST_HZ} are read: export the sound again",
+        )
+    if not 1 <= info.channels <= MOST_CHANNELS:
+        raise MediaError(
+            f"the audio of '{path}' states {info.channels} channels",
+            hint=f"up to {MOST_CHANNELS} are read: export the sound again",
+        )
     return info
 
 
-def open_media(path: Path) -> InputContainer:
-    """Open `path` for reading.
-
-    Raises:
-        MediaError: the file is missing, a folder, empty, or not media.
-    """
-    _refuse_no_file(path)
-    try:
-        container: InputContainer = av.open(
-            media_url(path),
-            "r",
-            # A playlist or a numbered name must not make the library read other files or the network.
-            container_options={"protocol_whitelist": "file", "pattern_type": "none"},
-            **_LENIENT_TAGS,
-        )
-    except (av.FFmpegError, OSError) as error:
-        raise _not_media(path, error) from error
-    if container.format.name in _TEXT_FORMATS:
-        container.close()
-        raise MediaError(
-            f"'{path}' is a text file, not a video, picture or sound",
-            hint="give a media file such as .mp4 or .wav",
-        )
-    return container
-
-
-def media_url(path: Path) -> str:
-    """Name `path` so that no part of it is taken for an option or a protocol."""
-    return f"file:{path.absolute()}"
-
-
-def main_stream(container: InputContainer, kind: type[_StreamT]) -> _StreamT | None:
-    """Find the first stream of a kind. The cover picture of a sound file is no video."""
-    for stream in container.streams:
-        if isinstance(stream, kind) and not stream.disposition & Disposition.attached_pic:
-            return stream
-    return None
-
-
-def need_stream(path: Path, container: InputContainer, kind: type[_StreamT]) -> _StreamT:
-    """Find the first stream of a kind, or say that `path` has none.
-
-    Raises:
-        MediaError: there is no such stream.
-    """
-    stream = main_stream(container, kind)
-    if stream is None:
-        raise _no_stream(path, kind)
-    return stream
-
-
-def _no_stream(path: Path, kind: type[VideoStream] | type[AudioStream]) -> MediaError:
-    if kind is VideoStream:
-        return MediaError(f"'{path}' has no video stream, only sound", hint="give a video or a picture here")
-    return MediaError(
-        f"'{path}' has no audio stream", hint="give a sound file such as .wav or .mp3, or a video with sound"
-    )
-
-
-def _refuse_no_file(path: Path) -> None:
-    try:
-        is_there = path.exists()
-    except OSError as error:
-        raise MediaError(f"'{path}' cannot be read: {error.strerror}", hint="check the file name") from error
-    if not is_there:
-        raise MediaError(f"'{path}' does not exist", hint="check the file name and the folder")
-    if path.is_dir():
-        raise MediaError(f"'{path}' is a folder, not a media file", hint="name one file in it")
-    if not path.is_file():
-        raise MediaError(f"'{path}' is not a regular file", hint="save it to a file first")
-    if path.stat().st_size == 0:
-        raise MediaError(f"'{path}' is empty (0 bytes)", hint="copy or download the file again")
-    if not os.access(path, os.R_OK):
-        raise MediaError(f"'{path}' cannot be read: permission denied", hint="change the file's permissions")
-
-
-def _not_media(path: Path, error: Exception) -> MediaError:
-    try:
-        with path.open("rb") as file:
-            head = file.read(4096)
-    except OSError as read_error:
-        return MediaError(f"'{path}' cannot be read: {read_error.strerror}", hint="check the disk")
-    if head[4:8] == b"ftyp":
-        return MediaError(
-            f"'{path}' is cut off or damaged: it begins like an mp4 but has no usable index",
-            hint="copy or download the file again, or export it again from the program that made it",
-        )
-    kind = "a text file" if _is_text(head) else f"damaged or of an unknown format ({error})"
-    return MediaError(
-        f"'{path}' is not a video, picture or sound that can be read: it is {kind}",
-        hint="give a media file such as .mp4, .mov, .mkv, .png or .wav",
-    )
-
-
-def _is_text(head: bytes) -> bool:
-    try:
-        head.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return error.start > len(head) - 4  # the last character may be cut in the middle
-    return b"\0" not in head
+def describe_doubts(path: Path, kind: type[VideoStream] | type[AudioStream]) -> str | None:
+    """One line if `path` has several streams of a kind that could be meant, else None."""
+    with open_media(path) as container:
+        return describe_doubt(path, container, kind)
 
 
 def _refuse_cut_off(path: Path, container: InputContainer) -> None:
@@ -325,18 +250,24 @@ def _is_picture(container: InputContainer, stream: VideoStream) -> bool:
     name = container.format.name
     if name.endswith("_pipe") or name == "image2":
         return True
+    if container.metadata.get("major_brand") in _PICTURE_BRANDS:
+        return True
     return stream.frames == 1 and container.duration is not None
 
 
 def _is_variable(stream: VideoStream) -> bool:
     entries = stream.index_entries
     if stream.frames and len(entries) == stream.frames > 2:
-        times = sorted(entry.timestamp for entry in entries)
-        steps = [later - earlier for earlier, later in pairwise(times)]
-        usual = statistics.median(steps)
-        return any(abs(step - usual) > max(2, usual / 4) for step in steps)
+        return are_uneven(sorted(entry.timestamp for entry in entries))
     average, base = stream.average_rate, stream.base_rate
     if not average or not base:
         return False
     # A base rate of twice the average is how field-coded streams with even frames look.
     return all(abs(average / (base / fields) - 1) > 0.02 for fields in (1, 2))
+
+
+def are_uneven(ticks: Sequence[int]) -> bool:
+    """Whether sorted times are unevenly spaced, by more than rounding."""
+    steps = [later - earlier for earlier, later in pairwise(ticks)]
+    usual = statistics.median(steps)
+    return any(abs(step - usual) > max(2, usual / 4) for step in steps)

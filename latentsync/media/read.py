@@ -1,72 +1,126 @@
-"""Decoding: frames as a stream, backward or by number, and speech as samples."""
+"""Decoding video: frames as a stream, backward or by number, and what there is, counted."""
 
 from __future__ import annotations
 
 import logging
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import av
 import numpy as np
-from av.audio.frame import AudioFrame
-from av.audio.resampler import AudioResampler
-from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Stream
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from latentsync.errors import MediaError
-from latentsync.media.colour import matrix_of
-from latentsync.media.probe import need_stream, open_media, require_audio, require_video
-from latentsync.media.upright import DisplayMatrix, display_matrix, turn_upright
-from latentsync.types import AudioTrack, Frame, FrameImage
+from latentsync.media.container import need_stream, open_media, reading
+from latentsync.media.pixels import RGBConverter, deinterlaced
+from latentsync.media.probe import VideoInfo, are_uneven, require_video
+from latentsync.types import Frame, FrameImage
 
 logger = logging.getLogger(__name__)
 
-# Without the two flags the conversion of 4:2:0 video darkens every frame by about one grey level (measured).
-_EXACT_COLOUR = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-_NO_LOUDER = {"rematrix_maxval": "1.0"}  # by default two equal channels add up to 1.41 of one
-_COUNTED_FORMATS = {
-    "avi",
-    "h264",
-    "hevc",
-    "m4v",
-    "mpegvideo",
-    "obu",
-}  # in these only the order of frames is sure
+MOST_FPS = 1000
+# In these only the order of frames is sure.
+_COUNTED_FORMATS = {"avi", "h264", "hevc", "m4v", "mpegvideo", "obu"}
+_RESTART_S = 0.5  # times that go back by more begin anew, as in joined recordings
+_LAST_FRAME_S = 10.0  # the longest time that a file may state for its last frame
 
 
 @dataclass(frozen=True, slots=True)
 class _Timeline:
-    """When each frame is shown, in ticks and in order.
+    """When each frame is shown, in order, found by reading all packets.
 
-    `is_counted`: the file has no usable times, these are frame numbers, and reading starts at the beginning.
+    times_s     from the first frame on
+    ticks       the same on the file's clock; empty where the file has no usable times: then frames are
+                counted and reading starts at the beginning
+    key_ticks   of the key frames
+    last_s      how long the last frame is shown, as stated; 0 where that is not known
     """
 
-    times: array[int]
-    key_times: array[int]
-    is_counted: bool = False
+    times_s: array[float]
+    ticks: array[int]
+    key_ticks: array[int]
+    last_s: float
+
+    @property
+    def is_counted(self) -> bool:
+        return not self.ticks
 
     def ticks_at(self, number: int) -> int | None:
-        return None if self.is_counted else self.times[number]
+        return None if self.is_counted else self.ticks[number]
 
 
-def read_frames(path: Path, *, start_s: float = 0.0, end_s: float | None = None) -> Iterator[Frame]:
+def measure_video(path: Path, *, track: int | None = None) -> VideoInfo:
+    """Tell about a video, its frames, length and rate counted: what a file states may be missing or wrong.
+
+    Reads the whole file, without decoding it where its times are in order.
+
+    Raises:
+        MediaError: as `require_video`, or the file holds more frames a second than are read.
+    """
+    info = require_video(path, track=track)
+    if info.is_picture:
+        return info
+    timeline = _timeline_of(path, track)
+    frames = len(timeline.times_s)
+    if frames == 0:
+        raise MediaError(f"'{path}' has no frame", hint="copy the file again, or give another video")
+    steps_s = [later - earlier for earlier, later in pairwise(timeline.times_s)]
+    fps = _counted_fps(info.fps, timeline.times_s)
+    if fps > MOST_FPS:
+        raise MediaError(
+            f"'{path}' has {float(fps):.0f} frames a second",
+            hint=f"up to {MOST_FPS} are read: export the video again at its true rate",
+        )
+    width, height = _largest_size(path, track) or (0, 0)
+    if width:
+        width, height = (height, width) if info.rotation % 180 else (width, height)
+    return replace(
+        info,
+        width=width or info.width,
+        height=height or info.height,
+        fps=fps,
+        frames=frames,
+        duration_s=timeline.times_s[-1] + (timeline.last_s or float(1 / fps)),
+        is_variable=frames > 2
+        and are_uneven(timeline.ticks or [round(1e4 * at_s) for at_s in timeline.times_s]),
+        longest_frame_s=max([*steps_s, timeline.last_s]),
+    )
+
+
+def _counted_fps(stated: Fraction, times_s: Sequence[float]) -> Fraction:
+    """The stated rate if the times agree with it, else theirs, rounded to a usual one that is near."""
+    if len(times_s) < 2 or times_s[-1] <= 0:
+        return stated
+    counted = (len(times_s) - 1) / times_s[-1]
+    if abs(float(stated) / counted - 1) < 0.02:
+        return stated
+    for usual in (Fraction(round(counted)), Fraction(round(counted * 1.001) * 1000, 1001)):
+        if usual and abs(float(usual) / counted - 1) < 0.005:
+            return usual
+    return Fraction(counted).limit_denominator(1001)
+
+
+def read_frames(
+    path: Path, *, start_s: float = 0.0, end_s: float | None = None, track: int | None = None
+) -> Iterator[Frame]:
     """Decode the frames shown from `start_s` up to, but not at, `end_s`, one at a time.
 
     Args:
         path: a video or a picture; a picture is one frame.
         start_s: seconds after the file's first frame.
         end_s: the same; None reads to the end.
+        track: which of several video streams, 0 first; None: the one that a player would show.
 
     Yields:
         Upright frames. `index` is 0 for the first one that is given, `time_s` counts from it.
@@ -74,22 +128,24 @@ def read_frames(path: Path, *, start_s: float = 0.0, end_s: float | None = None)
     Raises:
         MediaError: the file is no video, or no frame of it can be decoded.
     """
-    info = require_video(path)
+    info = require_video(path, track=track)
     if info.is_picture:
         start_s, end_s = 0.0, None
-    clock = _Clock.of(path)
-    to_rgb = _RGBConverter()
+    clock = _Clock.of(path, track)
+    to_rgb = RGBConverter(_largest_size(path, track))
+    is_from_start = start_s <= 0 or _timeline_of(path, track).is_counted
     first_s: float | None = None
     index = -1
-    for decoded, frame in enumerate(_decode_from(path, clock.ticks(start_s))):
-        shown_s = clock.seconds(frame.pts, decoded)
-        if end_s is not None and shown_s >= end_s - clock.tolerance_s:
-            break
-        if shown_s < start_s - clock.tolerance_s:
-            continue
-        first_s = shown_s if first_s is None else first_s
-        index += 1
-        yield Frame(to_rgb(frame), index, shown_s - first_s)
+    with reading(path):
+        for frame in _decode_from(path, None if is_from_start else clock.ticks(start_s), track=track):
+            shown_s = clock.next_s(frame.pts)
+            if end_s is not None and shown_s >= end_s - clock.tolerance_s:
+                break
+            if shown_s < start_s - clock.tolerance_s:
+                continue
+            first_s = shown_s if first_s is None else first_s
+            index += 1
+            yield Frame(to_rgb(frame), index, shown_s - first_s)
     if index < 0:
         raise MediaError(
             f"'{path}' has no frame from {start_s:g} s on: it is {info.duration_s:.2f} s long",
@@ -100,7 +156,12 @@ def read_frames(path: Path, *, start_s: float = 0.0, end_s: float | None = None)
 
 
 def read_frames_backward(
-    path: Path, *, start_s: float = 0.0, end_s: float | None = None, chunk_frames: int = 32
+    path: Path,
+    *,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    chunk_frames: int = 32,
+    track: int | None = None,
 ) -> Iterator[Frame]:
     """Decode the frames that `read_frames` gives, last first, holding `chunk_frames` of them at a time.
 
@@ -109,19 +170,21 @@ def read_frames_backward(
     Raises:
         MediaError: the file is no video.
     """
-    if require_video(path).is_picture:
+    if require_video(path, track=track).is_picture:
         start_s, end_s = 0.0, None
-    clock, timeline = _Clock.of(path), _timeline_of(path)
-    shown_s = [clock.seconds(ticks, ticks) for ticks in timeline.times]
-    start = bisect_left(shown_s, start_s - clock.tolerance_s)
-    end = len(shown_s) if end_s is None else bisect_left(shown_s, end_s - clock.tolerance_s)
-    to_rgb = _RGBConverter()
-    for chunk_end in range(end, start, -chunk_frames):
-        chunk = range(max(start, chunk_end - chunk_frames), chunk_end)
-        images = {number: to_rgb(frame) for number, frame in _decode_numbered(path, timeline, chunk)}
-        for number in reversed(chunk):
-            if number in images:
-                yield Frame(images.pop(number), number - start, shown_s[number] - shown_s[start])
+    timeline = _timeline_of(path, track)
+    times_s, tolerance_s = timeline.times_s, _Clock.of(path, track).tolerance_s
+    start = bisect_left(times_s, start_s - tolerance_s)
+    end = len(times_s) if end_s is None else bisect_left(times_s, end_s - tolerance_s)
+    to_rgb = RGBConverter(_largest_size(path, track))
+    with reading(path):
+        for chunk_end in range(end, start, -chunk_frames):
+            chunk = range(max(start, chunk_end - chunk_frames), chunk_end)
+            decoded = _decode_numbered(path, timeline, chunk, track=track)
+            images = {number: to_rgb(frame) for number, frame in decoded}
+            for number in reversed(chunk):
+                if number in images:
+                    yield Frame(images.pop(number), number - start, times_s[number] - times_s[start])
 
 
 def read_window(path: Path, frames: Sequence[int]) -> NDArray[np.uint8]:
@@ -134,143 +197,70 @@ def read_window(path: Path, frames: Sequence[int]) -> NDArray[np.uint8]:
         MediaError: the file is no video, or one of the frames cannot be decoded.
         ValueError: a number lies outside the video.
     """
-    timeline = _timeline_of(path)
-    if not frames or min(frames) < 0 or max(frames) >= len(timeline.times):
-        raise ValueError(f"frames {list(frames)} of '{path}': it has 0 to {len(timeline.times) - 1}")
+    timeline = _timeline_of(path, None)
+    if not frames or min(frames) < 0 or max(frames) >= len(timeline.times_s):
+        raise ValueError(f"frames {list(frames)} of '{path}': it has 0 to {len(timeline.times_s) - 1}")
     images: dict[int, FrameImage] = {}
-    to_rgb = _RGBConverter()
+    to_rgb = RGBConverter()
     wanted = sorted(set(frames))
-    for run in _runs_between_key_frames(wanted, timeline):
-        for number, frame in _decode_numbered(path, timeline, range(run[0], run[-1] + 1), threads=1):
-            if number in run:
-                images[number] = to_rgb(frame)
+    with reading(path):
+        for run in _runs_between_key_frames(wanted, timeline):
+            for number, frame in _decode_numbered(path, timeline, range(run[0], run[-1] + 1), threads=1):
+                if number in run:
+                    images[number] = to_rgb(frame)
     for number in wanted:
         if number not in images:
             raise MediaError(f"'{path}': frame {number} cannot be decoded", hint="copy the file again")
     return np.stack([images[number] for number in frames])  # f h w c
 
 
-def read_audio(
-    path: Path, *, rate_hz: int = 16000, start_s: float = 0.0, end_s: float | None = None
-) -> AudioTrack:
-    """Decode the sound of `path` to one channel at `rate_hz`.
-
-    Args:
-        path: a sound file, or a video with sound.
-        rate_hz: samples a second in the answer.
-        start_s: seconds after the first sample; below zero puts silence before it.
-        end_s: the same; None reads to the end.
-
-    Raises:
-        MediaError: there is no audio stream, or no sample in it.
-    """
-    require_audio(path)
-    first = round(start_s * rate_hz)
-    end = None if end_s is None else round(end_s * rate_hz)
-    pieces: list[NDArray[np.float32]] = []
-    position = 0
-    with open_media(path) as container:
-        for samples in _resample(decode_audio(container, need_stream(path, container, AudioStream)), rate_hz):
-            piece = samples[max(0, first - position) : None if end is None else max(0, end - position)]
-            position += len(samples)
-            if len(piece):
-                pieces.append(piece)
-            if end is not None and position >= end:
-                break
-    if not pieces:
-        end_text = (
-            f"ends at {position / rate_hz:.2f} s, before {start_s:g} s" if position else "has no samples"
-        )
-        raise MediaError(f"the audio stream of '{path}' {end_text}", hint="give a file with speech in it")
-    if first < 0:
-        pieces.insert(0, np.zeros(-first, np.float32))
-    return AudioTrack(np.nan_to_num(np.concatenate(pieces), posinf=1.0, neginf=-1.0), rate_hz)
-
-
-def decode_audio(container: InputContainer, stream: AudioStream) -> Iterator[AudioFrame]:
-    """Decode all sound of `stream`, past damaged packets, to the last frame in the decoder."""
-    for packet in read_packets(container, stream):
-        for frame in _decode_packet(packet):
-            if isinstance(frame, AudioFrame):
-                yield frame
-
-
-def _resample(frames: Iterable[AudioFrame], rate_hz: int) -> Iterator[NDArray[np.float32]]:
-    resampler: AudioResampler | None = None
-    source: tuple[str, str, int] | None = None
-    for frame in frames:
-        found = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if found != source:  # at the start, and where a stream changes its layout half way
-            yield from _samples(resampler, None)
-            resampler = AudioResampler("fltp", "mono", rate_hz, options=_NO_LOUDER)
-            source = found
-        yield from _samples(resampler, frame)
-    yield from _samples(resampler, None)
-
-
-def _samples(resampler: AudioResampler | None, frame: AudioFrame | None) -> Iterator[NDArray[np.float32]]:
-    if resampler is None:
-        return
-    if frame is not None:
-        frame.pts = None  # the samples are counted: gaps in the times must not become silence
-    for piece in resampler.resample(frame):
-        yield piece.to_ndarray()[0].astype(np.float32, copy=False)
-
-
-@dataclass(frozen=True, slots=True)
 class _Clock:
-    """Seconds from the file's first frame: from the stream's ticks or, where it has none, from counts."""
+    """Seconds from the file's first frame: from the stream's ticks or, where it has none, from counts.
 
-    tick_s: Fraction
-    first_ticks: int
-    frame_s: float
-    is_counted: bool
+    Frames are given to it in the order in which they are shown, forward; both directions of reading use it.
+    """
+
+    def __init__(self, tick_s: Fraction, first_ticks: int, frame_s: float, *, is_counted: bool) -> None:
+        self.tick_s = tick_s
+        self.first_ticks = first_ticks
+        self.frame_s = frame_s
+        self.is_counted = is_counted
+        self._number = -1
+        self._last_s: float | None = None
+        self._shift_s = 0.0
 
     @property
     def tolerance_s(self) -> float:
         return min(float(self.tick_s), self.frame_s / 2)
 
     @classmethod
-    def of(cls, path: Path) -> _Clock:
+    def of(cls, path: Path, track: int | None) -> _Clock:
         with open_media(path) as container:
-            stream = need_stream(path, container, VideoStream)
+            stream = need_stream(path, container, VideoStream, track)
             fps = stream.average_rate or stream.guessed_rate or 25
             is_counted = stream.start_time is None or container.format.name in _COUNTED_FORMATS
             tick_s = stream.time_base or Fraction(1, 1000)
-            return cls(tick_s, stream.start_time or 0, float(1 / fps), is_counted)
+            return cls(tick_s, stream.start_time or 0, float(1 / fps), is_counted=is_counted)
 
-    def seconds(self, ticks: int | None, number: int) -> float:
+    def next_s(self, ticks: int | None) -> float:
+        """When the next frame is shown."""
+        self._number += 1
         if ticks is None or self.is_counted:
-            return number * self.frame_s
-        return float((ticks - self.first_ticks) * self.tick_s)
+            return self._number * self.frame_s
+        shown_s = float((ticks - self.first_ticks) * self.tick_s) + self._shift_s
+        if self._last_s is not None and shown_s < self._last_s - _RESTART_S:
+            self._shift_s += self._last_s + self.frame_s - shown_s
+            shown_s = self._last_s + self.frame_s
+        elif self._last_s is not None and shown_s <= self._last_s:
+            shown_s = self._last_s + self.tolerance_s  # two frames of one time: both are kept, in order
+        self._last_s = shown_s
+        return shown_s
 
     def ticks(self, time_s: float) -> int | None:
         """The ticks to start decoding at; None: at the beginning."""
         if time_s <= 0 or self.is_counted:
             return None
         return self.first_ticks + int(time_s / self.tick_s)
-
-
-class _RGBConverter:
-    """Turns decoded frames into upright RGB pictures, all of the size of the first one."""
-
-    def __init__(self) -> None:
-        self._reformatter = VideoReformatter()
-        self._stored_size: tuple[int, int] | None = None
-        self._rotation: int | None = None
-        self._matrix: DisplayMatrix | None = None
-
-    def __call__(self, frame: VideoFrame) -> FrameImage:
-        self._stored_size = self._stored_size or (frame.width, frame.height)
-        width, height = self._stored_size
-        matrix = matrix_of(frame.colorspace)
-        rgb = self._reformatter.reformat(
-            frame, width, height, "rgb24", src_colorspace=matrix, interpolation=_EXACT_COLOUR
-        )
-        stored_u8 = np.asarray(rgb.to_ndarray(), np.uint8)  # h w c
-        if self._rotation != frame.rotation:  # side data keeps its frame alive, so it is not read every time
-            self._rotation, self._matrix = frame.rotation, display_matrix(frame)
-        return stored_u8 if self._matrix is None else turn_upright(stored_u8, self._matrix)
 
 
 def read_packets(container: InputContainer, stream: Stream) -> Iterator[Packet[Stream]]:
@@ -282,7 +272,8 @@ def read_packets(container: InputContainer, stream: Stream) -> Iterator[Packet[S
         yield Packet()
 
 
-def _decode_packet(packet: Packet[Stream]) -> Sequence[object]:
+def decode_packet(packet: Packet[Stream]) -> Sequence[object]:
+    """The frames of a packet; none if it is damaged, so that the rest of the file can be read."""
     try:
         return packet.decode()
     except av.FFmpegError as error:
@@ -292,23 +283,25 @@ def _decode_packet(packet: Packet[Stream]) -> Sequence[object]:
 
 def _decode(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
     for packet in read_packets(container, stream):
-        for frame in _decode_packet(packet):
+        for frame in decode_packet(packet):
             if isinstance(frame, VideoFrame):
                 yield frame
 
 
-def _decode_from(path: Path, ticks: int | None, *, threads: int = 0) -> Iterator[VideoFrame]:
+def _decode_from(
+    path: Path, ticks: int | None, *, threads: int = 0, track: int | None = None
+) -> Iterator[VideoFrame]:
     """Decode from the last key frame that lets the frame at `ticks` be decoded; None: from the beginning."""
     back = 0
     while True:
         with open_media(path) as container:
-            stream = need_stream(path, container, VideoStream)
+            stream = need_stream(path, container, VideoStream, track)
             stream.thread_type = "AUTO"
             stream.codec_context.thread_count = threads
             is_from_start = ticks is None or ticks - back <= (stream.start_time or 0)
             if ticks is not None and not is_from_start:
                 is_from_start = not _seek(container, stream, ticks - back)
-            frames = _decode(container, stream)
+            frames = deinterlaced(_decode(container, stream))
             first = next(frames, None)
             # Pictures between an open group's key frame and its predecessors need an earlier key frame.
             if is_from_start or (first is not None and first.pts is not None and first.pts <= (ticks or 0)):
@@ -328,16 +321,18 @@ def _seek(container: InputContainer, stream: VideoStream, ticks: int) -> bool:
 
 
 def _decode_numbered(
-    path: Path, timeline: _Timeline, numbers: range, *, threads: int = 0
+    path: Path, timeline: _Timeline, numbers: range, *, threads: int = 0, track: int | None = None
 ) -> Iterator[tuple[int, VideoFrame]]:
-    for decoded, frame in enumerate(_decode_from(path, timeline.ticks_at(numbers.start), threads=threads)):
-        ticks = decoded if timeline.is_counted else frame.pts
-        if ticks is None:
-            continue
-        number = bisect_left(timeline.times, ticks)
+    decoded_frames = _decode_from(path, timeline.ticks_at(numbers.start), threads=threads, track=track)
+    for decoded, frame in enumerate(decoded_frames):
+        number = decoded
+        if not timeline.is_counted:
+            if frame.pts is None:
+                continue
+            number = bisect_left(timeline.ticks, frame.pts)
         if number >= numbers.stop:
             return
-        if number >= numbers.start and timeline.times[number] == ticks:
+        if number >= numbers.start and (timeline.is_counted or timeline.ticks[number] == frame.pts):
             yield number, frame
 
 
@@ -345,35 +340,72 @@ def _runs_between_key_frames(numbers: Sequence[int], timeline: _Timeline) -> Ite
     """Split sorted frame numbers where jumping to a key frame is cheaper than decoding on."""
     run = [numbers[0]]
     for number in numbers[1:]:
-        keys_passed = bisect_left(timeline.key_times, timeline.times[number] + 1) - bisect_left(
-            timeline.key_times, timeline.times[run[-1]] + 1
-        )
-        if keys_passed:
-            yield run
-            run = []
+        if not timeline.is_counted:
+            keys_passed = bisect_left(timeline.key_ticks, timeline.ticks[number] + 1) - bisect_left(
+                timeline.key_ticks, timeline.ticks[run[-1]] + 1
+            )
+            if keys_passed:
+                yield run
+                run = []
         run.append(number)
     yield run
 
 
-def _timeline_of(path: Path) -> _Timeline:
-    open_media(path).close()  # says what is wrong with the file, if anything
-    state = path.stat()
-    return _gather_timeline(path, state.st_mtime_ns, state.st_size)
+def _timeline_of(path: Path, track: int | None) -> _Timeline:
+    with open_media(path):  # says what is wrong with the file, if anything
+        state = path.stat()
+    return _gather_timeline(path, track, state.st_mtime_ns, state.st_size)
 
 
 @lru_cache(maxsize=512)
-def _gather_timeline(path: Path, mtime_ns: int, size_bytes: int) -> _Timeline:
+def _gather_timeline(path: Path, track: int | None, mtime_ns: int, size_bytes: int) -> _Timeline:
+    clock = _Clock.of(path, track)
+    ticks, keys = array("q"), array("q")
+    packets, last = 0, (0, 0)
     with open_media(path) as container:
-        stream = need_stream(path, container, VideoStream)
-        packets = [one for one in read_packets(container, stream) if one.size and not one.is_discard]
-        times = [packet.pts for packet in packets if packet.pts is not None]
-        keys = sorted(packet.pts for packet in packets if packet.is_keyframe and packet.pts is not None)
-        is_timed = not _Clock.of(path).is_counted and len(set(times)) == len(packets)
+        stream = need_stream(path, container, VideoStream, track)
+        for packet in read_packets(container, stream):
+            if not packet.size or packet.is_discard:
+                continue
+            packets += 1
+            if packet.pts is not None:
+                ticks.append(packet.pts)
+                last = max(last, (packet.pts, packet.duration or 0))
+                if packet.is_keyframe:
+                    keys.append(packet.pts)
         # VP8 stores pictures that are never shown as packets of their own.
-        if is_timed and stream.codec_context.name != "vp8":
-            return _Timeline(array("q", sorted(times)), array("q", keys))
-    decoded = [frame.pts for frame in _decode_from(path, None)]
-    if is_timed:
-        times = [ticks for ticks in decoded if ticks is not None]
-        return _Timeline(array("q", sorted(times)), array("q", keys))
-    return _Timeline(array("q", range(len(decoded))), array("q", [0]), is_counted=True)
+        has_hidden = stream.codec_context.name == "vp8"
+    is_timed = not clock.is_counted and len(set(ticks)) == packets
+    last_s = min(float(last[1] * clock.tick_s), _LAST_FRAME_S)
+    if is_timed and not has_hidden:
+        return _from_ticks(clock, sorted(ticks), sorted(keys), last_s)
+    decoded = [frame.pts for frame in _decode_from(path, None, track=track)]
+    if is_timed and None not in decoded:
+        return _from_ticks(clock, sorted(pts for pts in decoded if pts is not None), sorted(keys), last_s)
+    times_s = array("d", (clock.next_s(pts) for pts in decoded))
+    return _Timeline(times_s, array("q"), array("q"), last_s=0.0)
+
+
+def _from_ticks(clock: _Clock, ticks: list[int], keys: list[int], last_s: float) -> _Timeline:
+    times_s = array("d", (float((one - clock.first_ticks) * clock.tick_s) for one in ticks))
+    return _Timeline(times_s, array("q", ticks), array("q", keys), last_s)
+
+
+@lru_cache(maxsize=512)
+def _sizes(path: Path, track: int | None, mtime_ns: int, size_bytes: int) -> tuple[int, int] | None:
+    with open_media(path) as container:
+        stream = need_stream(path, container, VideoStream, track)
+        if stream.codec_context.name not in _RESIZING_CODECS:
+            return None
+        stream.codec_context.skip_frame = "NONKEY"  # sizes change at key frames only
+        sizes = {(frame.width, frame.height) for frame in _decode(container, stream)}
+    return max(sizes, key=lambda size: size[0] * size[1]) if len(sizes) > 1 else None
+
+
+def _largest_size(path: Path, track: int | None) -> tuple[int, int] | None:
+    """The largest picture of a stream whose size changes, as calls over a network do; None: it does not."""
+    state = path.stat()
+    return _sizes(path, track, state.st_mtime_ns, state.st_size)
+
+
+_RESIZING_CODECS = {"vp8", "vp9"}

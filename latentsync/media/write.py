@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,10 +20,12 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from latentsync.axes import expect_axes
-from latentsync.errors import MediaError
-from latentsync.media.colour import is_known_matrix, matrix_of
-from latentsync.media.probe import COLORSPACE_RGB, UNSPECIFIED, VideoInfo, media_url
-from latentsync.media.speech import SpeechTrack
+from latentsync.errors import MediaError, UsageError
+from latentsync.files import part_beside
+from latentsync.media.container import media_url
+from latentsync.media.pixels import HLG, PQ, is_known_matrix, matrix_of
+from latentsync.media.probe import COLORSPACE_RGB, UNSPECIFIED, VideoInfo
+from latentsync.media.sound import SpeechTrack
 from latentsync.types import FrameImage
 
 _FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
@@ -45,6 +46,9 @@ _NVENC_PRESETS = {
 _NO_SPACE = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 
+PixelFormat = Literal["auto", "keep"]
+
+
 @dataclass(frozen=True, slots=True)
 class Encoding:
     """How pictures are compressed.
@@ -52,12 +56,15 @@ class Encoding:
     crf     0 is best, 18 cannot be told from the source, 51 is worst; lossless has none
     preset  ultrafast to veryslow: slower is smaller
     threads of libx264; what it writes depends on their number. None: as many as it likes
+    pixels  "auto": yuv420p, which every player takes, an odd size made even by repeating the last row or
+            column; "keep": the size as it is, which takes yuv444p where it is odd
     """
 
     codec: Literal["libx264", "libx265", "h264_nvenc", "lossless"] = "libx264"
     crf: int = 18
     preset: str = "medium"
     threads: int | None = None
+    pixels: PixelFormat = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,32 +92,38 @@ class VideoWriter:
         speech: Path | None,
         encoding: Encoding,
         duration_s: float | None = None,
+        audio_track: int | None = None,
+        replaces: bool = True,
     ) -> None:
         """Open the output.
 
         Args:
             path: .mp4, .m4v, .mov or .mkv.
-            width: of every picture, in pixels; odd sizes are kept.
+            width: of every picture, in pixels.
             height: the same.
             fps: frame rate, kept as a fraction.
             like: the video whose colour tags and pixel aspect are kept; None or a picture: BT.709.
             speech: file whose sound goes beside the pictures.
             encoding: how to compress.
             duration_s: the sound is cut here; None: not at all.
+            audio_track: which audio stream of `speech`; see `media.sound.read_audio`.
+            replaces: False: whatever has the name `path` at the end stays.
 
         Raises:
-            MediaError: the place cannot be written, the suffix is unknown, the encoder is missing, or the
+            MediaError: the file cannot be written, the suffix is unknown, the encoder is missing, or the
                 speech has no sound.
         """
         self._path = path
+        self._replaces = replaces
         self._size = (height, width)
         self._fps = fps
         self._pts = -1
         self._reformatter = VideoReformatter()
         self._speech: SpeechTrack | None = None
         self._container: OutputContainer | None = None
-        container_format = _container_format(path)
-        self._part = _reserve_part(path)
+        container_format = container_format_of(path)
+        self._target = Path(os.path.realpath(path))  # a link stays: the file that it names is written
+        self._part = _reserve_part(path, self._target)
         try:
             with self._explained():
                 is_mp4 = container_format in ("mp4", "mov")
@@ -123,7 +136,9 @@ class VideoWriter:
                 self._tags = _colour_tags(like, encoding)
                 self._stream = self._add_video(self._container, encoding, like, container_format)
                 if speech is not None:
-                    self._speech = SpeechTrack(self._container, speech, duration_s=duration_s)
+                    self._speech = SpeechTrack(
+                        self._container, speech, duration_s=duration_s, track=audio_track
+                    )
         except BaseException:
             self._discard()
             raise
@@ -197,9 +212,9 @@ class VideoWriter:
         self, container: OutputContainer, encoding: Encoding, like: VideoInfo | None, container_format: str
     ) -> VideoStream:
         codec, pix_fmt, options = _encoder_of(encoding, container_format, self._size)
+        height, width = self._stored_size = _stored_size(self._size, pix_fmt)
         if codec == "h264_nvenc":
-            _require_nvenc(self._size, pix_fmt)
-        height, width = self._size
+            _require_nvenc(self._stored_size, pix_fmt)
         stream = cast(
             VideoStream, container.add_stream(codec, self._fps, options, width=width, height=height)
         )
@@ -215,15 +230,21 @@ class VideoWriter:
         return stream
 
     def _encodable(self, rgb_u8: FrameImage) -> VideoFrame:
+        height, width = self._stored_size
+        if rgb_u8.shape[:2] != (height, width):
+            added = ((0, height - rgb_u8.shape[0]), (0, width - rgb_u8.shape[1]), (0, 0))
+            rgb_u8 = np.pad(rgb_u8, added, mode="edge")
         frame = VideoFrame.from_ndarray(np.ascontiguousarray(rgb_u8), format="rgb24")
+        # One thread: with several, swscale and x264 after it do not give the same bytes every time.
         if self._tags.colorspace == COLORSPACE_RGB:
-            return self._reformatter.reformat(frame, format=self._stream.codec_context.pix_fmt)
+            return self._reformatter.reformat(frame, format=self._stream.codec_context.pix_fmt, threads=1)
         encodable = self._reformatter.reformat(
             frame,
             format=self._stream.codec_context.pix_fmt,
             dst_colorspace=matrix_of(self._tags.colorspace),
             dst_color_range=self._tags.color_range or _LIMITED,
             interpolation=_EXACT_COLOUR,
+            threads=1,
         )
         encodable.colorspace, encodable.color_range = self._tags.colorspace, self._tags.color_range
         return encodable
@@ -242,7 +263,22 @@ class VideoWriter:
             self._container = None
             with self._part.open("rb+") as part:
                 os.fsync(part.fileno())  # some disks report only here that they are full
-            os.replace(self._part, self._path)
+            self._publish()
+
+    def _publish(self) -> None:
+        """Give the part its name."""
+        if self._replaces:
+            os.replace(self._part, self._target)
+            return
+        try:
+            os.link(self._part, self._target)  # unlike a rename, it fails where a file has the name already
+        except FileExistsError as error:
+            raise UsageError(
+                f"'{self._path}': another run wrote it meanwhile", hint="add --force to replace it"
+            ) from error
+        except OSError:  # a file system without hard links
+            os.replace(self._part, self._target)
+        self._part.unlink(missing_ok=True)
 
     def _discard(self) -> None:
         self._part.unlink(missing_ok=True)
@@ -261,7 +297,12 @@ class VideoWriter:
             raise _not_writable(self._path, error) from error
 
 
-def _container_format(path: Path) -> str:
+def container_format_of(path: Path) -> str:
+    """FFmpeg's name for the container that a suffix stands for.
+
+    Raises:
+        MediaError: the suffix is none that is written.
+    """
     container_format = _FORMATS.get(path.suffix.lower())
     if container_format is None:
         raise MediaError(
@@ -271,11 +312,11 @@ def _container_format(path: Path) -> str:
     return container_format
 
 
-def _reserve_part(path: Path) -> Path:
+def _reserve_part(path: Path, target: Path) -> Path:
     """Create the empty file that the video is written to, beside its target."""
-    part = path.with_name(f"{path.stem[:40]}.{os.getpid()}-{secrets.token_hex(3)}.part{path.suffix}")
+    part = part_beside(target, keep_suffix=True)
     try:
-        if not path.absolute().parent.is_dir():
+        if not target.parent.is_dir():
             raise MediaError(f"'{path}' cannot be written: its folder does not exist", hint="create it first")
         if path.is_dir():  # also finds a name that is too long
             raise MediaError(f"'{path}' cannot be written: it is a folder", hint="give a file name")
@@ -286,7 +327,7 @@ def _reserve_part(path: Path) -> Path:
 
 
 def _not_writable(path: Path, error: av.FFmpegError | OSError) -> MediaError:
-    hint = "choose another place with -o"
+    hint = "choose another file with -o"
     if error.errno in _NO_SPACE:
         hint = "free some space, or choose another disk with -o"
     return MediaError(f"'{path}' cannot be written: {error.strerror or error}", hint=hint)
@@ -300,8 +341,9 @@ def _encoder_of(
         if container_format == "matroska":
             return "ffv1", "bgr0", {"level": "3", "slicecrc": "1"}
         return "libx264rgb", "rgb24", {"crf": "0", "preset": encoding.preset}
-    # Chroma at half size exists for even sizes only; at full size the picture keeps its odd one.
-    pix_fmt = "yuv420p" if size[0] % 2 == 0 and size[1] % 2 == 0 else "yuv444p"
+    # Chroma at half size exists for even sizes only, at full size for odd ones, too, which few players take.
+    is_odd = size[0] % 2 or size[1] % 2
+    pix_fmt = "yuv444p" if is_odd and encoding.pixels == "keep" else "yuv420p"
     if encoding.codec == "h264_nvenc":
         preset = _NVENC_PRESETS.get(encoding.preset, encoding.preset)
         return encoding.codec, pix_fmt, {"rc": "vbr", "cq": str(encoding.crf), "b": "0", "preset": preset}
@@ -311,6 +353,25 @@ def _encoder_of(
     elif encoding.threads is not None:
         options["threads"] = str(encoding.threads)
     return encoding.codec, pix_fmt, options
+
+
+def _stored_size(size: tuple[int, int], pix_fmt: str) -> tuple[int, int]:
+    """Height and width as encoded."""
+    return (size[0] + size[0] % 2, size[1] + size[1] % 2) if pix_fmt == "yuv420p" else size
+
+
+def require_encoder(encoding: Encoding, path: Path, size: tuple[int, int]) -> None:
+    """Find out whether `VideoWriter` could write to `path`, before anything slow is done.
+
+    Args:
+        size: height and width of the pictures.
+
+    Raises:
+        MediaError: the suffix is unknown, or the encoder does not work here.
+    """
+    codec, pix_fmt, _ = _encoder_of(encoding, container_format_of(path), size)
+    if codec == "h264_nvenc":
+        _require_nvenc(_stored_size(size, pix_fmt), pix_fmt)
 
 
 def _require_nvenc(size: tuple[int, int], pix_fmt: str) -> None:
@@ -328,9 +389,10 @@ def _require_nvenc(size: tuple[int, int], pix_fmt: str) -> None:
 
 def _colour_tags(like: VideoInfo | None, encoding: Encoding) -> _ColourTags:
     if encoding.codec == "lossless":
-        primaries, trc = (like.color_primaries, like.color_trc) if like is not None else (_BT709, _BT709)
+        is_kept = like is not None and like.color_trc not in (PQ, HLG)
+        primaries, trc = (like.color_primaries, like.color_trc) if is_kept and like else (_BT709, _BT709)
         return _ColourTags(primaries, trc, COLORSPACE_RGB, _FULL)
-    if like is None or like.is_picture or like.colorspace == COLORSPACE_RGB:
+    if like is None or like.is_picture or like.colorspace == COLORSPACE_RGB or like.color_trc in (PQ, HLG):
         return _ColourTags(_BT709, _BT709, _BT709, _LIMITED)
     colorspace = like.colorspace if is_known_matrix(like.colorspace) else UNSPECIFIED
     return _ColourTags(like.color_primaries, like.color_trc, colorspace, like.color_range)

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 
 from latentsync.media.probe import AudioInfo, MediaInfo, VideoInfo, probe
-from latentsync.media.read import read_audio, read_frames
+from latentsync.media.read import read_frames
+from latentsync.media.sound import read_audio
 from latentsync.preprocess.step import Clip, Drop
 from latentsync.rates import AUDIO_HZ, VIDEO_FPS
 from latentsync.recipe.preprocess import Reading

@@ -14,7 +14,7 @@ from latentsync.audio.mel import mel_spectrogram
 from latentsync.audio.whisper import WhisperEncoder, encode_speech, load_whisper
 from latentsync.files import whole_or_nothing
 from latentsync.manifest import features_path
-from latentsync.media.read import read_audio
+from latentsync.media.sound import read_audio
 from latentsync.preprocess.step import Clip, Drop
 from latentsync.rates import AUDIO_HZ
 from latentsync.recipe.preprocess import Features

@@ -23,7 +23,7 @@ from latentsync.audio.whisper import WhisperEncoder, encode_speech, load_whisper
 from latentsync.errors import LatentSyncError, MediaError
 from latentsync.events import Progress, Report
 from latentsync.manifest import ManifestClip, features_path, read_manifest
-from latentsync.media.read import read_audio
+from latentsync.media.sound import read_audio
 from latentsync.runtime import Seeds
 from latentsync.weights.models import BUNDLED
 

@@ -21,7 +21,7 @@ from latentsync.audio.whisper import (
 )
 from latentsync.audio.windows import states_for_frames
 from latentsync.axes import expect_axes
-from latentsync.media.read import read_audio
+from latentsync.media.sound import read_audio
 
 SPEECH = ("english_2.wav", "english_3.wav")  # 38 s together
 

@@ -22,7 +22,8 @@ from latentsync.faces.detect import Detector
 from latentsync.faces.follow import Follower, FollowSettings
 from latentsync.faces.landmarks import choose_landmarker
 from latentsync.media.probe import probe
-from latentsync.media.read import read_audio, read_frames
+from latentsync.media.read import read_frames
+from latentsync.media.sound import read_audio
 from latentsync.media.write import Encoding, VideoWriter
 from latentsync.types import Frame, FrameImage
 

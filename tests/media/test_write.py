@@ -14,7 +14,8 @@ import pytest
 
 from latentsync.errors import MediaError, ShapeError
 from latentsync.media.probe import VideoInfo, require_audio, require_video
-from latentsync.media.read import read_audio, read_frames
+from latentsync.media.read import read_frames
+from latentsync.media.sound import read_audio
 from latentsync.media.write import Encoding, VideoWriter
 
 from .conftest import MakeSound, MakeVideo, moving_picture
@@ -79,12 +80,21 @@ def test_times_must_increase(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265", "lossless"])
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".MP4"])
-def test_odd_size_is_kept(
-    tmp_path: Path, codec: Literal["libx264", "libx265", "lossless"], suffix: str
+@pytest.mark.parametrize("pixels", ["auto", "keep"])
+def test_odd_size(
+    tmp_path: Path,
+    codec: Literal["libx264", "libx265", "lossless"],
+    suffix: str,
+    pixels: Literal["auto", "keep"],
 ) -> None:
     path = tmp_path / f"out{suffix}"
-    write(path, size=(63, 47), frames=3, encoding=Encoding(codec=codec, preset="ultrafast"))
-    assert [frame.rgb_u8.shape for frame in read_frames(path)] == [(47, 63, 3)] * 3
+    encoding = Encoding(codec=codec, preset="ultrafast", pixels=pixels)
+    write(path, size=(63, 47), frames=3, encoding=encoding)
+    is_kept = codec == "lossless" or pixels == "keep"
+    shapes = [frame.rgb_u8.shape for frame in read_frames(path)]
+    assert shapes == [(47, 63, 3) if is_kept else (48, 64, 3)] * 3
+    if codec != "lossless":
+        assert require_video(path).pix_fmt == ("yuv444p" if is_kept else "yuv420p")
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])

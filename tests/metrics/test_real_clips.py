@@ -15,7 +15,8 @@ from latentsync.faces.choice import FaceChoice
 from latentsync.faces.detect import Detector
 from latentsync.faces.landmarks import load_landmarks
 from latentsync.faces.track import track
-from latentsync.media.read import read_audio, read_frames
+from latentsync.media.read import read_frames
+from latentsync.media.sound import read_audio
 from latentsync.metrics.choice import COMPACT_SYNCNET, build_metrics
 from latentsync.metrics.metric import ScoredClip
 from latentsync.metrics.statistics import FeatureStatistics

@@ -19,7 +19,8 @@ from latentsync.faces.choice import FaceChoice
 from latentsync.faces.detect import Detector
 from latentsync.faces.landmarks import choose_landmarker
 from latentsync.faces.track import track
-from latentsync.media.read import read_audio, read_frames
+from latentsync.media.read import read_frames
+from latentsync.media.sound import read_audio
 from latentsync.metrics.sync import (
     SyncJudge,
     SyncNetJudge,

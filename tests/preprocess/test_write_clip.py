@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from latentsync.audio.mel import mel_spectrogram
 from latentsync.media.probe import probe
-from latentsync.media.read import read_audio
+from latentsync.media.sound import read_audio
 from latentsync.preprocess import save_features
 from latentsync.preprocess.save_features import SaveFeatures
 from latentsync.preprocess.step import SAMPLES_PER_FRAME, Clip, Source, SyncFacts

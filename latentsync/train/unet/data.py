@@ -22,7 +22,7 @@ from latentsync.audio.whisper import RATE_HZ, WhisperEncoder, encode_speech
 from latentsync.audio.windows import WHISPER_STATES_PER_S, states_for_frames
 from latentsync.errors import MediaError
 from latentsync.manifest import ManifestClip
-from latentsync.media.read import read_audio
+from latentsync.media.sound import read_audio
 from latentsync.models.wav2lip import MEL_STEPS
 from latentsync.recipe.train_unet import LipWindows, UNetTrainingRecipe
 from latentsync.train.augment import change_pictures

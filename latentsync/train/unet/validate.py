@@ -18,7 +18,7 @@ from latentsync.diffusion.conditioning import Conditioning
 from latentsync.diffusion.sampling import denoise
 from latentsync.errors import MediaError
 from latentsync.manifest import ManifestClip
-from latentsync.media.read import read_audio
+from latentsync.media.sound import read_audio
 from latentsync.media.write import Encoding, VideoWriter
 from latentsync.metrics.sync import SyncJudge, score_sync
 from latentsync.models.autoencoder import AnyAutoencoder

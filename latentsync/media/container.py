@@ -1,0 +1,264 @@
+"""Opens media files and chooses their streams: the boundary to FFmpeg, and the only one."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import av
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from latentsync.errors import LatentSyncError, MediaError
+from latentsync.files import open_regular
+
+_TEXT_FORMATS = {"tty", "hls", "concat", "sdp", "ffmetadata"}  # these take any text for a video, or follow it
+# A tag that is not UTF-8 must not stop a video. PyAV 19 has no such option: it never stops there.
+_HAS_TAG_OPTION = int(av.__version__.split(".")[0]) < 19
+_LENIENT_TAGS: dict[str, Any] = {"metadata_errors": "replace"} if _HAS_TAG_OPTION else {}
+_PICTURE_CODECS = {"mjpeg", "png", "bmp", "gif", "webp", "tiff", "jpeg2000"}
+_ASIDE = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+_FOR_SOME = Disposition.comment | Disposition.visual_impaired | Disposition.hearing_impaired
+_TILED_BRANDS = {"heic", "heix", "heim", "heis", "mif1"}
+_ADDRESS = re.compile(r"^([a-z][a-z0-9+.-]+):/+", re.IGNORECASE)
+_HEAD_BYTES = 4096
+StreamT = TypeVar("StreamT", VideoStream, AudioStream)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever FFmpeg and PyAV raise inside into a MediaError that names the file which is read.
+
+    Their errors for a broken file are many: FFmpegError, but also IndexError for a stream that appears late,
+    ValueError for a value they do not know, MemoryError for a size that only the file states.
+    """
+    try:
+        yield
+    except LatentSyncError:
+        raise
+    except (av.FFmpegError, OSError, ArithmeticError, LookupError, ValueError) as error:
+        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise MediaError(
+            f"'{path}' cannot be decoded: {text}",
+            hint="copy the file again, or convert it, for example to H.264 and AAC in .mp4",
+        ) from error
+
+
+@contextmanager
+def open_media(path: Path) -> Iterator[InputContainer]:
+    """Open a regular file for reading, and close it at the end; inside is the boundary `reading`.
+
+    Raises:
+        MediaError: the file is missing, a folder, a pipe or device, empty, not media, or damaged.
+    """
+    head = _head_of(path)
+    with reading(path):
+        try:
+            container: InputContainer = av.open(
+                media_url(path),
+                "r",
+                # A playlist or a numbered name must not make the library read other files or the network.
+                container_options={"protocol_whitelist": "file", "pattern_type": "none"},
+                **_LENIENT_TAGS,
+            )
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise _not_media(path, head, error) from error
+        try:
+            if container.format.name in _TEXT_FORMATS:
+                raise MediaError(
+                    f"'{path}' is a text file, not a video, picture or sound",
+                    hint="give a media file such as .mp4 or .wav",
+                )
+            _refuse_tiles(path, container)
+            if b"WEBPVP8X" in head[:20] and b"ANIM" in head:
+                raise MediaError(
+                    f"'{path}' is an animated WebP, which cannot be read",
+                    hint="export it as GIF, PNG or .mp4",
+                )
+            yield container
+        finally:
+            container.close()
+
+
+def media_url(path: Path) -> str:
+    """Name `path` so that no part of it is taken for an option or a protocol."""
+    return f"file:{path.absolute()}"
+
+
+def streams_of(container: InputContainer, kind: type[StreamT]) -> list[StreamT]:
+    """The streams of a kind that can be used: with a decoder, and no cover picture of a sound file."""
+    return [
+        stream
+        for stream in container.streams
+        if isinstance(stream, kind)
+        and getattr(stream, "codec_context", None) is not None
+        and not stream.disposition & Disposition.attached_pic
+    ]
+
+
+def choose_stream(
+    path: Path, container: InputContainer, kind: type[StreamT], track: int | None = None
+) -> StreamT | None:
+    """Choose the stream of a kind: number `track` of them, or the one that a player would show.
+
+    That is the default one, a film rather than a thumbnail, speech rather than a commentary; then the first.
+
+    Raises:
+        MediaError: there are streams of the kind, but not that one.
+    """
+    streams = streams_of(container, kind)
+    if track is not None and streams:
+        if track >= len(streams):
+            raise MediaError(
+                f"'{path}' has no {_name(kind)} track {track}, only {len(streams)}",
+                hint=f"choose one from 0 to {len(streams) - 1}",
+            )
+        return streams[track]
+    return _best(streams)
+
+
+def describe_doubt(path: Path, container: InputContainer, kind: type[StreamT]) -> str | None:
+    """One line that names the streams of a kind and how to choose; None where there is no doubt."""
+    streams = streams_of(container, kind)
+    rivals = _without(streams, _is_thumbnail)
+    if len(rivals) < 2:
+        return None
+    chosen = _best(streams)
+    names = ", ".join(f"{number} ({_described(stream)})" for number, stream in enumerate(streams))
+    return (
+        f"'{path}' has {len(streams)} {_name(kind)} tracks: {names}; number {streams.index(chosen)} is used, "
+        f"--{_name(kind)}-track takes another"
+        if chosen is not None
+        else None
+    )
+
+
+def need_stream(
+    path: Path, container: InputContainer, kind: type[StreamT], track: int | None = None
+) -> StreamT:
+    """Choose a stream as `choose_stream`, or say that `path` has none.
+
+    Raises:
+        MediaError: there is no such stream.
+    """
+    stream = choose_stream(path, container, kind, track)
+    if stream is None:
+        raise no_stream(path, container, kind)
+    return stream
+
+
+def no_stream(
+    path: Path, container: InputContainer, kind: type[VideoStream] | type[AudioStream]
+) -> MediaError:
+    """The error for a file without a usable stream of a kind."""
+    hint = "give a video or a picture here"
+    if kind is AudioStream:
+        hint = "give a sound file such as .wav or .mp3, or a video with sound"
+    if any(stream.type == _name(kind) and stream.codec_context is None for stream in container.streams):
+        return MediaError(f"the {_name(kind)} of '{path}' cannot be decoded: its codec is unknown", hint=hint)
+    if kind is VideoStream:
+        return MediaError(f"'{path}' has no video stream, only sound", hint=hint)
+    return MediaError(f"'{path}' has no audio stream", hint=hint)
+
+
+def _best(streams: list[StreamT]) -> StreamT | None:
+    """The first of those that are left when ever finer preferences are applied, as long as any is left."""
+    for is_worse in (_is_thumbnail, _is_for_some, _is_not_default):
+        streams = _without(streams, is_worse)
+    return streams[0] if streams else None
+
+
+def _without(streams: list[StreamT], is_worse: Any) -> list[StreamT]:
+    return [stream for stream in streams if not is_worse(stream)] or streams
+
+
+def _is_thumbnail(stream: VideoStream | AudioStream) -> bool:
+    if not isinstance(stream, VideoStream):
+        return False
+    is_small = stream.frames == 1 or stream.codec_context.name in _PICTURE_CODECS
+    return is_small or bool(stream.disposition & _ASIDE)
+
+
+def _is_for_some(stream: VideoStream | AudioStream) -> bool:
+    return bool(stream.disposition & _FOR_SOME)
+
+
+def _is_not_default(stream: VideoStream | AudioStream) -> bool:
+    return not stream.disposition & Disposition.default
+
+
+def _name(kind: type[VideoStream] | type[AudioStream]) -> str:
+    return "video" if kind is VideoStream else "audio"
+
+
+def _described(stream: VideoStream | AudioStream) -> str:
+    words = [stream.metadata.get("language", ""), stream.metadata.get("title", ""), stream.codec_context.name]
+    if isinstance(stream, VideoStream):
+        words.append(f"{stream.codec_context.width}x{stream.codec_context.height}")
+    return " ".join(word for word in words if word and word != "und")
+
+
+def _head_of(path: Path) -> bytes:
+    """The first bytes of a regular file.
+
+    Raises:
+        MediaError: it is missing, a folder, a pipe or device, empty, or cannot be read.
+    """
+    address = _ADDRESS.match(str(path))
+    try:
+        with open_regular(path) as file:
+            head = file.read(_HEAD_BYTES)
+    except FileNotFoundError as error:
+        if address is not None:
+            shown = f"{address[1]}://{str(path)[address.end() :]}"
+            raise MediaError(f"'{shown}' is an address", hint="download it, and give the file") from error
+        raise MediaError(f"'{path}' does not exist", hint="check the file name and the folder") from error
+    except PermissionError as error:
+        hint = "change the file's permissions"
+        raise MediaError(f"'{path}' cannot be read: permission denied", hint=hint) from error
+    except (OSError, ValueError) as error:
+        text = getattr(error, "strerror", None) or error
+        raise MediaError(f"'{path}' cannot be read: {text}", hint="check the file name") from error
+    except MediaError as error:
+        if os.path.isdir(path):
+            raise MediaError(f"'{path}' is a folder, not a media file", hint="name one file in it") from error
+        raise
+    if not head:
+        raise MediaError(f"'{path}' is empty (0 bytes)", hint="copy or download the file again")
+    return head
+
+
+def _refuse_tiles(path: Path, container: InputContainer) -> None:
+    """A photo of many tiles would be read as the first of them."""
+    brand = container.metadata.get("major_brand", "")
+    if brand in _TILED_BRANDS and sum(stream.type == "video" for stream in container.streams) > 1:
+        raise MediaError(
+            f"'{path}' is a HEIC photo in tiles, which cannot be read whole", hint="export it as JPEG"
+        )
+
+
+def _not_media(path: Path, head: bytes, error: Exception) -> MediaError:
+    if head[4:8] == b"ftyp":
+        return MediaError(
+            f"'{path}' is cut off or damaged: it begins like an mp4 but has no usable index",
+            hint="copy or download the file again, or export it again from the program that made it",
+        )
+    kind = "a text file" if _is_text(head) else f"damaged or of an unknown format ({error})"
+    return MediaError(
+        f"'{path}' is not a video, picture or sound that can be read: it is {kind}",
+        hint="give a media file such as .mp4, .mov, .mkv, .png or .wav",
+    )
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.start > len(head) - 4  # the last character may be cut in the middle
+    return b"\0" not in head

@@ -1,0 +1,86 @@
+"""What `sync` is asked for, and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from latentsync.faces.choice import FaceChoice
+from latentsync.media.write import PixelFormat
+from latentsync.runtime import DeviceName, DtypeName
+from latentsync.sync.timeline import Duration
+from latentsync.weights.models import DEFAULT_MODEL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncJob:
+    """What to work on and where.
+
+    start_s, end_s  the part of the video that is used
+    duration        how long the output is, and what follows when the video is shorter; see `timeline.play`
+    compare         put the source beside the result
+    mask            picture of the mouth mask (white = kept); None: the drawn one
+    video_track     which of several video streams, 0 first; None: the one that a player would show
+    audio_track     the same for the speech
+    keep_fps        frames of slow or frozen video are not repeated to let the lips move
+    pixel_format    see `media.write.Encoding`
+    """
+
+    video: Path
+    speech: Path
+    output: Path
+    model: str = DEFAULT_MODEL
+    device: DeviceName = "auto"
+    dtype: DtypeName = "auto"
+    face: FaceChoice = field(default_factory=FaceChoice)
+    start_s: float = 0.0
+    end_s: float | None = None
+    duration: Duration = "speech"
+    compare: bool = False
+    mask: Path | None = None
+    video_track: int | None = None
+    audio_track: int | None = None
+    keep_fps: bool = False
+    pixel_format: PixelFormat = "auto"
+    report: Path | None = None
+    force: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SyncResult:
+    """What was made, and how the latents were denoised.
+
+    untouched  spans in seconds of the output where there was no face, so that the source shows
+    bridged    frames whose face was interpolated between its neighbours
+    """
+
+    output: Path | None
+    model: str
+    device: str
+    effort: str
+    steps: int
+    guidance: float
+    frames: int
+    frames_with_face: int
+    bridged: int
+    untouched: tuple[tuple[float, float], ...]
+    duration_s: float
+    took_s: float
+
+    def as_dict(self) -> dict[str, object]:
+        """The result in values that JSON can hold."""
+        return {
+            "output": None if self.output is None else str(self.output),
+            "model": self.model,
+            "device": self.device,
+            "effort": self.effort,
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "frames": self.frames,
+            "frames_with_face": self.frames_with_face,
+            "bridged_frames": self.bridged,
+            "untouched_s": [list(span) for span in self.untouched],
+            "duration_s": round(self.duration_s, 3),
+            "took_s": round(self.took_s, 2),
+        }

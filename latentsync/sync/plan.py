@@ -1,0 +1,242 @@
+"""What is found out before anything slow is loaded: inputs, outputs, the length, the first face."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+from av.audio.stream import AudioStream
+from av.video.stream import VideoStream
+
+from latentsync.errors import FaceError, MediaError, UsageError
+from latentsync.events import Note, Progress, Report
+from latentsync.faces.align import mouth_mask
+from latentsync.faces.detect import Detector
+from latentsync.faces.follow import Follower, FollowSettings
+from latentsync.faces.landmarks import Landmarker, choose_landmarker
+from latentsync.files import live_parts, part_beside, sweep_parts
+from latentsync.media.pixels import HLG, PQ, has_alpha
+from latentsync.media.probe import VideoInfo, describe_doubts
+from latentsync.media.read import measure_video, read_frames
+from latentsync.media.sound import read_audio
+from latentsync.media.write import Encoding, require_encoder
+from latentsync.recipe.schema import SyncRecipe
+from latentsync.runtime import choose_device, choose_dtype
+from latentsync.sync.effort import choose_sampling, describe_sampling
+from latentsync.sync.generate import Sampling
+from latentsync.sync.job import SyncJob
+from latentsync.sync.timeline import SquarePixels, frame_count, shown_fps
+from latentsync.types import AudioTrack
+from latentsync.weights.models import LipModel, ModelSpec, find_model
+
+LOOK_EVERY_S = 0.4  # how densely the video is searched for its first face before anything is loaded
+SILENT_PEAK = 1e-3  # -60 dB
+AFTER_END_S = 1.0  # of speech that is read past the end of the video, because a frame depends on what follows
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A job with everything that was found out before it starts.
+
+    fps  of the output: higher than the video's where that is too slow for lips
+    """
+
+    job: SyncJob
+    recipe: SyncRecipe
+    info: VideoInfo
+    fps: Fraction
+    spec: ModelSpec
+    sampling: Sampling
+    device: torch.device
+    dtype: torch.dtype
+    speech: AudioTrack
+    duration_s: float
+    detector: Detector
+    landmarker: Landmarker
+
+    @property
+    def frames(self) -> int:
+        return frame_count(self.duration_s, float(self.fps))
+
+    @property
+    def encoding(self) -> Encoding:
+        encoded = self.recipe.encoding
+        return Encoding(
+            codec=encoded.codec, crf=encoded.crf, preset=encoded.preset, pixels=self.job.pixel_format
+        )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the output's frames."""
+        return self.info.height, self.info.width * (2 if self.job.compare else 1)
+
+
+def prepare(job: SyncJob, recipe: SyncRecipe, model: LipModel | None, report: Report) -> Setup:
+    """Look at the files, and settle what the job leaves open. A dry run refuses what a run would."""
+    _check_outputs(job)
+    info = measure_video(job.video, track=job.video_track)
+    _check_span(job, info)
+    is_cut = job.duration == "video" and not info.is_picture
+    video_s = min(info.duration_s, job.end_s or info.duration_s) - job.start_s
+    # What is planned is what can be decoded: a stated length of the speech may be missing or wrong.
+    speech = read_audio(job.speech, end_s=video_s + AFTER_END_S if is_cut else None, track=job.audio_track)
+    spec = model.spec if model else find_model(job.model, resolution=recipe.sampling.resolution)
+    device = model.device if model else choose_device(job.device)
+    dtype = model.dtype if model else choose_dtype(job.dtype, device)
+    setup = Setup(
+        job=job,
+        recipe=recipe,
+        info=info,
+        fps=shown_fps(info, keep_fps=job.keep_fps),
+        spec=spec,
+        sampling=choose_sampling(recipe, spec),
+        device=device,
+        dtype=dtype,
+        speech=speech,
+        duration_s=video_s if is_cut else speech.duration_s,
+        detector=Detector(),
+        landmarker=choose_landmarker(),
+    )
+    require_encoder(setup.encoding, job.output, setup.size)
+    mouth_mask(spec.resolution, job.mask)
+    for message in _notes(setup):
+        report(Note(message, "warning"))
+    return setup
+
+
+def _check_span(job: SyncJob, info: VideoInfo) -> None:
+    if not job.start_s >= 0 or (job.end_s is not None and not job.end_s > job.start_s):  # also not a number
+        raise UsageError(
+            f"--start {job.start_s} --end {job.end_s}: empty part", hint="let --end be after --start"
+        )
+    if not info.is_picture and job.start_s >= info.duration_s:
+        raise UsageError(
+            f"--start {job.start_s}: '{job.video}' ends at {info.duration_s:.2f} s", hint="start earlier"
+        )
+
+
+def _check_outputs(job: SyncJob) -> None:
+    for path in (job.output, *([job.report] if job.report else [])):
+        try:
+            _check_output(path, job)
+        except (
+            OSError
+        ) as error:  # a name that is too long, a folder that may not be entered, a circle of links
+            raise MediaError(
+                f"'{path}' cannot be written: {error.strerror}", hint="choose another name"
+            ) from error
+    _refuse_rival(job.output)
+    if job.report is not None and job.report.absolute() == job.output.absolute():
+        raise UsageError(f"'{job.report}': is also the output of this run", hint="name another --report")
+
+
+def _check_output(path: Path, job: SyncJob) -> None:
+    """Refuse a path that is taken or cannot be written."""
+    for source in (job.video, job.speech):
+        with suppress(FileNotFoundError):
+            if path.samefile(source):
+                raise UsageError(f"'{path}': is an input of this run", hint="name another output")
+    if path.is_dir():
+        raise UsageError(f"'{path}': is a folder", hint="name a file")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"'{path}': is no regular file", hint="name another output")
+    if path.exists() and not job.force:
+        raise UsageError(f"'{path}': exists already", hint="add --force to replace it, or name another")
+    folder = Path(os.path.realpath(path)).parent  # where a link leads to
+    if not os.access(folder, os.W_OK):
+        found = "cannot be written" if folder.is_dir() else "does not exist"
+        raise MediaError(f"'{path.parent}': this folder {found}", hint="write to another folder")
+
+
+def _refuse_rival(output: Path) -> None:
+    others = [pid for pid in live_parts(Path(os.path.realpath(output))) if pid != os.getpid()]
+    if others:
+        raise UsageError(
+            f"'{output}': process {others[0]} is writing it", hint="wait for it, or name another output"
+        )
+
+
+@contextmanager
+def claimed(output: Path) -> Iterator[None]:
+    """Keep a second run from writing the same output; removes what killed runs left in its folder.
+
+    Raises:
+        UsageError: another process is writing it.
+    """
+    target = Path(os.path.realpath(output))
+    sweep_parts(target.parent)
+    _refuse_rival(output)
+    part = part_beside(target)
+    try:
+        with suppress(OSError):
+            part.touch()
+        yield
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def _notes(setup: Setup) -> Iterator[str]:
+    """What the person should know about the inputs, a line for each."""
+    job, info = setup.job, setup.info
+    if job.video_track is None and (doubt := describe_doubts(job.video, VideoStream)):
+        yield doubt
+    if job.audio_track is None and (doubt := describe_doubts(job.speech, AudioStream)):
+        yield doubt
+    if len(setup.speech.samples) and abs(setup.speech.samples).max() < SILENT_PEAK:
+        yield f"'{job.speech}' is silent: the mouth stays closed"
+    if info.color_trc in (PQ, HLG):
+        yield f"'{job.video}' is HDR: the result is SDR, tone-mapped to BT.709"
+    if has_alpha(info.pix_fmt) and info.is_picture:
+        yield f"transparent parts of '{job.video}' are shown on white"
+    if setup.fps != info.fps:
+        yield (
+            f"'{job.video}' shows frames for up to {info.longest_frame_s:.2f} s: they are repeated at "
+            f"{float(setup.fps):g} fps, so that the lips move (--keep-fps prevents it)"
+        )
+
+
+def find_first_face(setup: Setup, report: Report) -> None:
+    """Search a few frames a second for a face, so that a video without one fails at once."""
+    job, fps = setup.job, float(setup.info.fps)
+    settings = FollowSettings(check_every_frames=sys.maxsize)  # look in every frame that is shown to it
+    pixels = SquarePixels(setup.info)
+    follower = Follower(pixels.choice(job.face), setup.detector, setup.landmarker, settings)
+    every, seen = max(1, round(LOOK_EVERY_S * fps)), 0
+    for frame in read_frames(job.video, start_s=job.start_s, end_s=job.end_s, track=job.video_track):
+        seen += 1
+        if frame.index % every == 0:
+            report(Progress("looking for a face", seen, setup.info.frames))
+            try:
+                if follower.see(pixels.square(frame)).points is not None:
+                    return
+            except FaceError as error:  # --face asks for one that is not there
+                raise FaceError(f"'{job.video}': {error}", hint=error.hint) from error
+    if seen == 0:
+        raise MediaError(f"'{job.video}': no picture could be decoded", hint="give another video")
+    looked = -(-seen // every)
+    raise FaceError(
+        f"'{job.video}': no face in any of {looked} frames looked at over {seen / fps:.1f} s",
+        hint="give a video that shows a real face from the front, at least 40 pixels wide",
+    )
+
+
+def plan_lines(setup: Setup) -> tuple[str, ...]:
+    """What will be done, a line for each fact."""
+    job, info = setup.job, setup.info
+    source = "still picture" if info.is_picture else f"{float(info.fps):.6g} fps, {info.duration_s:.2f} s"
+    number_format = str(setup.dtype).split(".")[-1]
+    return (
+        f"model   {setup.spec.name}: {setup.spec.note}",
+        f"device  {setup.device.type} {number_format}, {setup.spec.resolution} px",
+        f"effort  {describe_sampling(setup.recipe, setup.sampling)}",
+        f"video   {job.video} ({info.width}x{info.height}, {source})",
+        f"speech  {job.speech} ({setup.speech.duration_s:.2f} s)",
+        f"output  {job.output} ({setup.frames} frames, {setup.duration_s:.2f} s)",
+    )
