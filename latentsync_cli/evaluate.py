@@ -19,7 +19,6 @@ from latentsync_cli.options import (
     ModelOption,
     QuietOption,
     RecipeOption,
-    workers_option,
 )
 
 if TYPE_CHECKING:
@@ -73,7 +72,10 @@ SyncNetOption = Annotated[
 SplitOption = Annotated[
     Split, typer.Option(help="Clips for --syncnet; auto takes validation where there is any, else all.")
 ]
-WorkersOption = Annotated[int | None, workers_option("one per core, or one on a GPU")]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="How many videos at a time.", show_default="one per core, or one on a GPU"),
+]
 CacheOption = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Where scores are kept.", show_default="the user's cache")
 ]

@@ -54,8 +54,3 @@ QuietOption = Annotated[
 ReportOption = Annotated[
     Path | None, typer.Option("--report", help="Write what was done, with its numbers, to this JSON file.")
 ]
-
-
-def workers_option(default: str) -> typer.models.OptionInfo:
-    """`--workers`, which counts other things in each command: `default` says what it is without the flag."""
-    return typer.Option(min=1, help="How many videos at a time.", show_default=default)

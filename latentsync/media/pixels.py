@@ -156,8 +156,8 @@ def _name_all_side_data() -> None:
     Source: PyAV 18.1; PyAV-Org/PyAV pull request 2392 adds the names that were missing then.
     """
 
-    def unknown(kind: type[SideDataType], value: object) -> SideDataType:
-        member = object.__new__(kind)
+    def unknown(kind: Any, value: object) -> Any:
+        member: Any = object.__new__(kind)
         member._value_, member._name_ = value, f"UNKNOWN_{value}"
         return member
 

@@ -17,7 +17,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from latentsync.errors import MediaError
-from latentsync.media.container import choose_stream, describe_doubt, no_stream, open_media
+from latentsync.media.container import StreamT, choose_stream, describe_doubt, no_stream, open_media
 from latentsync.rates import VIDEO_FPS
 
 PICTURE_FPS = Fraction(VIDEO_FPS)
@@ -149,7 +149,7 @@ def require_audio(path: Path, *, track: int | None = None) -> AudioInfo:
     return info
 
 
-def describe_doubts(path: Path, kind: type[VideoStream] | type[AudioStream]) -> str | None:
+def describe_doubts(path: Path, kind: type[StreamT]) -> str | None:
     """One line if `path` has several streams of a kind that could be meant, else None."""
     with open_media(path) as container:
         return describe_doubt(path, container, kind)

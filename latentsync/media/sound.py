@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from av.audio.frame import AudioFrame
@@ -149,7 +150,7 @@ def _measured(
             power += 1  # nothing to compare
             yield frame
             continue
-        values = frame.to_ndarray()
+        values: NDArray[Any] = frame.to_ndarray()
         left, right = values if frame.format.is_planar else values.reshape(-1, 2).T
         left, right = (np.nan_to_num(side.astype(np.float64), posinf=0, neginf=0) for side in (left, right))
         if frame.format.name.startswith("u8"):
@@ -216,8 +217,7 @@ def _examine(path: Path, track: int | None, mtime_ns: int, size_bytes: int) -> _
             start_ticks = end_ticks if packet.pts is None else packet.pts
             if start_ticks is not None and end_ticks is not None:
                 has_gaps |= start_ticks - end_ticks >= gap_ticks
-            is_known = start_ticks is not None and packet.duration
-            end_ticks = start_ticks + packet.duration if is_known else None
+            end_ticks = start_ticks + packet.duration if start_ticks is not None and packet.duration else None
             for frame in decode_packet(packet) if is_float else ():
                 if isinstance(frame, AudioFrame) and frame.format.bytes in (4, 8) and frame.samples:
                     values = frame.to_ndarray()
@@ -378,7 +378,7 @@ def _shortened(frame: AudioFrame, samples: int) -> AudioFrame:
     return _packed(frame.to_ndarray()[:, : samples * frame.layout.nb_channels].copy(), frame)
 
 
-def _packed(values: NDArray[np.float32], like: AudioFrame) -> AudioFrame:
+def _packed(values: NDArray[Any], like: AudioFrame) -> AudioFrame:
     frame = AudioFrame.from_ndarray(values, "flt", like.layout.name)
     frame.sample_rate = like.sample_rate
     return frame

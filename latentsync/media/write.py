@@ -100,13 +100,12 @@ class VideoWriter:
         Args:
             path: .mp4, .m4v, .mov or .mkv.
             width: of every picture, in pixels.
-            height: the same.
-            fps: frame rate, kept as a fraction.
+            height, fps: of the video.
             like: the video whose colour tags and pixel aspect are kept; None or a picture: BT.709.
             speech: file whose sound goes beside the pictures.
             encoding: how to compress.
             duration_s: the sound is cut here; None: not at all.
-            audio_track: which audio stream of `speech`; see `media.sound.read_audio`.
+            audio_track: which audio stream of `speech`.
             replaces: False: whatever has the name `path` at the end stays.
 
         Raises:

@@ -183,7 +183,7 @@ class SquarePixels:
     def _restore(self, tracked: TrackedFrame) -> TrackedFrame:
         face, affine = tracked.face, tracked.affine
         if face is not None:
-            shrink, shift = np.float32([1 / self._stretch, 1]), np.float32([0.5 / self._stretch - 0.5, 0])
+            shrink, shift = np.array([1 / self._stretch, 1]), np.array([0.5 / self._stretch - 0.5, 0])
             points = (face.points * shrink + shift).astype(np.float32)
             box = (face.box * np.tile(shrink, 2) + np.tile(shift, 2)).astype(np.float32)
             face = Face(box, face.score, points)
