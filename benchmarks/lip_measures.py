@@ -26,9 +26,8 @@ from latentsync.faces.landmarks import choose_landmarker
 from latentsync.faces.paste import face_region, soft_mouth
 from latentsync.media.probe import require_video
 from latentsync.media.read import read_frames
-from latentsync.metrics.choice import COMPACT_SYNCNET
 from latentsync.metrics.lips import Series, correlation, openings
-from latentsync.metrics.sync import SyncJudge, choose_judge, distance_per_offset
+from latentsync.metrics.sync import BUNDLED_SYNCNET, SyncJudge, choose_judge, distance_per_offset
 from latentsync.preprocess.read_video import at_25_fps
 from latentsync.recipe.evaluate import Preparing
 from latentsync.types import AffineFrame, FrameImage
@@ -116,7 +115,7 @@ def look_at(video: Path, folder: Path) -> Real:
 @cache
 def _version() -> str:
     """Changes with everything that a look depends on besides the video."""
-    parts = [points_by(), content_hash(COMPACT_SYNCNET), Preparing().model_dump_json(), str(REAL_S)]
+    parts = [points_by(), content_hash(BUNDLED_SYNCNET), Preparing().model_dump_json(), str(REAL_S)]
     return key_of(parts)[:8]
 
 

@@ -34,7 +34,7 @@ from latentsync.evaluate.totals import total
 from latentsync.events import Event, Note, Plan, Progress, Report
 from latentsync.manifest import ManifestClip, read_manifest
 from latentsync.media.probe import require_audio, require_video
-from latentsync.metrics.choice import build_metrics
+from latentsync.metrics import build_metrics
 from latentsync.metrics.sync import own_judge
 from latentsync.models.syncnet import SyncNet
 from latentsync.recipe.evaluate import SETTINGS, EvaluateRecipe, SetRecipe

@@ -19,7 +19,7 @@ from latentsync.evaluate.score import Assignment, ClipScores, Scorer, failed
 from latentsync.events import Note, Progress, Report
 from latentsync.faces.detect import Detector
 from latentsync.faces.landmarks import BUNDLED, choose_landmarker, fan_weights
-from latentsync.metrics.choice import build_metrics
+from latentsync.metrics import build_metrics
 from latentsync.metrics.metric import ClipMetric, SetMetric, Unavailable
 from latentsync.recipe.evaluate import Preparing
 from latentsync.workers.local import LocalPool, cores

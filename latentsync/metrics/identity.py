@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import cv2
 import numpy as np
@@ -13,9 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from latentsync.errors import LatentSyncError, WeightsError
 from latentsync.faces.align import WINDOW_HEIGHT, WINDOW_WIDTH
-from latentsync.metrics.metric import Missing, Need, Points, ScoredClip, Value
-from latentsync.metrics.networks import exactly, pictures_unit
+from latentsync.files import sha256_of
+from latentsync.metrics.metric import ClipMetric, MetricSetup, Missing, Need, Points, ScoredClip, Value
+from latentsync.metrics.networks import exactly, load_program, pictures_unit
 
 FACE_PX = 112
 # Eyes, nose and corners of the mouth in a picture of 112 px. Source: the alignment of ArcFace, with which
@@ -28,7 +32,7 @@ BATCH_FRAMES = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(ClipMetric):
     """Cosine between the embeddings of generated and input face, the mean over frames.
 
     `network` takes faces (n 3 112 112), RGB in -1..1, aligned as ArcFace does it, and gives (n d).
@@ -36,13 +40,29 @@ class Identity:
     Source: CSIM as in common use, with ArcFace's alignment (Deng et al., 2019).
     """
 
+    name: ClassVar[str] = "identity"
+    values: ClassVar[tuple[Value, ...]] = (Value("identity", "", "higher"),)
+    needs: ClassVar[tuple[Need, ...]] = ("input", "points")
     network: Callable[[], Any]
     device: torch.device
-    version: str
+    network_sha256: str
     batch_frames: int = BATCH_FRAMES
-    name: str = "identity"
-    values: tuple[Value, ...] = (Value("identity", "", "higher"),)
-    needs: tuple[Need, ...] = ("input", "points")
+
+    @classmethod
+    def build(cls, setup: MetricSetup) -> Self:
+        path = setup.identity_network
+        if path is None:
+            raise ValueError("identity needs a face network: see `lacking`")
+        return cls(cache(lambda: load_program(path, device=setup.device)), setup.device, _hash_of(path))
+
+    @classmethod
+    def lacking(cls, setup: MetricSetup) -> str:
+        return "give a face network with --identity-network" if setup.identity_network is None else ""
+
+    @property
+    def version(self) -> str:
+        """Changes with the network, so that scores by another one are not taken for its."""
+        return f"1-{self.network_sha256[:12]}"
 
     @exactly()
     def score(self, clip: ScoredClip) -> dict[str, float] | Missing:
@@ -72,10 +92,19 @@ class Identity:
         return found.flatten(1).cpu().double()
 
 
+def _hash_of(network: Path) -> str:
+    try:
+        return sha256_of(network)
+    except (OSError, LatentSyncError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        message = f"cannot read {str(network)!r}: {reason}"
+        raise WeightsError(message, hint="check the path of the network") from error
+
+
 def aligned_face(crop_u8: NDArray[np.uint8], points: NDArray[np.float32]) -> NDArray[np.uint8]:
     """The face (112 112 c) of a square crop (h w c), laid so that its points (68 2) fit `FACE_TEMPLATE`.
 
-    The squeeze from the upright window to the square is undone on the way.
+    The squeeze from the upright face box to the square is undone in the same step.
     """
     unsqueeze = np.array([WINDOW_WIDTH / WINDOW_HEIGHT, 1.0])
     five = np.stack([points[list(group)].mean(0) for group in FIVE_OF_68]) * unsqueeze
@@ -87,7 +116,7 @@ def aligned_face(crop_u8: NDArray[np.uint8], points: NDArray[np.float32]) -> NDA
 def _similarity(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
     """The similarity (2, 3) that takes one set of points (n 2) nearest to another, by least squares.
 
-    With points as complex numbers it is a single factor: zoom and turn.
+    With points as complex numbers, zoom and turn together are one factor.
     """
     flat, wanted = (points[:, 0] + 1j * points[:, 1] for points in (source, target))
     centred = flat - flat.mean()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -15,32 +15,38 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from latentsync.faces.align import mouth_mask
-from latentsync.metrics.metric import Missing, Need, ScoredClip, Side, Value
-from latentsync.metrics.networks import exactly, pictures_unit
-from latentsync.metrics.silence import silent_frames
-from latentsync.metrics.statistics import FeatureStatistics, frechet_distance
+from latentsync.metrics.lips import LEAST_SILENT_STEPS, silent_frames
+from latentsync.metrics.metric import (
+    ClipMetric,
+    MetricSetup,
+    Missing,
+    Need,
+    ScoredClip,
+    SetMetric,
+    Side,
+    Value,
+)
+from latentsync.metrics.networks import exactly, load_inception, load_lpips, loaded_once, pictures_unit
 
 BATCH_FRAMES = 16
 INCEPTION_PX = 299
 INCEPTION_WIDTH = 2048
 PSNR_LIMIT_DB = 100.0  # of identical pictures, so that a mean over clips stays a number
-LEAST_SILENT_STEPS = 5
 
 Crops = NDArray[np.uint8]  # (f h w c)
 NO_REFERENCE = Missing("no_reference", "there is no video with the same speech")
 
 
 @dataclass(frozen=True, slots=True)
-class Ssim:
+class Ssim(ClipMetric):
     """Structural similarity, of whole crops and of the pixels of the mouth: the mean over frames.
 
     Source: Wang et al. (2004) as scikit-image does it by default, with a 7 px box window.
     """
 
-    name: str = "ssim"
-    version: str = "1"
-    values: tuple[Value, ...] = (Value("ssim", "", "higher"), Value("ssim_mouth", "", "higher"))
-    needs: tuple[Need, ...] = ("real",)
+    name: ClassVar[str] = "ssim"
+    values: ClassVar[tuple[Value, ...]] = (Value("ssim", "", "higher"), Value("ssim_mouth", "", "higher"))
+    needs: ClassVar[tuple[Need, ...]] = ("real",)
 
     def score(self, clip: ScoredClip) -> dict[str, float] | Missing:
         from skimage.metrics import structural_similarity
@@ -57,17 +63,16 @@ class Ssim:
 
 
 @dataclass(frozen=True, slots=True)
-class Psnr:
+class Psnr(ClipMetric):
     """Peak signal to noise ratio of all frames of a clip together, of whole crops and of the mouth.
 
     Source: the usual definition; ours: one mean squared error per clip, so that one equal frame is not
-    endless, and 100 dB at most.
+    infinite, and 100 dB at most.
     """
 
-    name: str = "psnr"
-    version: str = "1"
-    values: tuple[Value, ...] = (Value("psnr", "dB", "higher"), Value("psnr_mouth", "dB", "higher"))
-    needs: tuple[Need, ...] = ("real",)
+    name: ClassVar[str] = "psnr"
+    values: ClassVar[tuple[Value, ...]] = (Value("psnr", "dB", "higher"), Value("psnr_mouth", "dB", "higher"))
+    needs: ClassVar[tuple[Need, ...]] = ("real",)
 
     def score(self, clip: ScoredClip) -> dict[str, float] | Missing:
         pairs = _pairs(clip)
@@ -82,19 +87,24 @@ class Psnr:
 
 
 @dataclass(frozen=True, slots=True)
-class Lpips:
+class Lpips(ClipMetric):
     """Perceptual distance of VGG-16 features: the mean over frames.
 
     Source: Zhang et al. (2018), version 0.1 with calibrated linear layers, crops at their own size in -1..1.
     """
 
+    name: ClassVar[str] = "lpips"
+    values: ClassVar[tuple[Value, ...]] = (Value("lpips", "", "lower"),)
+    needs: ClassVar[tuple[Need, ...]] = ("real",)
+    weights: ClassVar[str] = "vgg-lpips"
     network: Callable[[], nn.Module]
     device: torch.device
     batch_frames: int = BATCH_FRAMES
-    name: str = "lpips"
-    version: str = "1"
-    values: tuple[Value, ...] = (Value("lpips", "", "lower"),)
-    needs: tuple[Need, ...] = ("real",)
+
+    @classmethod
+    def build(cls, setup: MetricSetup) -> Self:
+        load = loaded_once(cls.weights, lambda path: load_lpips(path, device=setup.device))
+        return cls(load, setup.device)
 
     @exactly()
     def score(self, clip: ScoredClip) -> dict[str, float] | Missing:
@@ -109,27 +119,25 @@ class Lpips:
 
 
 @dataclass(frozen=True, slots=True)
-class Fid:
+class Fid(SetMetric):
     """Fréchet distance between Inception features of all frames of two sets.
 
-    `resize` says how crops come to 299 px: "plain" as pytorch-fid does it, "clean" with the bicubic filter of
-    Pillow, smoothed where it shrinks, in float.
-
-    Source: Heusel et al. (2017) by pytorch-fid; "clean": Parmar et al. (2022).
+    Source: Heusel et al. (2017) by pytorch-fid, which enlarges crops to 299 px bilinearly.
     """
 
+    name: ClassVar[str] = "fid"
+    values: ClassVar[tuple[Value, ...]] = (Value("fid", "", "lower"),)
+    weights: ClassVar[str] = "inception"
+    resize: ClassVar[Literal["plain", "clean"]] = "plain"
     network: Callable[[], nn.Module]
     device: torch.device
-    name: str
-    resize: Literal["plain", "clean"]
     batch_frames: int = BATCH_FRAMES
     width: int = INCEPTION_WIDTH
-    version: str = "1"
-    needs: tuple[Need, ...] = ("real",)
 
-    @property
-    def values(self) -> tuple[Value, ...]:
-        return (Value(self.name, "", "lower"),)
+    @classmethod
+    def build(cls, setup: MetricSetup) -> Self:
+        load = loaded_once(cls.weights, lambda path: load_inception(path, device=setup.device))
+        return cls(load, setup.device)
 
     @exactly()
     def features(self, clip: ScoredClip, side: Side) -> NDArray[np.float64]:
@@ -143,28 +151,36 @@ class Fid:
         pooled = self.network()(resized(images, self.resize))[0]
         return np.asarray(pooled.flatten(1).cpu().double().numpy())
 
-    def compare(self, made: FeatureStatistics, real: FeatureStatistics) -> float | Missing:
-        return frechet_or_missing(made, real)
+
+@dataclass(frozen=True, slots=True)
+class CleanFid(Fid):
+    """FID of crops enlarged with Pillow's bicubic filter, in float.
+
+    Source: Parmar et al. (2022).
+    """
+
+    name: ClassVar[str] = "fid_clean"
+    values: ClassVar[tuple[Value, ...]] = (Value("fid_clean", "", "lower"),)
+    resize: ClassVar[Literal["plain", "clean"]] = "clean"
 
 
 @dataclass(frozen=True, slots=True)
-class Flicker:
+class Flicker(ClipMetric):
     """How differently the picture changes from frame to frame than in the input video, in grey levels.
 
     The mean of |(mₜ − mₜ₋₁) − (sₜ − sₜ₋₁)| over pixels and channels, m the generated and s the input crop:
     `flicker` over the whole crop where both frames are silent, `flicker_kept` over all frames where the mask
-    keeps the input. Without silence only the latter is there.
+    keeps the input. Without silence there is only the latter.
 
     Source: ours, because change that the input has too is motion, not flicker.
     """
 
-    name: str = "flicker"
-    version: str = "1"
-    values: tuple[Value, ...] = (
+    name: ClassVar[str] = "flicker"
+    values: ClassVar[tuple[Value, ...]] = (
         Value("flicker", "of 255", "lower", f"no_silence: silent steps < {LEAST_SILENT_STEPS}"),
         Value("flicker_kept", "of 255", "lower"),
     )
-    needs: tuple[Need, ...] = ("input",)
+    needs: ClassVar[tuple[Need, ...]] = ("input",)
 
     def score(self, clip: ScoredClip) -> dict[str, float] | Missing:
         if clip.input_u8 is None:
@@ -173,7 +189,7 @@ class Flicker:
         if length < 2:
             return Missing("too_short", f"{length} frames < 2")
         is_kept = mouth_mask(clip.side_px) >= 0.5
-        is_silent = silent_frames(clip.speech, frames=length, fps=clip.fps)
+        is_silent = silent_frames(clip.speech, frames=length)
         kept, silent = [], []
         for frame in range(1, length):
             made, own = (
@@ -188,20 +204,14 @@ class Flicker:
         return scores | {"flicker_kept": float(np.mean(kept))}
 
 
-def resized(images: Tensor, way: Literal["plain", "clean"]) -> Tensor:
+def resized(images: Tensor, resize: Literal["plain", "clean"]) -> Tensor:
     """Pictures (n 3 h w) in 0..1 at the size that Inception takes."""
     size = (INCEPTION_PX, INCEPTION_PX)
-    if way == "plain":
+    if resize == "plain":
         return functional.interpolate(images, size, mode="bilinear", align_corners=False)
     return functional.interpolate(images, size, mode="bicubic", align_corners=False, antialias=True).clamp(
         0, 1
     )
-
-
-def frechet_or_missing(made: FeatureStatistics, real: FeatureStatistics) -> float | Missing:
-    """The Fréchet distance, where both sides have the two features that a covariance needs."""
-    fewest = min(made.count, real.count)
-    return frechet_distance(made, real) if fewest >= 2 else Missing("too_few", f"{fewest} features < 2")
 
 
 @lru_cache(maxsize=4)
@@ -227,6 +237,6 @@ def _pairs(clip: ScoredClip) -> tuple[Crops, Crops] | Missing:
 
 
 def _batches(stacks: tuple[Crops, ...], frames: int) -> list[tuple[Crops, ...]]:
-    """Views of so many frames at a time, of each stack."""
+    """Views of each stack, `frames` at a time."""
     starts = range(0, len(stacks[0]), frames)
     return [tuple(stack[first : first + frames] for stack in stacks) for first in starts]

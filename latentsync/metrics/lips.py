@@ -1,15 +1,16 @@
-"""What landmarks tell about the mouth: how far it opens, with whose speech, and when nobody speaks."""
+"""What landmarks tell about the mouth: how far it opens, with whose speech, and during silence."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentsync.faces.align import WINDOW_HEIGHT, WINDOW_WIDTH
-from latentsync.metrics.metric import Missing, Need, Points, ScoredClip, Value
-from latentsync.metrics.silence import silent_frames
+from latentsync.metrics.metric import ClipMetric, Missing, Need, Points, ScoredClip, Value
+from latentsync.rates import SAMPLES_PER_FRAME, VIDEO_FPS
 
 INNER_LIPS = (62, 66)
 EYES = (range(36, 42), range(42, 48))
@@ -18,20 +19,20 @@ LARGEST_LAG_FRAMES = 3
 LEAST_FRAMES = 10
 LEAST_SILENT_STEPS = 5
 LMD_SIDE_PX = 256
-# Ours: a mouth whose openings spread less stands still. Compression makes the points of a still picture
-# wander by 0.0001 to 0.0005, and quiet speakers open theirs by 0.02.
+# Ours: a mouth whose openings have a smaller standard deviation counts as still. Compression moves the points
+# of a still picture by 0.0001 to 0.0005, and quiet speakers open their mouths by 0.02.
 STILL = 0.002
 
-Series = NDArray[np.float64]  # (f,) at 25 fps, NaN where no face was seen
+Series = NDArray[np.float64]  # (f,) at 25 fps, NaN where no face was found
 
 
 def openings(points: Points) -> Series:
     """How far the mouth is open in each frame: distance of the inner lips over that of the eyes' centres.
 
-    Points are those of the square crop; the squeeze from the upright window is undone first.
+    Points are those of the square crop; the squeeze from the upright face box is undone first.
     """
     upright = points * np.array([WINDOW_WIDTH / WINDOW_HEIGHT, 1.0])
-    upper, lower = (upright[:, place] for place in INNER_LIPS)
+    upper, lower = (upright[:, index] for index in INNER_LIPS)
     left, right = (upright[:, list(eye)].mean(1) for eye in EYES)
     between_eyes = np.linalg.norm(left - right, axis=1)
     return np.asarray(
@@ -42,7 +43,7 @@ def openings(points: Points) -> Series:
 def correlation(one: Series, other: Series) -> float:
     """Pearson's r over the frames that both have.
 
-    0 where one of them stands still, because such a mouth follows nobody; NaN for fewer than ten frames.
+    0 if one of them is still, because such a mouth follows no speech; NaN for fewer than ten frames.
     """
     length = min(len(one), len(other))
     one, other = one[:length], other[:length]
@@ -66,22 +67,22 @@ def best_lag(late: Series, wanted: Series) -> tuple[float, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Aperture:
-    """Does the mouth open when that of the speaker did? Needs landmarks only.
+class Aperture(ClipMetric):
+    """Whether the mouth opens when that of the speaker did; from landmarks alone.
 
     `aperture_chance` is the best correlation of the input's own mouth with the speaker's: what two unrelated
-    videos reach. It is left out where the input is the speaker.
+    videos reach. It is left out if the input is the speaker.
     """
 
-    name: str = "aperture"
-    version: str = "2"
-    values: tuple[Value, ...] = (
+    name: ClassVar[str] = "aperture"
+    revision: ClassVar[str] = "2"
+    values: ClassVar[tuple[Value, ...]] = (
         Value("aperture_r", "", "higher"),
         Value("aperture_best", "", "higher"),
         Value("aperture_lag", "frames", "real"),
         Value("aperture_chance", "", "real", "reconstruction: the input is the speaker"),
     )
-    needs: tuple[Need, ...] = ("points", "speaker")
+    needs: ClassVar[tuple[Need, ...]] = ("points", "speaker")
 
     def score(self, clip: ScoredClip) -> dict[str, float] | Missing:
         if clip.made_points is None:
@@ -99,16 +100,16 @@ class Aperture:
 
 
 @dataclass(frozen=True, slots=True)
-class Leak:
-    """Does the mouth still open when that of the input video did, which the network should not see?
+class Leak(ClipMetric):
+    """Whether the mouth opens when that of the input video did, which the network should not see.
 
     Undefined in reconstruction, where the input's own mouth is the right one.
     """
 
-    name: str = "leak"
-    version: str = "2"
-    values: tuple[Value, ...] = (Value("leak_r", "", "real"),)
-    needs: tuple[Need, ...] = ("points", "input")
+    name: ClassVar[str] = "leak"
+    revision: ClassVar[str] = "2"
+    values: ClassVar[tuple[Value, ...]] = (Value("leak_r", "", "real"),)
+    needs: ClassVar[tuple[Need, ...]] = ("points", "input")
 
     def score(self, clip: ScoredClip) -> dict[str, float] | Missing:
         if clip.made_points is None or clip.input_points is None:
@@ -121,16 +122,15 @@ class Leak:
 
 
 @dataclass(frozen=True, slots=True)
-class LandmarkDistance:
-    """How far the points of the mouth lie from those of the reference, both mouths moved to the same middle.
+class LandmarkDistance(ClipMetric):
+    """Distance of the mouth's points from those of the reference, with the centres of both mouths aligned.
 
     Source: LMD of Chen et al. (2018), "Lip Movements Generation at a Glance", with 20 points of the lips.
     """
 
-    name: str = "lmd"
-    version: str = "1"
-    values: tuple[Value, ...] = (Value("lmd", "px of 256", "lower"),)
-    needs: tuple[Need, ...] = ("points", "real")
+    name: ClassVar[str] = "lmd"
+    values: ClassVar[tuple[Value, ...]] = (Value("lmd", "px of 256", "lower"),)
+    needs: ClassVar[tuple[Need, ...]] = ("points", "real")
 
     def score(self, clip: ScoredClip) -> dict[str, float] | Missing:
         if clip.made_points is None or clip.real_points is None:
@@ -148,22 +148,22 @@ class LandmarkDistance:
 
 
 @dataclass(frozen=True, slots=True)
-class SilenceMotion:
-    """How much the mouth moves while nobody speaks, as a share of what it moves in speech.
+class SilenceMotion(ClipMetric):
+    """How much the mouth moves in silence, as a share of how much it moves in speech.
 
     Source: the idea is LipLeak's, which drives a talking video with silence; this one needs no second run.
     """
 
-    name: str = "silence_motion"
-    version: str = "2"
-    values: tuple[Value, ...] = (Value("silence_motion", "", "lower"),)
-    needs: tuple[Need, ...] = ("points",)
+    name: ClassVar[str] = "silence_motion"
+    revision: ClassVar[str] = "2"
+    values: ClassVar[tuple[Value, ...]] = (Value("silence_motion", "", "lower"),)
+    needs: ClassVar[tuple[Need, ...]] = ("points",)
 
     def score(self, clip: ScoredClip) -> dict[str, float] | Missing:
         if clip.made_points is None:
             return NO_POINTS
         made = openings(clip.made_points)
-        is_silent = silent_frames(clip.speech, frames=len(made), fps=clip.fps)
+        is_silent = silent_frames(clip.speech, frames=len(made))
         steps = np.abs(np.diff(made))
         known = ~np.isnan(steps)
         in_silence = steps[known & is_silent[1:] & is_silent[:-1]]
@@ -171,7 +171,7 @@ class SilenceMotion:
         if len(in_silence) < LEAST_SILENT_STEPS:
             return Missing("no_silence", f"{len(in_silence)} silent steps < {LEAST_SILENT_STEPS}")
         if len(in_speech) < LEAST_SILENT_STEPS or np.nanstd(made) < STILL:
-            return Missing("no_motion", f"{len(in_speech)} steps in speech, in which the mouth is still")
+            return Missing("no_motion", f"{len(in_speech)} steps in speech, or a still mouth")
         return {"silence_motion": float(in_silence.mean() / in_speech.mean())}
 
 
@@ -185,3 +185,42 @@ def _is_same(one: Points, other: Points) -> bool:
 def _too_few(one: Series, other: Series) -> Missing:
     seen = min(int((~np.isnan(series)).sum()) for series in (one, other))
     return Missing("too_short", f"{seen} frames with a face < {LEAST_FRAMES}")
+
+
+BELOW_SPEECH_DB = 35.0
+FLOOR_RMS = 1e-4  # -80 dB of full scale: silent, however quiet the rest is
+LOUD_PERCENTILE = 95
+LEAST_SILENCE_S = 0.2
+SMOOTHED_FRAMES = 3
+
+
+def silent_frames(samples: NDArray[np.float32], *, frames: int) -> NDArray[np.bool_]:
+    """Tell for each of `frames` frames (f,) whether it is silent.
+
+    The level of a frame is the RMS of the audio while it is shown, smoothed over three frames. The frame is
+    silent if that is more than 35 dB below the 95th percentile of the clip, or below -80 dB of full scale,
+    for at least 0.2 s. Frames after the end of the audio are silent.
+
+    Source: ours, because a threshold relative to the speech needs no network and fits any recording level.
+    """
+    levels = np.sqrt(_smoothed(_power(samples, frames=frames)))
+    sounding = levels[: max(1, len(samples) // SAMPLES_PER_FRAME)]
+    loud = float(np.percentile(sounding, LOUD_PERCENTILE)) if len(sounding) else 0.0
+    is_quiet = levels < max(loud * 10 ** (-BELOW_SPEECH_DB / 20), FLOOR_RMS)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], is_quiet, [False]])))
+    for first, stop in edges.reshape(-1, 2):
+        if stop - first < round(LEAST_SILENCE_S * VIDEO_FPS):
+            is_quiet[first:stop] = False
+    return np.asarray(is_quiet)
+
+
+def _power(samples: NDArray[np.float32], *, frames: int) -> Series:
+    bounds = np.minimum(np.arange(frames + 1) * SAMPLES_PER_FRAME, len(samples))
+    total = np.concatenate([[0.0], np.cumsum(samples.astype(np.float64) ** 2)])[bounds]
+    return np.asarray(np.diff(total) / SAMPLES_PER_FRAME)
+
+
+def _smoothed(power: Series) -> Series:
+    reach = SMOOTHED_FRAMES // 2
+    padded = np.pad(power, reach, mode="edge")
+    return np.convolve(padded, np.full(SMOOTHED_FRAMES, 1 / SMOOTHED_FRAMES), "valid")

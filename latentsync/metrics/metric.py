@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import ClassVar, Literal, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from latentsync.axes import expect_axes
-from latentsync.metrics.statistics import FeatureStatistics as FeatureStatistics
-
-FPS = 25
-RATE_HZ = 16000
+from latentsync.metrics.statistics import FeatureStatistics, frechet_distance
 
 Better = Literal["higher", "lower", "real"]  # "real": the nearer to the value of real videos, the better
 Need = Literal["real", "speaker", "input", "points"]
@@ -46,7 +46,6 @@ class ScoredClip:
     speaker_points: Points | None = None
     input_points: Points | None = None
     input_u8: NDArray[np.uint8] | None = None
-    fps: float = 25.0
 
     def __post_init__(self) -> None:
         for crops_u8 in (self.made_u8, self.real_u8, self.input_u8):
@@ -72,7 +71,7 @@ class Missing:
     """Why there is no score. An answer, not an error.
 
     reason  a fixed word, counted in the report: "no_reference", "too_short", "face_lost"…
-    detail  with the two values that did not fit, for people
+    detail  the two values that did not fit, for the reader
     """
 
     reason: str
@@ -92,41 +91,75 @@ class Value:
     undefined: str = ""
 
 
-class ClipMetric(Protocol):
-    """One number, or a few named ones, per clip.
+@dataclass(frozen=True, slots=True)
+class MetricSetup:
+    """What metrics are built with: where networks run, and the file of the user's face network."""
 
-    `values` says what `score` gives, in this order; a number that is undefined for a clip is left
-    out, or NaN. A new `version` makes cached scores stale.
+    device: torch.device
+    identity_network: Path | None = None
+
+
+class Metric(ABC):
+    """What every metric states about itself.
+
+    name     in `--metrics`, and in the keys of cached scores
+    values   the numbers that it gives, in this order
+    needs    the parts of a clip without which it is not asked
+    weights  its entry in the catalogue; "" for none. No other network ever stands in for it
+    revision  a new one makes cached scores stale
     """
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def version(self) -> str: ...
-    @property
-    def values(self) -> tuple[Value, ...]: ...
-    @property
-    def needs(self) -> tuple[Need, ...]: ...
-
-    def score(self, clip: ScoredClip) -> dict[str, float] | Missing: ...
-
-
-class SetMetric(Protocol):
-    """One number per set of clips, from streamed statistics of features of both sides."""
+    name: ClassVar[str]
+    values: ClassVar[tuple[Value, ...]]
+    needs: ClassVar[tuple[Need, ...]] = ()
+    weights: ClassVar[str] = ""
+    revision: ClassVar[str] = "1"
 
     @property
-    def name(self) -> str: ...
-    @property
-    def version(self) -> str: ...
-    @property
-    def values(self) -> tuple[Value, ...]: ...
-    @property
-    def needs(self) -> tuple[Need, ...]: ...
+    def version(self) -> str:
+        """Scores in the cache are those of this version."""
+        return self.revision
 
+    @classmethod
+    def build(cls, setup: MetricSetup) -> Self:
+        """The metric, which loads its network when it is first used."""
+        return cls()
+
+    @classmethod
+    def lacking(cls, setup: MetricSetup) -> str:
+        """What to do before it can be measured here; "" for nothing."""
+        from latentsync.weights.hub import is_present
+        from latentsync.weights.catalog import find_entry
+
+        is_ready = not cls.weights or is_present(find_entry(cls.weights))
+        return "" if is_ready else f"run 'latentsync models pull {cls.weights}'"
+
+
+class ClipMetric(Metric):
+    """One number, or a few named ones, per clip."""
+
+    @abstractmethod
+    def score(self, clip: ScoredClip) -> dict[str, float] | Missing:
+        """The numbers by name; one that is undefined for this clip is left out, or NaN."""
+
+
+class SetMetric(Metric):
+    """One number per set of clips: the Fréchet distance between features of both sides.
+
+    width  numbers in each feature
+    """
+
+    needs: ClassVar[tuple[Need, ...]] = ("real",)
+    width: int
+
+    @abstractmethod
     def features(self, clip: ScoredClip, side: Side) -> NDArray[np.float64]:
-        """Features (n d) of one side of a clip; (0 d) where it is too short or has no such side."""
+        """Features (n d) of one side of a clip; (0 d) if it is too short or has no such side."""
 
-    def compare(self, made: FeatureStatistics, real: FeatureStatistics) -> float | Missing: ...
+    def compare(self, made: FeatureStatistics, real: FeatureStatistics) -> float | Missing:
+        """The distance, where both sides have the two features that a covariance needs."""
+        fewest = min(made.count, real.count)
+        return frechet_distance(made, real) if fewest >= 2 else Missing("too_few", f"{fewest} features < 2")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,13 @@
-"""Puts weights that lie on disk into other packages' networks, so that none of these downloads anything."""
+"""Loads weights on disk into the networks of other packages, so that none of them downloads anything."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,13 +19,21 @@ from latentsync.weights.checkpoints import check_fit
 from latentsync.weights.read import name_keys, read_tensors
 
 FEATURES = "features."  # torchvision's name of VGG's convolutions
+Network = TypeVar("Network")
+
+
+def loaded_once(weights: str, load: Callable[[Path], Network]) -> Callable[[], Network]:
+    """A function that loads the weights of this name in the catalogue when it is first called."""
+    from latentsync.weights.hub import need
+
+    return cache(lambda: load(need(weights)))
 
 
 @contextmanager
 def exactly() -> Iterator[None]:
-    """Run networks without gradients, and on a GPU without the short number format that it takes by itself.
+    """Run networks without gradients, and on a GPU without TF32, which would otherwise be the default.
 
-    That one would make features depend on the batch in the third digit.
+    With TF32 features depend on the batch in the third digit.
     """
     exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
     with torch.inference_mode(), exact:
@@ -34,7 +43,7 @@ def exactly() -> Iterator[None]:
 def load_inception(path: Path, *, device: torch.device | str = "cpu") -> nn.Module:
     """The Inception of pytorch-fid up to its last pooling, in eval mode.
 
-    It takes pictures (n 3 299 299) in 0..1, and neither resizes nor does anything else to them before that.
+    It takes pictures (n 3 299 299) in 0..1 and does not resize them.
 
     Raises:
         WeightsError: the file is damaged, or belongs to another network.
@@ -46,7 +55,7 @@ def load_inception(path: Path, *, device: torch.device | str = "cpu") -> nn.Modu
 
     tensors = read_tensors(path)
     fetch = inception.load_state_dict_from_url
-    inception.load_state_dict_from_url = lambda *_, **__: tensors  # it would download them by itself
+    inception.load_state_dict_from_url = lambda *_, **__: tensors  # it would download them
     try:
         network: nn.Module = inception.InceptionV3(resize_input=False)
     except RuntimeError as error:
@@ -79,8 +88,8 @@ def load_lpips(path: Path, *, device: torch.device | str = "cpu") -> nn.Module:
         check_fit(torchvision.models.vgg16(weights=None).features, own, path)
         network: nn.Module = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
     linear = read_tensors(Path(lpips.__file__).parent / "weights" / "v0.1" / "vgg.pth")
-    place_of = {name.rpartition(".")[2]: name for name, _ in network.named_modules() if "net.slice" in name}
-    backbone = {f"{place_of[key.partition('.')[0]]}.{key.partition('.')[2]}": own[key] for key in own}
+    module_of = {name.rpartition(".")[2]: name for name, _ in network.named_modules() if "net.slice" in name}
+    backbone = {f"{module_of[key.partition('.')[0]]}.{key.partition('.')[2]}": own[key] for key in own}
     network.load_state_dict(backbone | linear, strict=False, assign=True)
     unknown = {name for name, tensor in network.state_dict().items() if tensor.is_meta}
     if unknown:
@@ -90,7 +99,7 @@ def load_lpips(path: Path, *, device: torch.device | str = "cpu") -> nn.Module:
 
 
 def load_program(path: Path, *, device: torch.device | str = "cpu") -> Any:
-    """A TorchScript program, in eval mode. It is a program: give only files from people you trust.
+    """A TorchScript program, in eval mode. It is executed: give only files from people you trust.
 
     Raises:
         WeightsError: the file is missing, or is no TorchScript program.

@@ -1,11 +1,13 @@
-"""How well lips and speech fit, and which comes too early: measured by SyncNet v2 or by our own SyncNet."""
+"""How well lips and speech fit, and by how much one is early: by SyncNet v2 or by our own SyncNet."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from functools import cache
+from pathlib import Path
+from typing import ClassVar, Literal, Protocol, Self
 
 import cv2
 import numpy as np
@@ -14,22 +16,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from latentsync.audio.mel import MEL_STEPS_PER_S, mel_spectrogram, mel_window
+from latentsync.audio.mel import mel_spectrogram, mel_window
 from latentsync.audio.mfcc import MFCC_STEPS_PER_S, mfcc
 from latentsync.audio.whisper import WhisperEncoder, encode_speech
-from latentsync.audio.windows import WHISPER_STATES_PER_S
 from latentsync.axes import expect_axes
 from latentsync.errors import MediaError
 from latentsync.faces.align import WINDOW_HEIGHT, WINDOW_WIDTH
+from latentsync.files import sha256_of
+from latentsync.metrics.metric import ClipMetric, MetricSetup, Missing, ScoredClip, Value
 from latentsync.models.framewise import FramewiseSyncNet, cut_region
 from latentsync.models.syncnet import SyncNet, stack_frames
 from latentsync.models.syncnet_v2 import CLIP_FRAMES, PICTURE_PX, SPEECH_STEPS, SyncNetV2
+from latentsync.rates import AUDIO_HZ, MEL_COLUMNS_PER_S, STATES_PER_FRAME, VIDEO_FPS
 
-FPS = 25
-RATE_HZ = 16000
 BATCH_WINDOWS = 64
 LEAST_WINDOWS = 4
 V2, COMPACT = "syncnet-v2", "syncnet-compact"
+BUNDLED_SYNCNET = Path(__file__).parent.parent / "bundled" / "syncnet.safetensors"
 
 V2_PADDING_GREY = 110
 V2_PICTURE_SIDE = 1 + 2 * 0.4 + 1  # in half faces: from the top of the face to 0.8 of a half below it
@@ -42,7 +45,7 @@ FACE_MIDDLE, FACE_SIDE = (37.5, 40.5), 93.0
 class SyncScore:
     """How lips and speech fit.
 
-    offset_frames  by how many frames at 25 fps the speech must be delayed to fit; negative: it comes late
+    offset_frames  by how many frames at 25 fps the speech must be delayed to fit; negative: it is late
     confidence     how much nearer the best shift is than the median one, in units of the judge's distance
     distance       mean distance at the best shift; 0 is perfect
     judge          which judge measured
@@ -55,7 +58,7 @@ class SyncScore:
 
 
 class SyncJudge(Protocol):
-    """Turns what is seen and what is heard into vectors that lie near each other where they fit."""
+    """Embeds crops and speech as vectors that are near each other where they fit."""
 
     name: str
 
@@ -65,8 +68,8 @@ class SyncJudge(Protocol):
     def embed_speech(self, samples: NDArray[np.float32]) -> Tensor:
         """16 kHz speech (n,) to vectors (windows d), one for each frame at 25 fps that starts a window."""
 
-    def distances(self, seen: Tensor, heard: Tensor) -> Tensor:
-        """The distance (windows,) of each row of `seen` to the same row of `heard`."""
+    def distances(self, visual: Tensor, audio: Tensor) -> Tensor:
+        """The distance (windows,) of each row of `visual` to the same row of `audio`."""
 
 
 @dataclass(slots=True)
@@ -92,13 +95,13 @@ class BundledJudge:
     @torch.inference_mode()
     def embed_speech(self, samples: NDArray[np.float32]) -> Tensor:
         states = encode_speech(self.whisper, samples)  # t n d
-        steps = self.syncnet.config.frames * WHISPER_STATES_PER_S // FPS
-        if len(states) < steps:
+        needed = self.syncnet.config.frames * STATES_PER_FRAME
+        if len(states) < needed:
             return torch.empty(0, 0)
         return self.syncnet.embed_speech(states[None].to(self.device))[0]
 
-    def distances(self, seen: Tensor, heard: Tensor) -> Tensor:
-        return 1 - (seen * heard).sum(1)
+    def distances(self, visual: Tensor, audio: Tensor) -> Tensor:
+        return 1 - (visual * audio).sum(1)
 
 
 @dataclass(slots=True)
@@ -127,14 +130,14 @@ class SyncNetJudge:
         mel = mel_spectrogram(samples)
 
         def embed(windows: range) -> Tensor:
-            heard = torch.stack([mel_window(mel, frame, frames=config.frames) for frame in windows])
-            return self.syncnet.embed_speech(heard[:, None].to(self.device))
+            mels = torch.stack([mel_window(mel, frame, frames=config.frames) for frame in windows])
+            return self.syncnet.embed_speech(mels[:, None].to(self.device))
 
         last_column = mel.shape[1] - config.mel_steps
-        return _in_batches(-(-FPS * (last_column + 1) // MEL_STEPS_PER_S), embed)
+        return _in_batches(-(-VIDEO_FPS * (last_column + 1) // MEL_COLUMNS_PER_S), embed)
 
-    def distances(self, seen: Tensor, heard: Tensor) -> Tensor:
-        return 1 - (seen * heard).sum(1)
+    def distances(self, visual: Tensor, audio: Tensor) -> Tensor:
+        return 1 - (visual * audio).sum(1)
 
 
 @dataclass(slots=True)
@@ -160,16 +163,16 @@ class SyncNetV2Judge:
     @torch.inference_mode()
     def embed_speech(self, samples: NDArray[np.float32]) -> Tensor:
         cepstra = torch.from_numpy(mfcc(samples)).T  # d t
-        steps = MFCC_STEPS_PER_S // FPS
+        steps = MFCC_STEPS_PER_S // VIDEO_FPS
 
         def embed(windows: range) -> Tensor:
-            heard = [cepstra[:, steps * frame : steps * frame + SPEECH_STEPS] for frame in windows]
-            return self.network.embed_speech(torch.stack(heard)[:, None].to(self.device))
+            chunks = [cepstra[:, steps * frame : steps * frame + SPEECH_STEPS] for frame in windows]
+            return self.network.embed_speech(torch.stack(chunks)[:, None].to(self.device))
 
-        return _in_batches(len(samples) * FPS // RATE_HZ - CLIP_FRAMES, embed)
+        return _in_batches(len(samples) * VIDEO_FPS // AUDIO_HZ - CLIP_FRAMES, embed)
 
-    def distances(self, seen: Tensor, heard: Tensor) -> Tensor:
-        return functional.pairwise_distance(seen, heard)
+    def distances(self, visual: Tensor, audio: Tensor) -> Tensor:
+        return functional.pairwise_distance(visual, audio)
 
 
 def score_sync(
@@ -179,7 +182,7 @@ def score_sync(
     *,
     max_shift_frames: int = 15,
 ) -> SyncScore:
-    """Slide the speech along the frames and tell where it fits best, and how clearly.
+    """Slide the speech along the frames and find where it fits best, and how clearly.
 
     Args:
         crops_u8: (f h w c) aligned square crops, RGB at 25 fps.
@@ -191,21 +194,21 @@ def score_sync(
 
     Source: `syncnet_python`, with which the published confidences were measured.
     """
-    seen, heard = judge.embed_crops(crops_u8), judge.embed_speech(samples)
-    if min(len(seen), len(heard)) < LEAST_WINDOWS:
+    visual, audio = judge.embed_crops(crops_u8), judge.embed_speech(samples)
+    if min(len(visual), len(audio)) < LEAST_WINDOWS:
         raise MediaError(
-            f"{len(crops_u8)} frames and {len(samples) / RATE_HZ:.2f} s of speech give"
-            f" {min(len(seen), len(heard))} windows, too few to tell whether they fit",
+            f"{len(crops_u8)} frames and {len(samples) / AUDIO_HZ:.2f} s of speech give"
+            f" {min(len(visual), len(audio))} windows, too few to tell whether they fit",
             hint="give a clip of at least one second",
         )
-    distances = distance_per_offset(judge, seen, heard, max_shift_frames=max_shift_frames)
+    distances = distance_per_offset(judge, visual, audio, max_shift_frames=max_shift_frames)
     offset_frames = min(distances, key=lambda offset: distances[offset])
     nearest = distances[offset_frames]
     return SyncScore(offset_frames, statistics.median(distances.values()) - nearest, nearest, judge.name)
 
 
 def distance_per_offset(
-    judge: SyncJudge, seen: Tensor, heard: Tensor, *, max_shift_frames: int
+    judge: SyncJudge, visual: Tensor, audio: Tensor, *, max_shift_frames: int
 ) -> dict[int, float]:
     """The mean distance for each offset, with the meaning of `SyncScore.offset_frames`.
 
@@ -213,20 +216,20 @@ def distance_per_offset(
     compares only windows that both exist, and leaves out offsets at which fewer than half of them do: zeros
     would make wide shifts look worse than they are.
     """
-    shorter = min(len(seen), len(heard))
-    first = 0  # row of `heard` that belongs to the first row of `seen`
+    shorter = min(len(visual), len(audio))
+    first = 0  # row of `audio` that belongs to the first row of `visual`
     if judge.name == V2:
-        seen, heard = (
-            seen[:shorter],
-            functional.pad(heard[:shorter], (0, 0, max_shift_frames, max_shift_frames)),
+        visual, audio = (
+            visual[:shorter],
+            functional.pad(audio[:shorter], (0, 0, max_shift_frames, max_shift_frames)),
         )
         first = max_shift_frames
     distances = {}
     for offset in range(max_shift_frames, -max_shift_frames - 1, -1):
         shift = first - offset
-        rows = range(max(0, -shift), min(len(seen), len(heard) - shift))
+        rows = range(max(0, -shift), min(len(visual), len(audio) - shift))
         if 2 * len(rows) >= shorter:
-            pairs = seen[rows.start : rows.stop], heard[rows.start + shift : rows.stop + shift]
+            pairs = visual[rows.start : rows.stop], audio[rows.start + shift : rows.stop + shift]
             distances[offset] = float(judge.distances(*pairs).mean())
     return distances
 
@@ -234,7 +237,7 @@ def distance_per_offset(
 def choose_judge(
     name: Literal["auto", "syncnet-v2", "compact"], *, device: torch.device | str = "cpu"
 ) -> SyncJudge:
-    """The judge called `name`; "auto" is SyncNet v2 where its weights are in the cache, otherwise ours.
+    """The judge called `name`; "auto" is SyncNet v2 if its weights are in the cache, otherwise ours.
 
     Raises:
         WeightsError: its weights are missing or damaged.
@@ -244,14 +247,13 @@ def choose_judge(
     from latentsync.weights.judges import load_syncnet, syncnet_v2_from_released
     from latentsync.weights.models import BUNDLED
 
-    place = torch.device(device)
     if name == V2 or (name == "auto" and is_present(find_entry(V2))):
-        return SyncNetV2Judge(syncnet_v2_from_released(need(V2), device=place), place)
-    return own_judge(load_syncnet(BUNDLED / "syncnet.safetensors", device=place), place)
+        return SyncNetV2Judge(syncnet_v2_from_released(need(V2), device=device), torch.device(device))
+    return own_judge(load_syncnet(BUNDLED / "syncnet.safetensors", device=device), torch.device(device))
 
 
 def own_judge(syncnet: SyncNet | FramewiseSyncNet, device: torch.device) -> SyncJudge:
-    """A judge out of a SyncNet of either kind. The bundled Whisper encoder hears for a framewise one."""
+    """A judge out of a SyncNet of either kind; a framewise one gets the bundled Whisper encoder."""
     from latentsync.audio.whisper import load_whisper
     from latentsync.weights.models import BUNDLED
 
@@ -264,8 +266,8 @@ def own_judge(syncnet: SyncNet | FramewiseSyncNet, device: torch.device) -> Sync
 def v2_picture(crop_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Lay an aligned crop (h w c) RGB into the picture (224 224 c) BGR that SyncNet v2 was trained on.
 
-    The face stands at the same place in every aligned crop, so its place in the picture is fixed too. The
-    crop gets back the proportions of the upright window, 75:100; what lies outside it is grey.
+    The face is at the same position in every aligned crop, so its position in the picture is fixed too. The
+    crop gets back the proportions of the upright face box, 75:100; everything around it is grey.
 
     Source: the picture around a face box is that of `syncnet_python` with a crop scale of 0.4; the box is
     ours (see `FACE_SIDE`), so confidences differ somewhat from those measured around S3FD's boxes.
@@ -289,10 +291,10 @@ def _resized(crops_u8: NDArray[np.uint8], side_px: int) -> NDArray[np.uint8]:
 
 
 def _slide(crops_u8: NDArray[np.uint8], frames: int, embed: Callable[[NDArray[np.uint8]], Tensor]) -> Tensor:
-    """Embed the windows of so many frames that begin at each crop (f h w c).
+    """Embed the windows of `frames` frames that begin at each crop (f h w c).
 
     Args:
-        embed: turns crops that follow each other into a vector for each window in them.
+        embed: turns consecutive crops into a vector for each window in them.
     """
     expect_axes(crops_u8, "f h w c", c=3)
     windows = len(crops_u8) - frames + 1
@@ -300,8 +302,67 @@ def _slide(crops_u8: NDArray[np.uint8], frames: int, embed: Callable[[NDArray[np
 
 
 def _in_batches(windows: int, embed: Callable[[range], Tensor]) -> Tensor:
-    """Embed so many windows, a batch at a time, so that memory does not grow with the clip."""
+    """Embed windows a batch at a time, so that memory does not grow with the clip."""
     batches = [
         embed(range(first, min(first + BATCH_WINDOWS, windows))) for first in range(0, windows, BATCH_WINDOWS)
     ]
     return torch.cat(batches) if batches else torch.empty(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class SyncConfidence(ClipMetric):
+    """How clearly lips and speech fit by SyncNet v2, at which distance and at which offset.
+
+    Source: Chung and Zisserman (2016), "Out of time"; LSE-D and LSE-C of Prajwal et al. (2020).
+    """
+
+    name: ClassVar[str] = "sync_conf"
+    values: ClassVar[tuple[Value, ...]] = (
+        Value("sync_conf", "", "higher"),
+        Value("lse_d", "", "lower"),
+        Value("sync_offset", "frames", "real"),
+    )
+    weights: ClassVar[str] = V2
+    judge: Callable[[], SyncJudge]
+
+    @classmethod
+    def build(cls, setup: MetricSetup) -> Self:
+        return cls(cache(lambda: choose_judge("syncnet-v2", device=setup.device)))
+
+    def score(self, clip: ScoredClip) -> dict[str, float] | Missing:
+        try:
+            found = score_sync(self.judge(), clip.made_u8, clip.speech)
+        except MediaError as error:
+            return Missing("too_short", str(error))
+        numbers = (found.confidence, found.distance, float(found.offset_frames))
+        return {value.name: number for value, number in zip(self.values, numbers, strict=True)}
+
+
+@dataclass(frozen=True, slots=True)
+class CompactSyncConfidence(SyncConfidence):
+    """How clearly lips and speech fit by the bundled SyncNet, at which distance and at which offset.
+
+    Source: as `SyncConfidence`; the distance is 1 - cosine, so numbers of both judges are on other scales.
+    """
+
+    name: ClassVar[str] = "sync_conf_compact"
+    values: ClassVar[tuple[Value, ...]] = (
+        Value("sync_conf_compact", "", "higher"),
+        Value("sync_distance_compact", "", "lower"),
+        Value("sync_offset_compact", "frames", "real"),
+    )
+    weights: ClassVar[str] = ""
+    network_sha256: str = ""
+
+    @classmethod
+    def build(cls, setup: MetricSetup) -> Self:
+        return cls(cache(lambda: choose_judge("compact", device=setup.device)), sha256_of(BUNDLED_SYNCNET))
+
+    @classmethod
+    def lacking(cls, setup: MetricSetup) -> str:
+        return "" if BUNDLED_SYNCNET.is_file() else "this package was made without the bundled SyncNet"
+
+    @property
+    def version(self) -> str:
+        """Changes with the bundled file, so that scores by another one are not taken for its."""
+        return f"1-{self.network_sha256[:12]}"

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from latentsync.metrics.image import frechet_or_missing
-from latentsync.metrics.metric import Missing, Need, ScoredClip, Side, Value
-from latentsync.metrics.networks import exactly, pictures_unit
-from latentsync.metrics.statistics import FeatureStatistics
+from latentsync.metrics.metric import MetricSetup, ScoredClip, SetMetric, Side, Value
+from latentsync.metrics.networks import exactly, load_program, loaded_once, pictures_unit
 from latentsync.models.videomae import VideoEncoder
 
 FIRST_FRAME, FRAMES = 20, 16  # of each video, as the reference takes them
 PICTURE_PX = 224
-I3D_WIDTH = 400
+I3D_WIDTH, VIDEOMAE_WIDTH = 400, 1408
 
 
 @dataclass(frozen=True, slots=True)
-class FvdI3d:
+class FvdI3d(SetMetric):
     """Fréchet distance between I3D features of frames 20 to 35 of each clip.
 
     Pictures are scaled to 224 px by averaging and stay in 0..1, where other code uses -1..1, so that numbers
@@ -33,12 +31,15 @@ class FvdI3d:
     box around the face.
     """
 
+    name: ClassVar[str] = "fvd"
+    values: ClassVar[tuple[Value, ...]] = (Value("fvd", "", "lower"),)
+    weights: ClassVar[str] = "i3d"
     network: Callable[[], Any]
     width: int = I3D_WIDTH
-    name: str = "fvd"
-    version: str = "1"
-    values: tuple[Value, ...] = (Value("fvd", "", "lower"),)
-    needs: tuple[Need, ...] = ("real",)
+
+    @classmethod
+    def build(cls, setup: MetricSetup) -> Self:
+        return cls(loaded_once(cls.weights, load_program))
 
     @exactly()
     def features(self, clip: ScoredClip, side: Side) -> NDArray[np.float64]:
@@ -51,24 +52,27 @@ class FvdI3d:
         found = self.network()(video, rescale=False, resize=False, return_features=True)
         return np.asarray(found.flatten(1).double().numpy())
 
-    def compare(self, made: FeatureStatistics, real: FeatureStatistics) -> float | Missing:
-        return frechet_or_missing(made, real)
-
 
 @dataclass(frozen=True, slots=True)
-class FvdVideoMae:
+class FvdVideoMae(SetMetric):
     """Fréchet distance between VideoMAE-v2 features of all windows of 16 frames, end to end.
 
     Source: Ge et al. (2024) for the network, which sees motion that I3D misses; windows and name are ours.
     """
 
+    name: ClassVar[str] = "fvd_videomae"
+    values: ClassVar[tuple[Value, ...]] = (Value("fvd_videomae", "", "lower"),)
+    weights: ClassVar[str] = "videomae-v2"
     network: Callable[[], VideoEncoder]
     device: torch.device
-    width: int = 1408
-    name: str = "fvd_videomae"
-    version: str = "1"
-    values: tuple[Value, ...] = (Value("fvd_videomae", "", "lower"),)
-    needs: tuple[Need, ...] = ("real",)
+    width: int = VIDEOMAE_WIDTH
+
+    @classmethod
+    def build(cls, setup: MetricSetup) -> Self:
+        from latentsync.weights.judges import videomae_from_released
+
+        load = loaded_once(cls.weights, lambda path: videomae_from_released(path, device=setup.device))
+        return cls(load, setup.device)
 
     @exactly()
     def features(self, clip: ScoredClip, side: Side) -> NDArray[np.float64]:
@@ -79,6 +83,3 @@ class FvdVideoMae:
             video_pm1 = images.movedim(0, 1)[None] * 2 - 1  # b c f h w
             found.append(self.network().features(video_pm1).cpu().double().numpy())
         return np.concatenate(found)
-
-    def compare(self, made: FeatureStatistics, real: FeatureStatistics) -> float | Missing:
-        return frechet_or_missing(made, real)

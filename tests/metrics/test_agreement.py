@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentsync.metrics.agreement import SyncConfidence
-from latentsync.metrics.metric import ScoredClip, Value
+from latentsync.metrics.metric import ScoredClip
+from latentsync.metrics.sync import SyncConfidence
 
 Change = Callable[[ScoredClip], ScoredClip]
 Talking = Callable[..., ScoredClip]
@@ -35,8 +35,7 @@ class Loudness:
         return torch.from_numpy(scaled).unfold(0, 5, 1)
 
 
-VALUES = (Value("conf", "", "higher"), Value("distance", "", "lower"), Value("offset", "frames", "real"))
-METRIC = SyncConfidence(Loudness, "sync_conf", VALUES)
+METRIC = SyncConfidence(Loudness)
 
 
 def test_real_is_nearer_than_shifted_and_clearer_than_static(
@@ -45,11 +44,11 @@ def test_real_is_nearer_than_shifted_and_clearer_than_static(
     clip = talking()
     real, late, still = (METRIC.score(change(clip)) for change in (lambda same: same, shifted, static))
     assert isinstance(real, dict) and isinstance(late, dict) and isinstance(still, dict)
-    assert list(real) == ["conf", "distance", "offset"]
+    assert list(real) == ["sync_conf", "lse_d", "sync_offset"]
     # Confidence does not mind a constant shift: the offset beside it tells.
-    assert (real["offset"], late["offset"]) == (0, 4)
-    assert min(real["conf"], late["conf"]) > still["conf"] + 0.5
-    assert real["distance"] < still["distance"]
+    assert (real["sync_offset"], late["sync_offset"]) == (0, 4)
+    assert min(real["sync_conf"], late["sync_conf"]) > still["sync_conf"] + 0.5
+    assert real["lse_d"] < still["lse_d"]
 
 
 def test_a_clip_that_is_too_short_has_no_score(talking: Talking) -> None:

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from latentsync.errors import UsageError, WeightsError
-from latentsync.metrics import choice
-from latentsync.metrics.choice import METRIC_NAMES, WEIGHTS_OF, build_metrics
+from latentsync.metrics import METRICS, build_metrics, sync
 from latentsync.metrics.metric import ScoredClip
 from latentsync.weights.catalog import find_entry
 from latentsync.weights.hub import path_of
+
+WEIGHTS = {name: metric.weights for name, metric in METRICS.items() if metric.weights}
 
 
 @pytest.fixture(autouse=True)
@@ -30,15 +31,15 @@ def put_files(name: str) -> None:
 def test_without_weights_the_rest_still_runs_and_nothing_stands_in(
     talking: Callable[..., ScoredClip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choice, "COMPACT_SYNCNET", tmp_path / "none")
+    monkeypatch.setattr(sync, "BUNDLED_SYNCNET", tmp_path / "none")
     of_clips, of_sets, lacking = build_metrics(None, device="cpu")
     assert of_sets == []
     assert [metric.name for metric in of_clips] == [
         *("ssim", "psnr", "aperture", "leak", "lmd", "silence_motion", "flicker")
     ]
     reasons = {each.name: each.reason for each in lacking}
-    assert reasons.keys() == set(METRIC_NAMES) - {metric.name for metric in of_clips}
-    for name, weights in WEIGHTS_OF.items():
+    assert reasons.keys() == set(METRICS) - {metric.name for metric in of_clips}
+    for name, weights in WEIGHTS.items():
         assert reasons[name] == f"not available: run 'latentsync models pull {weights}'"
     assert reasons["identity"].startswith("not available: ")
     assert reasons["sync_conf_compact"].startswith("not available: ")
@@ -57,15 +58,15 @@ def test_a_metric_is_there_with_its_weights() -> None:
 
 
 def test_every_metric_can_be_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for weights in WEIGHTS_OF.values():
+    for weights in WEIGHTS.values():
         put_files(weights)
     network = tmp_path / "network"
     network.write_bytes(b"one")
-    monkeypatch.setattr(choice, "COMPACT_SYNCNET", network)
+    monkeypatch.setattr(sync, "BUNDLED_SYNCNET", network)
     of_clips, of_sets, lacking = build_metrics(None, device="cpu", identity_network=network)
     assert lacking == []
     metrics = [*of_clips, *of_sets]
-    assert {metric.name for metric in metrics} == set(METRIC_NAMES)
+    assert {metric.name for metric in metrics} == set(METRICS)
     values = [value.name for metric in metrics for value in metric.values]
     assert len(values) == len(set(values))
     versions = {metric.name: metric.version for metric in metrics}

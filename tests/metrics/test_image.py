@@ -11,7 +11,7 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor, nn
 
-from latentsync.metrics.image import Fid, Flicker, Lpips, Psnr, Ssim, mouth_box, resized
+from latentsync.metrics.image import CleanFid, Fid, Flicker, Lpips, Psnr, Ssim, mouth_box, resized
 from latentsync.metrics.metric import Missing, ScoredClip
 from latentsync.metrics.statistics import FeatureStatistics
 
@@ -44,8 +44,8 @@ SMALL = SmallInception().eval()
 
 
 def fid(name: str = "fid", *, batch_frames: int = 16) -> Fid:
-    way = "clean" if name == "fid_clean" else "plain"
-    return Fid(lambda: SMALL, CPU, name, way, batch_frames, width=WIDTH)
+    chosen = CleanFid if name == "fid_clean" else Fid
+    return chosen(lambda: SMALL, CPU, batch_frames, width=WIDTH)
 
 
 def noisy(clip: ScoredClip) -> ScoredClip:

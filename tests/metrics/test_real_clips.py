@@ -17,9 +17,10 @@ from latentsync.faces.landmarks import load_landmarks
 from latentsync.faces.track import track
 from latentsync.media.read import read_frames
 from latentsync.media.sound import read_audio
-from latentsync.metrics.choice import COMPACT_SYNCNET, build_metrics
+from latentsync.metrics import build_metrics
 from latentsync.metrics.metric import ScoredClip
 from latentsync.metrics.statistics import FeatureStatistics
+from latentsync.metrics.sync import BUNDLED_SYNCNET
 
 SECONDS, SIDE = 2.0, 128
 LATE_FRAMES = 2
@@ -68,7 +69,7 @@ def test_real_is_better_than_late_and_late_than_static(
     assert real > late > still
 
 
-@pytest.mark.skipif(not COMPACT_SYNCNET.is_file(), reason="the compact SyncNet is not in this package")
+@pytest.mark.skipif(not BUNDLED_SYNCNET.is_file(), reason="the compact SyncNet is not in this package")
 def test_compact_syncnet_finds_the_delay_and_the_still_face(clip: ScoredClip) -> None:
     (metric,), _, _ = build_metrics(["sync_conf_compact"], device="cpu")
     real, late, still = (metric.score(_with(clip, way)) for way in ("real", "late", "static"))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from latentsync.metrics.silence import silent_frames
+from latentsync.metrics.lips import silent_frames
 
 RANDOM = np.random.default_rng(1)
 
