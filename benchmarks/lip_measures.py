@@ -17,9 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from latentsync.evaluate.cache import content_hash, key_of
 from latentsync.evaluate.prepare import Faces, Prepared, hear, prepare
-from latentsync.evaluate.running import points_by
+from latentsync.evaluate.score import content_hash, key_of, points_by
 from latentsync.faces.align import square_from_window
 from latentsync.faces.detect import Detector
 from latentsync.faces.landmarks import choose_landmarker

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -133,6 +135,7 @@ def evaluate(
         workers=workers,
         limit_s=limit,
         cache=cache,
+        command=shlex.join(["latentsync", *sys.argv[1:]]),
     )
     chosen = load_recipe(recipe, EvaluateRecipe)
     _show(run(job, chosen, console.make_report(quiet)), as_json=as_json, quiet=quiet)
@@ -150,13 +153,18 @@ def _method(text: str) -> Method:
 
 
 def _show(result: EvaluateResult, *, as_json: bool, quiet: bool) -> None:
-    from latentsync.evaluate.table import table_lines
+    from latentsync.evaluate.report import closing_remarks, text_table
 
+    if not as_json:
+        for setting in result.report.settings:
+            part = text_table(result.report, setting)
+            console.table("", part.rows, columns=part.columns)
+            print("\n".join([*part.remarks, ""]))
     console.show(
         result.as_dict(),
         as_json=as_json,
         quiet=quiet,
-        text=table_lines(result.findings),
+        text=closing_remarks(result.report),
         words=[f"done in {result.took_s:.1f} s; written to:"],
         paths=[result.page, result.table, result.numbers],
     )
@@ -175,13 +183,12 @@ def _judge(
 ) -> None:
     if data is None:
         raise UsageError("--syncnet needs --data", hint="give the out folder of 'latentsync preprocess'")
-    from latentsync.evaluate.run import SyncNetJob, run_syncnet
-    from latentsync.evaluate.syncnet import lines
+    from latentsync.evaluate.syncnet import SyncNetJob, rows, run_syncnet
     from latentsync.recipe.evaluate import EvaluateRecipe
     from latentsync.recipe.loading import load_recipe
 
     job = SyncNetJob(checkpoint=checkpoint, data=data, split=split, output=output, device=device)
     result = run_syncnet(job, load_recipe(recipe, EvaluateRecipe), console.make_report(quiet))
-    console.show(
-        result.as_dict(), as_json=as_json, text=lines(result.found), paths=[result.page, result.numbers]
-    )
+    if not as_json:
+        console.table("", rows(result.found))
+    console.show(result.as_dict(), as_json=as_json, quiet=quiet, paths=[result.page, result.numbers])

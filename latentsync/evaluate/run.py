@@ -1,42 +1,52 @@
-"""Scores lip-synced videos beside the real ones, and judges SyncNets: the `evaluate` command's core."""
+"""Scores lip-synced videos beside the real ones: the core of the `evaluate` command."""
 
 from __future__ import annotations
 
+import inspect
 import json
+import platform
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from latentsync import __version__
-from latentsync.errors import LatentSyncError, MediaError, UsageError, WeightsError
-from latentsync.evaluate import syncnet
-from latentsync.evaluate.cache import Cache, content_hash, key_of
-from latentsync.evaluate.findings import Findings, as_dict
-from latentsync.evaluate.page import write_page
+from latentsync.errors import LatentSyncError, UsageError
 from latentsync.evaluate.pairs import Pair, load_set, match_files, pairs_of_set, read_pairs
-from latentsync.evaluate.running import (
+from latentsync.evaluate.report import (
+    EvaluationReport,
+    Facts,
+    as_dict,
+    explained,
+    make_folder,
+    write_csv,
+    write_page,
+    write_text,
+)
+from latentsync.evaluate.score import (
+    REAL,
+    Assignment,
+    Cache,
+    Made,
     Metrics,
     WorkerOptions,
-    all_metrics,
     choose_scorer,
+    content_hash,
+    key_of,
     make_scorer,
     points_by,
     score_all,
 )
-from latentsync.evaluate.score import REAL, Assignment, Made
-from latentsync.evaluate.table import write_csv, write_text
 from latentsync.evaluate.totals import total
 from latentsync.events import Event, Note, Plan, Progress, Report
-from latentsync.manifest import ManifestClip, read_manifest
 from latentsync.media.probe import require_audio, require_video
 from latentsync.metrics import build_metrics
-from latentsync.metrics.sync import own_judge
-from latentsync.models.syncnet import SyncNet
 from latentsync.recipe.evaluate import SETTINGS, EvaluateRecipe, SetRecipe
 from latentsync.recipe.loading import dump_recipe, load_recipe
 from latentsync.recipe.schema import SyncRecipe
@@ -44,13 +54,10 @@ from latentsync.runtime import DeviceName, choose_device, choose_dtype
 from latentsync.sync.run import SyncJob
 from latentsync.sync.run import run as run_sync
 from latentsync.weights.hub import cache_folder
-from latentsync.weights.judges import load_syncnet
 from latentsync.weights.models import DEFAULT_MODEL, LipModel, find_model, load_model
 
 PAGE, TABLE, NUMBERS = "report.html", "scores.csv", "report.json"
-SYNCNET_PAGE, SYNCNET_NUMBERS = "syncnet.html", "syncnet.json"
 LISTED = "generated"  # the method of videos that a list of pairs names itself
-Split = Literal["auto", "train", "validation", "all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +73,13 @@ class EvaluateJob:
     """What to score, where, and with how many workers.
 
     test_set     name or file of a `SetRecipe`; or else `pairs`, a CSV
-    data         folder of the set's videos, or where the paths in `pairs` begin
+    data         folder of the set's videos, or the one that paths in `pairs` are relative to
     generate     run `sync` with `model` over all pairs first
     sync_recipe  of that
     metrics      None: all that can be measured here
     workers      None: one for a GPU, else one per core
-    cache        where scores are kept; None: in the cache folder
+    cache        folder of scores; None: in the cache folder
+    command      as it was typed, for the report
     """
 
     test_set: str | None = None
@@ -90,13 +98,14 @@ class EvaluateJob:
     workers: int | None = None
     limit_s: float = 1800.0
     cache: Path | None = None
+    command: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluateResult:
-    """What was found, and the files that say so."""
+    """What was found, and the files that were written."""
 
-    findings: Findings
+    report: EvaluationReport
     page: Path
     table: Path
     numbers: Path
@@ -105,7 +114,7 @@ class EvaluateResult:
     def as_dict(self) -> dict[str, object]:
         """The result in values that JSON can hold."""
         files = {"page": str(self.page), "table": str(self.table), "numbers": str(self.numbers)}
-        return as_dict(self.findings) | files | {"took_s": round(self.took_s, 2)}
+        return as_dict(self.report) | files | {"took_s": round(self.took_s, 2)}
 
 
 def run(
@@ -113,7 +122,7 @@ def run(
 ) -> EvaluateResult:
     """Score every method's video of every pair, and the real videos; write table, numbers and page.
 
-    What is in the cache is not measured again, so the same command goes on where a run was stopped.
+    What is in the cache is not measured again, so the same command resumes a run that was stopped.
 
     Args:
         metrics: to be used instead of those that `job.metrics` names; then everything runs in this process.
@@ -130,9 +139,9 @@ def run(
     title = test_set.title if test_set else str(job.pairs)
     if test_set is not None and test_set.clips is not None and chosen < test_set.clips:
         title = f"{title}, {chosen} of {test_set.clips} clips"
-        report(Note(f"{title} are there: means are not the set's", "warning"))
+        report(Note(f"{title} are present: means are not those of the set", "warning"))
     device = choose_device(job.device)
-    _make_folder(job.output)
+    make_folder(job.output)
     made = _find_made(job, pairs)
     if job.generate:
         made = _with_generated(job, pairs, made, report)
@@ -154,17 +163,18 @@ def run(
     report(Plan(_plan_lines(job, test_set, assignments, metrics, options)))
     scores = score_all(assignments, make, options, report)
     cache = Cache(_cache_folder(job))
-    totals = total(scores, metrics, cache, recipe.intervals, seed=recipe.seed)
-    findings = Findings(
+    found = EvaluationReport(
         title=f"Lip sync on {title}",
         facts=_facts(job, recipe, test_set, metrics, chosen),
-        totals=totals,
+        circumstances=_circumstances(job, options),
+        definitions={metric.name: _definition(metric) for metric in [*metrics[0], *metrics[1]]},
+        totals=total(scores, metrics, cache, recipe.intervals, seed=recipe.seed),
         scores=tuple(scores),
         paper=test_set.paper if test_set else (),
         paper_settings=dict(test_set.paper_settings) if test_set else None,
         paper_source=test_set.paper_source if test_set else "",
     )
-    return _written(job, findings, cache, time.monotonic() - started)
+    return _written(job, found, cache, time.monotonic() - started)
 
 
 def _pairs(job: EvaluateJob) -> tuple[SetRecipe | None, list[Pair]]:
@@ -176,23 +186,6 @@ def _pairs(job: EvaluateJob) -> tuple[SetRecipe | None, list[Pair]]:
     return test_set, pairs_of_set(test_set, job.data or Path("data") / test_set.data)
 
 
-def _make_folder(output: Path) -> None:
-    if output.exists() and not output.is_dir():
-        raise UsageError(f"'{output}': is a file", hint="name a folder with -o")
-    with _explained(output):
-        output.mkdir(parents=True, exist_ok=True)
-
-
-@contextmanager
-def _explained(output: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise MediaError(
-            f"'{output}': cannot be written ({error.strerror})", hint="name another folder with -o"
-        ) from error
-
-
 MadeOfPairs = dict[tuple[str, str], list[Made]]
 
 
@@ -201,7 +194,7 @@ def _find_made(job: EvaluateJob, pairs: Sequence[Pair]) -> MadeOfPairs:
     names = Counter(method.name for method in job.methods)
     for name, count in names.items():
         if count > 1 or name in (REAL, LISTED):
-            why = "is there twice" if count > 1 else "is taken"
+            why = "is given twice" if count > 1 else "is taken"
             raise UsageError(f"--method {name}=…: this name {why}", hint="give every method its own name")
     made: MadeOfPairs = {(pair.setting, pair.name): [] for pair in pairs}
     for method in job.methods:
@@ -217,12 +210,14 @@ def _find_made(job: EvaluateJob, pairs: Sequence[Pair]) -> MadeOfPairs:
 def _with_generated(
     job: EvaluateJob, pairs: Sequence[Pair], made: MadeOfPairs, report: Report
 ) -> MadeOfPairs:
-    """Run `sync` over all pairs that have no video of this model yet; the model is loaded once."""
+    """Run `sync` over all pairs that this model has no video of yet; the model is loaded once."""
     recipe = load_recipe(job.sync_recipe, SyncRecipe)
     spec = find_model(job.model, resolution=recipe.sampling.resolution)
     if any(method.name == spec.name for method in job.methods):
-        raise UsageError(f"--method {spec.name}=…: is what --generate makes", hint="give it another name")
-    # A video depends on these: another model or recipe gets a folder of its own.
+        raise UsageError(
+            f"--method {spec.name}=…: --generate makes videos of that name", hint="give it another name"
+        )
+    # A video depends on these, so another model or recipe gets another folder.
     parts = [dump_recipe(recipe), *(content_hash(path) for path in (spec.unet, spec.vae, spec.whisper))]
     folder = job.output / "generated" / f"{Path(spec.name).stem}-{key_of(parts)[:8]}"
     model: LipModel | None = None
@@ -240,7 +235,7 @@ def _with_generated(
 
 
 def _generate(pair: Pair, path: Path, recipe: SyncRecipe, model: LipModel, report: Report) -> str:
-    """Make one video, as long as its shorter input; returns why not."""
+    """Make one video, as long as its shorter input; returns why it could not, or an empty string."""
 
     def warn(event: Event) -> None:
         if isinstance(event, Note):
@@ -259,7 +254,7 @@ def _generate(pair: Pair, path: Path, recipe: SyncRecipe, model: LipModel, repor
         run_sync(job, recipe, warn, model=model)
     except LatentSyncError as error:
         report(Note(f"'{pair.name}': {error}", "warning"))
-        return f"sync could not make it: {error}"
+        return f"sync failed: {error}"
     return ""
 
 
@@ -276,15 +271,15 @@ def _plan_lines(
 ) -> tuple[str, ...]:
     counts = Counter(one.pair.setting for one in assignments)
     pairs = ", ".join(f"{counts[setting]} {setting}" for setting in SETTINGS if counts[setting])
-    there = Counter(made.method for one in assignments for made in one.made if made.path)
+    present = Counter(made.method for one in assignments for made in one.made if made.path)
     methods = dict.fromkeys(made.method for one in assignments for made in one.made)
-    named = ", ".join(f"{name} ({there[name]} of {len(assignments)} videos)" for name in methods)
+    named = ", ".join(f"{name} ({present[name]} of {len(assignments)} videos)" for name in methods)
     return (
         f"set      {test_set.title if test_set else job.pairs}: {pairs}",
         f"methods  {named or 'none: only the real videos'}",
-        f"metrics  {', '.join(metric.name for metric in all_metrics(metrics))}",
+        f"metrics  {', '.join(metric.name for metric in [*metrics[0], *metrics[1]])}",
         *(f"without  {one.name}: {one.reason}" for one in metrics[2]),
-        f"where    {options.place}",
+        f"workers  {options.describe()}",
         f"output   {job.output}",
         f"cache    {_cache_folder(job)}",
     )
@@ -292,108 +287,53 @@ def _plan_lines(
 
 def _facts(
     job: EvaluateJob, recipe: EvaluateRecipe, test_set: SetRecipe | None, metrics: Metrics, clips: int
-) -> tuple[tuple[str, str], ...]:
-    """How it was measured, for whoever reads the report later."""
+) -> Facts:
+    """How it was measured, for the reader of the report."""
     side = recipe.prepare.resolution
     facts = [
-        ("latentsync", __version__),
         ("reconstruction", "the video's own speech; compared with the video itself"),
         ("cross", "the speech of another video; distances between sets are to the input videos"),
         (
             "matched",
             f"by time at 25 fps; the largest face, followed, {side}x{side} px crops. Where a generated video "
-            "has the size of its input, both are cut at the same place, else each around its own face",
+            "has the size of its input, both are cut at the same position, else each around its own face",
         ),
         ("landmarks", points_by()),
-        ("metrics", ", ".join(f"{one.name} {one.version}" for one in all_metrics(metrics))),
-        ("recipe", json.dumps(recipe.model_dump(mode="json"))),
+        ("metrics", ", ".join(f"{one.name} {one.version}" for one in [*metrics[0], *metrics[1]])),
+        ("recipe", dump_recipe(recipe)),
     ]
     if test_set is not None:
         of = f" of {test_set.clips}" if test_set.clips else ""
-        chosen = f"{clips}{of} clips are there, chosen by the hash of seed {test_set.seed} and name"
+        chosen = f"{clips}{of} clips, chosen by the hash of seed {test_set.seed} and name"
         facts += [("clips", chosen), ("source", test_set.source), ("licence of the data", test_set.licence)]
     if job.methods:
         facts.append(("methods", ", ".join(f"{method.name}: {method.folder}" for method in job.methods)))
     return tuple(fact for fact in facts if fact[1])
 
 
-def _written(job: EvaluateJob, findings: Findings, cache: Cache, took_s: float) -> EvaluateResult:
-    page, table, numbers = (job.output / name for name in (PAGE, TABLE, NUMBERS))
-    result = EvaluateResult(findings, page, table, numbers, took_s)
-    with _explained(job.output):
-        write_csv(findings, result.table)
-        write_text(result.numbers, json.dumps(as_dict(findings), indent=1, ensure_ascii=False) + "\n")
-        write_text(result.page, write_page(findings, cache))
-    return result
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SyncNetJob:
-    """Which SyncNet to judge, and on what.
-
-    data   as `read_manifest` takes it
-    split  "auto" takes the validation clips of a manifest that has some, else all clips
-    """
-
-    checkpoint: Path
-    data: Path
-    split: Split = "auto"
-    output: Path = Path("evaluation")
-    device: DeviceName = "auto"
-
-
-@dataclass(frozen=True, slots=True)
-class SyncNetResult:
-    """What was found, and the files that say so."""
-
-    found: syncnet.SyncNetAccuracy
-    page: Path
-    numbers: Path
-
-    def as_dict(self) -> dict[str, object]:
-        """The result in values that JSON can hold."""
-        return syncnet.as_dict(self.found) | {"page": str(self.page), "numbers": str(self.numbers)}
-
-
-def run_syncnet(job: SyncNetJob, recipe: EvaluateRecipe, report: Report) -> SyncNetResult:
-    """Measure how well a SyncNet tells right from wrong speech in processed clips.
-
-    Raises:
-        WeightsError: the checkpoint is missing, damaged or no SyncNet that sees pixels.
-        MediaError: there are no clips, or the output cannot be written.
-    """
-    device = choose_device(job.device)
-    network = load_syncnet(job.checkpoint, device=device)
-    if isinstance(network, SyncNet) and network.config.space != "pixel":
-        raise WeightsError(
-            f"'{job.checkpoint}': this SyncNet sees latents of an autoencoder",
-            hint="give one that sees pixels, such as stable_syncnet.pt",
-        )
-    clips, split = _clips_of_split(read_manifest(job.data), job.split)
-    _make_folder(job.output)
-    about = (
-        ("syncnet", str(job.checkpoint)),
-        ("data", f"{job.data}, {split}: {len(clips)} clips"),
-        ("pairs", f"{recipe.syncnet.pairs}, half of them right, seed {recipe.seed}"),
-        ("device", device.type),
+def _circumstances(job: EvaluateJob, options: WorkerOptions) -> Facts:
+    """What is true of this run only; the same scores can come from another one."""
+    versions = f"latentsync {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+    facts = (
+        ("date", datetime.now().astimezone().isoformat(sep=" ", timespec="minutes")),
+        ("command", job.command),
+        ("versions", versions),
+        ("device", options.describe()),
     )
-    report(Plan(tuple(f"{name:8} {text}" for name, text in about)))
-    found = syncnet.judge_clips(own_judge(network, device), clips, recipe.syncnet, report, seed=recipe.seed)
-    for name, reason in found.excluded:
-        report(Note(f"'{name}': {reason}", "warning"))
-    result = SyncNetResult(found, job.output / SYNCNET_PAGE, job.output / SYNCNET_NUMBERS)
-    with _explained(job.output):
-        write_text(result.numbers, json.dumps(syncnet.as_dict(found), indent=1) + "\n")
-        write_text(result.page, syncnet.write_page(found, about))
+    return tuple(fact for fact in facts if fact[1])
+
+
+def _definition(metric: object) -> str:
+    """The first paragraph of a metric's docstring, which says what it measures."""
+    paragraph = (inspect.getdoc(type(metric)) or "").partition("\n\n")[0]
+    return " ".join(paragraph.split())
+
+
+def _written(job: EvaluateJob, found: EvaluationReport, cache: Cache, took_s: float) -> EvaluateResult:
+    page, table, numbers = (job.output / name for name in (PAGE, TABLE, NUMBERS))
+    result = EvaluateResult(found, page, table, numbers, took_s)
+    with explained(job.output):
+        write_csv(found, result.table)
+        write_text(result.numbers, json.dumps(as_dict(found), indent=1, ensure_ascii=False) + "\n")
+        write_text(result.page, write_page(found, cache))
     return result
-
-
-def _clips_of_split(clips: list[ManifestClip], split: Split) -> tuple[list[ManifestClip], Split]:
-    has_manifest = any(clip.sha256 is not None for clip in clips)
-    if split == "auto":
-        is_split = has_manifest and any(clip.split == "validation" for clip in clips)
-        split = "validation" if is_split else "all"
-    chosen = [clip for clip in clips if split in ("all", clip.split)]
-    if not chosen:
-        raise MediaError(f"there is no clip for {split}", hint="choose another --split")
-    return chosen, split

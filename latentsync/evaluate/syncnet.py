@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentsync.errors import MediaError
-from latentsync.evaluate.page import facts, figure, page
-from latentsync.evaluate.plots import Panel, bars, curve
-from latentsync.events import Progress, Report
-from latentsync.manifest import ManifestClip
+from latentsync.errors import MediaError, WeightsError
+from latentsync.evaluate.report import explained, make_folder, panels, picture_of, render, write_text
+from latentsync.events import Note, Plan, Progress, Report
+from latentsync.manifest import ManifestClip, read_manifest
 from latentsync.media.read import read_frames
 from latentsync.media.sound import read_audio
-from latentsync.metrics.sync import SyncJudge, distance_per_offset
+from latentsync.metrics.sync import SyncJudge, distance_per_offset, own_judge
+from latentsync.models.syncnet import SyncNet
 from latentsync.preprocess.read_video import at_25_fps
-from latentsync.preprocess.step import CLIP_FPS
-from latentsync.recipe.evaluate import JudgingSyncNet
+from latentsync.rates import AUDIO_HZ, VIDEO_FPS
+from latentsync.recipe.evaluate import EvaluateRecipe, JudgingSyncNet
+from latentsync.runtime import DeviceName, choose_device
+from latentsync.weights.judges import load_syncnet
+
+PAGE, NUMBERS = "syncnet.html", "syncnet.json"
+Split = Literal["auto", "train", "validation", "all"]
 
 # Source: the paper: accuracy on HDTF of its SyncNet, and of the best one before it.
 PAPER_ACCURACY = (("LatentSync's SyncNet, HDTF", 0.94), ("the best before it, HDTF", 0.91))
@@ -28,15 +36,16 @@ LEAST_WINDOWS = 2
 _LONGEST_S = 60.0
 _LEAST_WINDOWS_FOR_OFFSET = 4
 _ROC_POINTS = 200
+_BLUE = "#0072b2"
 
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """Random numbers of all pairs, so that what one clip gets depends on no other one.
+    """Random numbers of all pairs, so that the pairs of a clip depend on no other clip.
 
     clip      (n,) which clip
     is_right  (n,) whether the pair counts as a right one
-    start, other  (n,) 0..1, where the frames begin and where the wrong speech does
+    start, other  (n,) 0..1, where the frames begin and where the wrong speech begins
     """
 
     clip: NDArray[np.int64]
@@ -54,8 +63,8 @@ class Draws:
         clip = random.integers(clips, size=pairs)
         return cls(clip, random.random(pairs) < 0.5, random.random(pairs), random.random(pairs))
 
-    def places(self, clip: int, windows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where frames and wrong speech begin, for all pairs of a clip with so many windows."""
+    def windows(self, clip: int, windows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The windows of frames and of wrong speech for all pairs of a clip with this number of windows."""
         mine = self.clip == clip
         starts = (self.start[mine] * windows).astype(np.int64)
         further = 1 + (self.other[mine] * (windows - 1)).astype(np.int64)
@@ -64,7 +73,7 @@ class Draws:
 
 @dataclass(slots=True)
 class Cosines:
-    """What was measured so far."""
+    """What was measured so far, a cosine for each pair."""
 
     right: list[float] = field(default_factory=list)
     wrong: list[float] = field(default_factory=list)
@@ -107,7 +116,7 @@ class SyncNetAccuracy:
 def judge_clips(
     judge: SyncJudge, clips: Sequence[ManifestClip], settings: JudgingSyncNet, report: Report, *, seed: int
 ) -> SyncNetAccuracy:
-    """Measure a SyncNet on clips; one clip is held at a time, and those without a pair are not read.
+    """Measure a SyncNet on clips, of which one is in memory at a time; those without a pair are not read.
 
     Raises:
         MediaError: no clip can be used.
@@ -140,19 +149,19 @@ def _measure(
 ) -> None:
     shown = at_25_fps(read_frames(clip.path, end_s=_LONGEST_S), max_gap_s=math.inf)
     crops_u8 = np.stack([frame.rgb_u8 for frame in shown])
-    samples = read_audio(clip.path, end_s=len(crops_u8) / CLIP_FPS).samples
+    samples = read_audio(clip.path, end_s=len(crops_u8) / VIDEO_FPS).samples
     if crops_u8.shape[1] != crops_u8.shape[2]:
-        raise MediaError(f"its frames are {crops_u8.shape[2]}x{crops_u8.shape[1]}, no aligned crops")
-    seen, heard = judge.embed_crops(crops_u8), judge.embed_speech(samples)
-    windows = min(len(seen), len(heard))
+        raise MediaError(f"its frames are {crops_u8.shape[2]}x{crops_u8.shape[1]}, not aligned crops")
+    visual, audio = judge.embed_crops(crops_u8), judge.embed_speech(samples)
+    windows = min(len(visual), len(audio))
     if windows < LEAST_WINDOWS:
-        raise MediaError(f"too_short: {len(crops_u8)} frames and {len(samples) / 16000:.2f} s of speech")
-    starts, others = draws.places(number, windows)
+        raise MediaError(f"too_short: {len(crops_u8)} frames and {len(samples) / AUDIO_HZ:.2f} s of speech")
+    starts, others = draws.windows(number, windows)
     for speech, kept in ((starts, cosines.right), (others, cosines.wrong)):
-        kept += (1 - judge.distances(seen[starts], heard[speech])).tolist()
+        kept += (1 - judge.distances(visual[starts], audio[speech])).tolist()
     cosines.is_right += draws.is_right[draws.clip == number].tolist()
     if windows >= _LEAST_WINDOWS_FOR_OFFSET:
-        distances = distance_per_offset(judge, seen, heard, max_shift_frames=max_shift_frames)
+        distances = distance_per_offset(judge, visual, audio, max_shift_frames=max_shift_frames)
         cosines.offsets[min(distances, key=lambda offset: (distances[offset], abs(offset)))] += 1
 
 
@@ -176,7 +185,7 @@ def _summed(
         auc=float(np.trapezoid(true_rates, false_rates)),
         best_accuracy=float(balanced[best]),
         best_threshold=float(thresholds[best]),
-        roc=tuple((float(false_rates[place]), float(true_rates[place])) for place in kept),
+        roc=tuple((float(false_rates[index]), float(true_rates[index])) for index in kept),
         offsets=dict(sorted(cosines.offsets.items())),
         excluded=excluded,
     )
@@ -211,43 +220,117 @@ def as_dict(found: SyncNetAccuracy) -> dict[str, object]:
     }
 
 
-def lines(found: SyncNetAccuracy) -> list[str]:
-    """What was found, for people."""
-    rows = [(f"accuracy (cosine > {found.threshold:g})", f"{found.accuracy:.1%}")]
-    rows += [(f"  {name}", f"{accuracy:.0%}") for name, accuracy in PAPER_ACCURACY]
-    rows += [
+def rows(found: SyncNetAccuracy) -> list[tuple[str, str]]:
+    """What was found, as a name and a text for each number."""
+    shown = [(f"accuracy (cosine > {found.threshold:g})", f"{found.accuracy:.1%}")]
+    shown += [(f"  {name}", f"{accuracy:.0%}") for name, accuracy in PAPER_ACCURACY]
+    return [
+        *shown,
         ("balanced accuracy", f"{found.balanced_accuracy:.1%}"),
         (f"  at its best threshold, {found.best_threshold:.3f}", f"{found.best_accuracy:.1%}"),
         ("area under the ROC curve", f"{found.auc:.4f}"),
         ("offset within one frame", f"{found.within_one_frame:.1%} of {sum(found.offsets.values())} clips"),
         ("pairs, clips", f"{found.pairs}, {found.clips} ({len(found.excluded)} excluded)"),
     ]
-    width = max(len(name) for name, _ in rows)
-    return [f"{name:<{width}}  {text}" for name, text in rows]
 
 
 def write_page(found: SyncNetAccuracy, about: Sequence[tuple[str, str]]) -> str:
     """What was found as one HTML page."""
-    told = [line.strip().split("  ", 1) for line in lines(found)]
-    unit = (0.0, 1.0)
-    roc = curve(
-        "ROC curve",
-        found.roc,
-        Panel(300, 300, unit, unit),
-        labels=("wrong pairs taken for right", "right pairs found"),
+    return render(
+        "syncnet.html.j2",
+        title="SyncNet accuracy",
+        facts=about,
+        numbers=[(name.strip(), text) for name, text in rows(found)],
+        plots=[_draw_roc(found), *([_draw_offsets(found)] if found.offsets else [])],
+        excluded=found.excluded,
     )
-    histogram = ""
-    if found.offsets:
-        histogram = bars("offsets", list(found.offsets.items()), labels=("offset in frames", "clips"))
-    drawings = figure(roc, "ROC over all drawn pairs") + figure(
-        histogram, "Best offset of each clip; 0 is right"
+
+
+def _draw_roc(found: SyncNetAccuracy) -> dict[str, str]:
+    figure, (axes,) = panels(340, 320)
+    axes.plot(*zip(*found.roc, strict=True), color=_BLUE)
+    axes.plot((0, 1), (0, 1), "--", color="#888888", linewidth=1)  # chance
+    axes.set(title="ROC over all drawn pairs", xlim=(0, 1), ylim=(0, 1.01))
+    axes.set(xlabel="wrong pairs taken for right", ylabel="right pairs found")
+    return picture_of(figure, "ROC curve")
+
+
+def _draw_offsets(found: SyncNetAccuracy) -> dict[str, str]:
+    figure, (axes,) = panels(460, 320)
+    axes.bar(list(found.offsets), list(found.offsets.values()), color=_BLUE)
+    widest = max(5, *map(abs, found.offsets)) + 1
+    axes.set(title="Best offset of each clip; 0 is right", xlim=(-widest, widest))
+    axes.set(xlabel="offset in frames", ylabel="clips")
+    return picture_of(figure, "Best offsets")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncNetJob:
+    """Which SyncNet to judge, and on what.
+
+    data   as `read_manifest` takes it
+    split  "auto" takes the validation clips of a manifest that has some, else all clips
+    """
+
+    checkpoint: Path
+    data: Path
+    split: Split = "auto"
+    output: Path = Path("evaluation")
+    device: DeviceName = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class SyncNetResult:
+    """What was found, and the files that were written."""
+
+    found: SyncNetAccuracy
+    page: Path
+    numbers: Path
+
+    def as_dict(self) -> dict[str, object]:
+        """The result in values that JSON can hold."""
+        return as_dict(self.found) | {"page": str(self.page), "numbers": str(self.numbers)}
+
+
+def run_syncnet(job: SyncNetJob, recipe: EvaluateRecipe, report: Report) -> SyncNetResult:
+    """Measure how well a SyncNet tells right from wrong speech in processed clips.
+
+    Raises:
+        WeightsError: the checkpoint is missing, damaged or not a SyncNet that sees pixels.
+        MediaError: there are no clips, or the output cannot be written.
+    """
+    device = choose_device(job.device)
+    network = load_syncnet(job.checkpoint, device=device)
+    if isinstance(network, SyncNet) and network.config.space != "pixel":
+        raise WeightsError(
+            f"'{job.checkpoint}': this SyncNet sees latents of an autoencoder",
+            hint="give one that sees pixels, such as stable_syncnet.pt",
+        )
+    clips, split = _clips_of_split(read_manifest(job.data), job.split)
+    make_folder(job.output)
+    about = (
+        ("syncnet", str(job.checkpoint)),
+        ("data", f"{job.data}, {split}: {len(clips)} clips"),
+        ("pairs", f"{recipe.syncnet.pairs}, half of them right, seed {recipe.seed}"),
+        ("device", device.type),
     )
-    sections = [
-        facts(about),
-        "<h2>Accuracy</h2>",
-        facts([(name.strip(), text.strip()) for name, text in told]),
-        f'<div class="plots">{drawings}</div>',
-    ]
-    if found.excluded:
-        sections += ["<h2>Excluded</h2>", facts(found.excluded)]
-    return page("SyncNet accuracy", sections)
+    report(Plan(tuple(f"{name:8} {text}" for name, text in about)))
+    found = judge_clips(own_judge(network, device), clips, recipe.syncnet, report, seed=recipe.seed)
+    for name, reason in found.excluded:
+        report(Note(f"'{name}': {reason}", "warning"))
+    result = SyncNetResult(found, job.output / PAGE, job.output / NUMBERS)
+    with explained(job.output):
+        write_text(result.numbers, json.dumps(as_dict(found), indent=1) + "\n")
+        write_text(result.page, write_page(found, about))
+    return result
+
+
+def _clips_of_split(clips: list[ManifestClip], split: Split) -> tuple[list[ManifestClip], Split]:
+    has_manifest = any(clip.sha256 is not None for clip in clips)
+    if split == "auto":
+        is_split = has_manifest and any(clip.split == "validation" for clip in clips)
+        split = "validation" if is_split else "all"
+    chosen = [clip for clip in clips if split in ("all", clip.split)]
+    if not chosen:
+        raise MediaError(f"there is no clip for {split}", hint="choose another --split")
+    return chosen, split

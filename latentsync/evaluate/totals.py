@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from latentsync.evaluate.cache import Cache
-from latentsync.evaluate.score import REAL, ClipScores
-from latentsync.metrics.metric import ClipMetric, FeatureStatistics, Missing, SetMetric, Unavailable, Value
-from latentsync.metrics.statistics import bootstrap_interval
+from latentsync.evaluate.score import REAL, Cache, ClipScores
+from latentsync.metrics.metric import ClipMetric, Missing, SetMetric, Unavailable, Value
+from latentsync.metrics.statistics import FeatureStatistics, bootstrap_interval
 from latentsync.recipe.evaluate import Intervals
 
 LEVEL = 0.95
@@ -26,9 +25,9 @@ _CENTRAL = 100 * (1 - LEVEL) / 2
 class Cell:
     """One number of the table.
 
-    low, high  the interval; None where there is none
-    clips      how many clips the number is made of
-    missing    why there is no number
+    low, high  the interval; None if there is none
+    clips      the number of clips behind it
+    missing    why there is no value
     """
 
     value: float | None = None
@@ -52,7 +51,7 @@ class MethodRow:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A number that was asked for. `metric` is the one that gives it: for each clip, or for a set of them."""
+    """A number that was asked for, and the metric that gives it: for each clip, or for a set of them."""
 
     name: str
     unit: str
@@ -83,7 +82,7 @@ def total(
     *,
     seed: int,
 ) -> Totals:
-    """Sum up scores by setting and method; their order does not matter.
+    """Sum up scores by setting and method, whatever their order.
 
     Features are read from `cache` clip by clip, so memory depends on their width only.
     """
@@ -135,12 +134,12 @@ def _mean_cell(numbers: Sequence[float], name: str) -> Cell:
 def _set_cell(
     metric: SetMetric, used: Sequence[ClipScores], cache: Cache, intervals: Intervals, *, seed: int
 ) -> Cell:
-    """The distance between the sets, and its interval where the features are narrow enough."""
+    """The distance between the sets, and its interval if the features are narrow enough."""
     clips = [clip for clip in used if metric.name in clip.features]
     sides = _Sides()
     resamples = _Resamples.drawn(len(clips), intervals, _seed(seed, metric.name))
     counted = 0
-    for place, (made, real) in enumerate(_feature_pairs(metric, clips, cache)):
+    for index, (made, real) in enumerate(_feature_pairs(metric, clips, cache)):
         if not len(made) or not len(real):
             continue
         counted += 1
@@ -148,7 +147,7 @@ def _set_cell(
         own.add(made, real)
         sides.merge(own, times=1)
         if made.shape[1] <= intervals.widest:
-            resamples.take(own, place)
+            resamples.take(own, index)
     if sides.made is None or sides.real is None:
         return Cell(missing="too_short: no clip has features" if clips else NO_CLIP)
     answer = metric.compare(sides.made, sides.real)
@@ -161,10 +160,10 @@ def _set_cell(
 def _feature_pairs(
     metric: SetMetric, clips: Sequence[ClipScores], cache: Cache
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Features of both sides of each clip, in order; none where the cache was emptied meanwhile."""
-    nothing = np.zeros((0, 0), np.float32)
+    """Features of both sides of each clip, in order; none if the cache was emptied meanwhile."""
+    nothing = np.zeros((0, metric.width), np.float32)
     for clip in clips:
-        made, real = (cache.read_features(key) for key in clip.features[metric.name])
+        made, real = (cache.read_features(key, width=metric.width) for key in clip.features[metric.name])
         yield (nothing if made is None else made), (nothing if real is None else real)
 
 
@@ -181,7 +180,7 @@ class _Sides:
         self.real.add(real)
 
     def merge(self, other: _Sides, *, times: int) -> None:
-        """Take in the statistics of a clip that was drawn so many times."""
+        """Take in the statistics of a clip that was drawn `times` times."""
         for side in ("made", "real"):
             theirs: FeatureStatistics = getattr(other, side)
             if getattr(self, side) is None:
@@ -207,8 +206,8 @@ class _Resamples:
         counts = random.multinomial(clips, np.full(max(1, clips), 1 / max(1, clips)), size=sets)
         return cls(counts, [_Sides() for _ in range(sets)])
 
-    def take(self, own: _Sides, place: int) -> None:
-        for sums, count in zip(self.sums, self.counts[:, place], strict=True):
+    def take(self, own: _Sides, index: int) -> None:
+        for sums, count in zip(self.sums, self.counts[:, index], strict=True):
             if count:
                 sums.merge(own, times=int(count))
 

@@ -128,8 +128,8 @@ class Metric(ABC):
     @classmethod
     def lacking(cls, setup: MetricSetup) -> str:
         """What to do before it can be measured here; "" for nothing."""
-        from latentsync.weights.hub import is_present
         from latentsync.weights.catalog import find_entry
+        from latentsync.weights.hub import is_present
 
         is_ready = not cls.weights or is_present(find_entry(cls.weights))
         return "" if is_ready else f"run 'latentsync models pull {cls.weights}'"

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from latentsync.evaluate import run as core
-from latentsync.evaluate.run import EvaluateJob, Method, SyncNetJob
+from latentsync.evaluate import syncnet
+from latentsync.evaluate.run import EvaluateJob, Method
+from latentsync.evaluate.syncnet import SyncNetJob
 from latentsync_cli import app as cli
 
 
@@ -26,7 +28,7 @@ def job_of(monkeypatch: pytest.MonkeyPatch, *flags: str) -> EvaluateJob | SyncNe
         raise Asked
 
     monkeypatch.setattr(core, "run", run)
-    monkeypatch.setattr(core, "run_syncnet", run)
+    monkeypatch.setattr(syncnet, "run_syncnet", run)
     monkeypatch.setattr(sys, "argv", ["latentsync", "evaluate", *flags])
     with pytest.raises(SystemExit):
         cli.main()

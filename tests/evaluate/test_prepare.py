@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latentsync.evaluate.prepare import Faces, Unfit, hear, prepare, refuse_silent
+from latentsync.evaluate.prepare import Faces, Unfit, prepare, read_speech, refuse_silent
 from latentsync.recipe.evaluate import Preparing
 
 from .conftest import WriteClip
@@ -72,11 +72,11 @@ def test_what_is_no_video_says_so(
 def test_silence_is_refused(write_clip: WriteClip) -> None:
     path = write_clip("quiet.mp4", sound=0.0)
     with pytest.raises(Unfit) as found:
-        refuse_silent(hear(path, video=None, frames=30), silent_db=-60, whose="quiet.mp4")
+        refuse_silent(read_speech(path, video=None, frames=30), silent_db=-60, whose="quiet.mp4")
     assert found.value.reason == "silent"
 
 
 def test_sound_is_cut_to_the_frames(write_clip: WriteClip) -> None:
-    heard = hear(write_clip("a.mp4"), video=None, frames=10)
-    assert heard is not None
-    assert len(heard) == 6400
+    speech = read_speech(write_clip("a.mp4"), video=None, frames=10)
+    assert speech is not None
+    assert len(speech) == 6400

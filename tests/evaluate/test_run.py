@@ -15,7 +15,8 @@ import torch
 
 from latentsync.errors import FaceError, MediaError, UsageError
 from latentsync.evaluate import run as evaluate
-from latentsync.evaluate.run import EvaluateJob, Method, SyncNetJob, run, run_syncnet
+from latentsync.evaluate.run import EvaluateJob, Method, run
+from latentsync.evaluate.syncnet import SyncNetJob, run_syncnet
 from latentsync.events import Event, Note, Plan, ignore
 from latentsync.media.read import read_frames
 from latentsync.media.write import Encoding, VideoWriter
@@ -107,7 +108,7 @@ def test_a_run_writes_page_table_and_numbers_and_goes_on_past_bad_clips(
 ) -> None:
     length, events = Length(), list[Event]()
     result = run(job, recipe, events.append, metrics=([length], [], []))
-    rows = {row.method: row for row in result.findings.rows("cross")}
+    rows = {row.method: row for row in result.report.rows("cross")}
     assert (rows["real"].used, rows["real"].clips, rows["real"].excluded) == (1, 2, {"missing": 1})
     assert rows["Ours"].cells["length"].value == 25
     table = list(csv.DictReader(result.table.read_text(encoding="utf-8").splitlines()))
@@ -144,7 +145,7 @@ def test_generated_videos_are_made_once_and_scored(
         result = run(job, recipe, notes.append, metrics=([Length()], [], []))
     assert [path.name for path in made] == ["good.mp4"]
     assert len(loaded) == 2  # the pair without a video is tried again
-    rows = {row.method: row for row in result.findings.rows("cross")}
+    rows = {row.method: row for row in result.report.rows("cross")}
     assert (rows["compact"].used, rows["compact"].clips) == (1, 2)
     assert any("gone" in event.message for event in notes if isinstance(event, Note))
 
@@ -158,8 +159,8 @@ def test_a_face_that_sync_does_not_find_ends_nothing(
     monkeypatch.setattr(evaluate, "load_model", lambda *arguments, **more: object())
     monkeypatch.setattr(evaluate, "run_sync", sync)
     result = run(replace(job, generate=True), recipe, ignore, metrics=([Length()], [], []))
-    details = [one.detail for one in result.findings.scores if one.method == "compact"]
-    assert "sync could not make it: no face in any of 3 frames" in details
+    details = [one.detail for one in result.report.scores if one.method == "compact"]
+    assert "sync failed: no face in any of 3 frames" in details
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def test_a_face_that_sync_does_not_find_ends_nothing(
     [
         ({"test_set": "hdtf"}, "either --set or --pairs"),
         ({"methods": (Method("real", Path()),)}, "this name is taken"),
-        ({"methods": (Method("a", Path()), Method("a", Path()))}, "this name is there twice"),
+        ({"methods": (Method("a", Path()), Method("a", Path()))}, "this name is given twice"),
     ],
 )
 def test_flags_that_do_not_fit(
@@ -195,8 +196,8 @@ def test_a_set_of_which_clips_are_missing_says_so_in_the_report(
         test_set="hdtf", data=tmp_path / "data", output=tmp_path / "out", cache=tmp_path / "cache"
     )
     result = run(replace(job, device="cpu"), recipe, ignore, metrics=([Length()], [], []))
-    assert result.findings.title == "Lip sync on HDTF, 2 of 30 clips"
-    assert dict(result.findings.facts)["clips"].startswith("2 of 30 clips are there")
+    assert result.report.title == "Lip sync on HDTF, 2 of 30 clips"
+    assert dict(result.report.facts)["clips"].startswith("2 of 30 clips")
 
 
 def test_a_set_whose_data_is_absent_says_how_to_get_it(tmp_path: Path, recipe: EvaluateRecipe) -> None:
@@ -212,7 +213,7 @@ def test_a_metric_with_a_bug_leaves_its_clip_failed(job: EvaluateJob, recipe: Ev
 
     threads = torch.get_num_threads()
     result = run(job, recipe, ignore, metrics=([Broken()], [], []))
-    assert {one.reason for one in result.findings.scores if one.clip == "good"} == {"failed"}
+    assert {one.reason for one in result.report.scores if one.clip == "good"} == {"failed"}
     assert torch.get_num_threads() == threads
 
 
@@ -231,7 +232,7 @@ def test_workers_change_neither_the_numbers_nor_their_order(
         )
         for workers in (1, 2)
     )
-    assert one.findings == two.findings
+    assert one.report == two.report
     assert one.table.read_bytes() == two.table.read_bytes()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,17 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from latentsync.evaluate.cache import Cache
-from latentsync.evaluate.findings import Findings, as_dict
-from latentsync.evaluate.page import write_page
 from latentsync.evaluate.pairs import Pair
 from latentsync.evaluate.prepare import Faces
-from latentsync.evaluate.score import REAL, Assignment, ClipScores, Made, Scorer
-from latentsync.evaluate.table import certainty, table_lines, write_csv
-from latentsync.evaluate.totals import NO_CLIP, Cell, MethodRow, Totals, total
+from latentsync.evaluate.score import REAL, Assignment, Cache, ClipScores, Made, Scorer
+from latentsync.evaluate.totals import Totals, total
 from latentsync.metrics.metric import (
     ClipMetric,
-    FeatureStatistics,
     Missing,
     Need,
     ScoredClip,
@@ -29,8 +24,8 @@ from latentsync.metrics.metric import (
     Unavailable,
     Value,
 )
-from latentsync.metrics.statistics import frechet_distance
-from latentsync.recipe.evaluate import Intervals, PaperRow, Preparing
+from latentsync.metrics.statistics import FeatureStatistics, frechet_distance
+from latentsync.recipe.evaluate import Intervals, Preparing
 
 from .conftest import WriteClip, clip_writer
 
@@ -74,6 +69,7 @@ class Colours:
     version: str = "1"
     values: tuple[Value, ...] = (Value("fid", "", "lower"),)
     needs: tuple[Need, ...] = ("real",)
+    width: int = 3
 
     def features(self, clip: ScoredClip, side: Side) -> NDArray[np.float64]:
         return clip.crops_u8(side).mean((1, 2), dtype=np.float64)
@@ -169,14 +165,56 @@ def test_a_number_that_is_undefined_says_why(
     assert ours.missing == {"brightness": "no_silence: the clip has none"}
 
 
-def test_a_damaged_entry_is_measured_again(
-    assignment: Assignment, tmp_path: Path, faces: Faces, preparing: Preparing
+ENTRY = {"reason": "", "detail": "", "used_s": 1.0, "notes": [], "scores": {}, "features": {}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        json.dumps({"scores": {}}),
+        json.dumps(ENTRY | {"reason": "unknown"}),
+        json.dumps(ENTRY | {"scores": {"brightness@1": {}}, "features": None}),
+        json.dumps(ENTRY | {"scores": {"brightness@1": {"values": {}, "missing": ""}}}),
+        json.dumps(ENTRY | {"scores": {"brightness@1": {"values": {"brightness": "a"}, "missing": ""}}}),
+        json.dumps(ENTRY | {"features": {"fid@1": ["only one"]}}),
+        json.dumps(ENTRY | {"notes": 1, "later": True}),
+    ],
+)
+def test_an_entry_of_another_shape_is_measured_again(
+    assignment: Assignment, tmp_path: Path, faces: Faces, preparing: Preparing, content: str
 ) -> None:
-    brightness, cache = Brightness(), tmp_path / "cache"
-    first = scorer_of(cache, faces, preparing, brightness).score(assignment)
-    for path in cache.rglob("*.json"):
-        path.write_text("{", encoding="utf-8")
-    assert scorer_of(cache, faces, preparing, brightness).score(assignment) == first
+    def score() -> list[ClipScores]:
+        return scorer_of(tmp_path / "cache", faces, preparing, Brightness(), set_metrics=[Colours()]).score(
+            assignment
+        )
+
+    first = score()
+    for path in tmp_path.joinpath("cache").rglob("*.json"):
+        path.write_text(content, encoding="utf-8")
+    assert score() == first
+
+
+@pytest.mark.parametrize("damaged", [b"", np.zeros((2, 4), np.float32), np.array(["a"]), np.zeros(3)])
+def test_features_of_another_shape_are_measured_again(
+    assignment: Assignment,
+    tmp_path: Path,
+    faces: Faces,
+    preparing: Preparing,
+    damaged: bytes | NDArray[np.generic],
+) -> None:
+    scorer = scorer_of(tmp_path / "cache", faces, preparing, set_metrics=[Colours()])
+    scorer.score(assignment)
+    paths = list(tmp_path.joinpath("cache").rglob("*.npy"))
+    before = [path.read_bytes() for path in paths]
+    for path in paths:
+        if isinstance(damaged, bytes):
+            path.write_bytes(damaged)
+        else:
+            np.save(path, damaged)
+    scorer.score(assignment)
+    assert len(paths) == 2 and [path.read_bytes() for path in paths] == before
 
 
 METRICS = ([Brightness(), Difference()], [Colours()], [Unavailable("fvd", "not available: run it")])
@@ -231,82 +269,9 @@ def test_a_distance_between_sets_is_that_of_all_features_at_once(
     sides = [FeatureStatistics.empty(3) for _ in range(2)]
     for one in (one for one in scores if one.method == "Ours"):
         for side, key in zip(sides, one.features["fid"], strict=True):
-            features = cache.read_features(key)
+            features = cache.read_features(key, width=3)
             assert features is not None
             side.add(features)
     cell = totals_of(scores, cache).rows[1].cells["fid"]
     assert cell.value == pytest.approx(frechet_distance(*sides), rel=1e-9)
     assert cell.low is not None and cell.high is not None and cell.low <= cell.high
-
-
-@pytest.fixture
-def findings(measured: tuple[list[ClipScores], Cache]) -> Findings:
-    return Findings(
-        title="Lip sync on <tiny>",
-        facts=(("data", "a & b"),),
-        totals=totals_of(*measured),
-        scores=tuple(measured[0]),
-        paper=(PaperRow(method="Wav2Lip", values={"ssim": 0.7, "fid": 12.5, "fvd": 300, "lpips": 1}),),
-        paper_settings={"ssim": ("reconstruction",), "fid": ("cross",)},
-        paper_source="a paper",
-    )
-
-
-def test_the_table_shows_the_paper_only_where_it_measured(findings: Findings) -> None:
-    lines = table_lines(findings)
-    assert lines[0].split() == ["reconstruction", REAL, "Ours", "Theirs", "Wav2Lip*"]
-    by_name = {line.split()[0]: line for line in lines if line}
-    assert by_name["ssim"].endswith("0.7")
-    assert not by_name["fid"].endswith("12.5")
-    assert by_name["Theirs:"] == "Theirs: 1 of 3 clips excluded: missing 1"
-    # A number that cannot be measured here is shown as the paper's only; one that nobody asked for is not.
-    assert by_name["fvd"].split() == ["fvd", "–", "–", "–", "300"]
-    assert "lpips" not in by_name
-    assert "fvd: not available: run it" in lines
-
-
-def test_the_csv_has_a_reason_for_every_missing_score(findings: Findings, tmp_path: Path) -> None:
-    write_csv(findings, tmp_path / "scores.csv")
-    rows = list(csv.DictReader((tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines()))
-    assert len(rows) == 3 * 3 * 2
-    assert all(bool(row["value"]) != bool(row["reason"]) for row in rows)
-    assert {row["reason"] for row in rows if row["method"] == "Theirs"} == {"", "missing: no file"}
-
-
-def test_other_clips_are_said_to_be_others(findings: Findings) -> None:
-    said = "methods were scored on different clips: their means do not compare"
-    assert said in table_lines(findings)
-    same = replace(findings, scores=tuple(one for one in findings.scores if one.method != "Theirs"))
-    assert said not in table_lines(same)
-
-
-def test_a_reason_is_that_of_clips_that_were_scored(findings: Findings) -> None:
-    cells = [Cell(missing="no_reference: none"), Cell(missing=NO_CLIP)]
-    rows = tuple(MethodRow("cross", str(place), 1, 1, {"ssim": cell}) for place, cell in enumerate(cells))
-    found = replace(findings, totals=replace(findings.totals, rows=rows), paper=())
-    assert "ssim" in found.absent("cross")["no_reference: none"]
-
-
-def test_sizes_are_counted_together(findings: Findings) -> None:
-    notes = [f"{side}x{side} px, the input 96x96: cut around its own face" for side in (64, 80)]
-    scores = tuple(ClipScores(clip=note, setting="cross", method="Ours", notes=(note,)) for note in notes)
-    told = replace(findings, scores=scores).notes()
-    assert told == {"Ours: another size than the input: cut around its own face": 2}
-
-
-def test_the_numbers_say_what_was_done(findings: Findings) -> None:
-    told = as_dict(findings)
-    assert told["not_available"] == {"fvd": "not available: run it"}
-    assert told["matched"] == {"Ours: compared in part": 3}
-
-
-def test_the_page_escapes_names_and_holds_everything_itself(
-    findings: Findings, measured: tuple[list[ClipScores], Cache]
-) -> None:
-    page = write_page(findings, measured[1])
-    assert "&lt;tiny&gt;" in page and "<tiny>" not in page
-    for cell in findings.totals.rows[1].cells.values():
-        assert certainty(cell) in page
-    assert page.count("data:image/jpeg;base64,") == 5
-    for loading in ("<script", "<link", "http://", "https://", "url(", "@import"):
-        assert loading not in page

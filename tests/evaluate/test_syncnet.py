@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from latentsync.errors import MediaError
-from latentsync.evaluate.syncnet import Draws, as_dict, judge_clips, lines, write_page
+from latentsync.evaluate.syncnet import Draws, as_dict, judge_clips, rows, write_page
 from latentsync.events import ignore
 from latentsync.manifest import ManifestClip
 from latentsync.recipe.evaluate import JudgingSyncNet
@@ -24,7 +24,7 @@ from .conftest import WriteClip
 
 @dataclass
 class Oracle:
-    """Sees the number of a frame in its brightness and hears it in time; `late` frames behind, or guesses."""
+    """Embeds the number of a frame, and of speech `late` frames behind; or guesses."""
 
     late: int = 0
     is_guessing: bool = False
@@ -37,8 +37,8 @@ class Oracle:
         frames = len(samples) // 640
         return self._vectors(range(-self.late, frames - self.late), seed=2)
 
-    def distances(self, seen: Tensor, heard: Tensor) -> Tensor:
-        return 1 - (seen * heard).sum(1)
+    def distances(self, visual: Tensor, audio: Tensor) -> Tensor:
+        return 1 - (visual * audio).sum(1)
 
     def _vectors(self, frames: range, *, seed: int) -> Tensor:
         if self.is_guessing:
@@ -101,7 +101,7 @@ def test_other_frame_rates_are_matched_by_time(write_clip: WriteClip) -> None:
 
 def test_what_a_clip_is_asked_does_not_depend_on_others() -> None:
     draws = Draws.of(5, 1000, seed=42)
-    starts, others = draws.places(3, 20)
+    starts, others = draws.windows(3, 20)
     assert (starts != others).all()
     assert min(starts.min(), others.min()) >= 0 and max(starts.max(), others.max()) < 20
     assert len(starts) == (draws.clip == 3).sum()
@@ -124,7 +124,6 @@ def test_clips_that_cannot_be_used_are_listed(write_clip: WriteClip, tmp_path: P
 
 def test_it_is_shown_beside_the_papers(write_clip: WriteClip) -> None:
     found = judge_clips(Oracle(), [clip_of(write_clip("a.mp4"))], SETTINGS, ignore, seed=42)
-    text = "\n".join(lines(found))
-    assert "94%" in text and "91%" in text
+    assert {"94%", "91%"} <= {text for _, text in rows(found)}
     assert as_dict(found)["accuracy"] == 1
-    assert write_page(found, [("data", "a")]).count("<svg") == 2
+    assert write_page(found, [("data", "a")]).count("data:image/svg+xml;base64,") == 2
