@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import hashlib
+import io
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,24 +11,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentsync.errors import MediaError, UsageError
+from latentsync.files import open_regular
 from latentsync.media.folder import find_videos
 from latentsync.recipe.evaluate import SetRecipe, Setting
 from latentsync.recipe.loading import load_recipe, shipped_names
+from latentsync.runtime import integer_from
 
-COLUMNS = ("name", "video", "speech", "speaker_video", "generated")
-_NEEDED = COLUMNS[:3]
+COLUMNS = ("video", "speech", "name", "speaker_video", "generated")
+EXACT, PREFIX = 0, 1  # how well the name of a file fits
+_NEEDED = COLUMNS[:2]
+_MOST_BYTES = 16 << 20  # of a list: hundreds of thousands of pairs
+_SHOWN = 80  # characters of a name in a message
+_LONGEST_NAME = 200  # characters: with a suffix it must fit into the name of a file
 _FORBIDDEN = re.compile(r'[/\\:*?"<>|\x00-\x1f]+')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """One video and what is to be said in it.
+    """One video and the speech that its mouth is to follow.
 
     name       how the files of methods are called; unique within its setting
     video      whose mouth is changed, and the reference for everything but the speech
-    sound      what is said in `video` itself
-    speech     what is said in the generated video; equals `sound` in reconstruction
-    speaker    the video in which `speech` was spoken; None where only the sound is known
+    sound      the file with the speech of `video` itself
+    speech     the file with the speech of the generated video; equals `sound` in reconstruction
+    speaker    the video in which `speech` was spoken; None if only its audio is known
     generated  a finished video that the list names
     length_s   only the first seconds are used; None: all
     """
@@ -44,11 +50,11 @@ class Pair:
 
 
 def load_set(name: str) -> SetRecipe:
-    """Read the shipped set of that name, or the file at that path.
+    """Read the bundled set of that name, or the file at that path.
 
     Raises:
         UsageError: there is neither.
-        RecipeError: it is no set.
+        RecipeError: it is not a set.
     """
     sets = [recipe.removeprefix("sets/") for recipe in shipped_names() if recipe.startswith("sets/")]
     if name not in sets and not Path(name).is_file():
@@ -59,14 +65,14 @@ def load_set(name: str) -> SetRecipe:
 def pairs_of_set(recipe: SetRecipe, data: Path) -> list[Pair]:
     """Choose the clips of a set and pair them, in the order of their names.
 
-    A clip's rank is the hash of seed and name, so a video that is missing moves no other one. In the cross
-    setting a clip gets the speech of the next one by rank, the last one that of the first.
+    A clip's rank is the hash of seed and name, so a missing video does not change which others are taken.
+    In the cross setting a clip gets the speech of the next one by rank, the last one that of the first.
 
     Raises:
-        MediaError: the data is not there or too little of it.
+        MediaError: there is no data.
     """
     if not data.is_dir():
-        raise MediaError(f"'{data}': the videos of {recipe.title} are not there", hint=_how_to_get(recipe))
+        raise MediaError(f"'{data}': the videos of {recipe.title} are missing", hint=_how_to_get(recipe))
     found = find_videos(data).videos
     matching = {path.relative_to(data).as_posix() for path in data.glob(recipe.files)}
     names = _choose(recipe, [name for name in found if name in matching])
@@ -74,7 +80,7 @@ def pairs_of_set(recipe: SetRecipe, data: Path) -> list[Pair]:
         raise MediaError(f"'{data}': holds no video that matches '{recipe.files}'", hint=_how_to_get(recipe))
     flat = {name: _flat(name) for name in names}
     pairs = []
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         sound = _sound_of(recipe, data, name)
         if "reconstruction" in recipe.settings:
             pairs.append(
@@ -88,7 +94,7 @@ def pairs_of_set(recipe: SetRecipe, data: Path) -> list[Pair]:
                     length_s=recipe.length_s,
                 )
             )
-        other = names[(place + 1) % len(names)]
+        other = names[(index + 1) % len(names)]
         if "cross" in recipe.settings and other != name:
             pairs.append(
                 Pair(
@@ -105,9 +111,10 @@ def pairs_of_set(recipe: SetRecipe, data: Path) -> list[Pair]:
 
 
 def read_pairs(file: Path, *, data: Path | None = None) -> list[Pair]:
-    """Read a CSV with the columns name, video, speech and, if wanted, speaker_video and generated.
+    """Read a CSV with the columns video, speech and, if wanted, name, speaker_video and generated.
 
     A pair whose speech is its own video, or whose speaker is, is reconstruction; every other one is cross.
+    Without a name, a pair is called after its video.
 
     Args:
         file: the list, UTF-8.
@@ -115,20 +122,19 @@ def read_pairs(file: Path, *, data: Path | None = None) -> list[Pair]:
 
     Raises:
         MediaError: it cannot be read.
-        UsageError: a column or a value is missing, unknown or double.
+        UsageError: a column or a value is missing, unknown or given twice.
     """
     folder = data or file.parent
-    pairs = [_pair_of_row(row, number, file, folder) for number, row in enumerate(_rows(file), start=2)]
+    pairs = [_pair_of_row(row, line, file, folder) for line, row in _rows(file)]
     if not pairs:
         raise UsageError(
-            f"'{file}': lists no pair", hint=f"below the line {','.join(_NEEDED)}, add one a line"
+            f"'{file}': lists no pair", hint=f"below the line {','.join(COLUMNS)}, add a line for each pair"
         )
-    doubles = [
-        name for name, count in Counter((pair.setting, pair.name) for pair in pairs).items() if count > 1
-    ]
-    if doubles:
+    counts = Counter((pair.setting, pair.name) for pair in pairs)
+    twice = [name for (_, name), count in counts.items() if count > 1]
+    if twice:
         raise UsageError(
-            f"'{file}': the name '{doubles[0][1]}' is there twice", hint="give every pair its own"
+            f"'{file}': the name '{twice[0]}' is given twice", hint="give each pair its own in column 'name'"
         )
     return _in_order(pairs)
 
@@ -144,31 +150,31 @@ class Found:
 def match_files(pairs: Sequence[Pair], folder: Path) -> dict[tuple[Setting, str], Found]:
     """Find the finished video of every pair in a method's folder, by (setting, name).
 
-    Looked for in `folder/SETTING`, else in `folder`: NAME.mp4 or another suffix of a video, else the only
+    Looked up in `folder/SETTING`, else in `folder`: NAME.mp4 or another suffix of a video, else the only
     file whose name begins with NAME and then one of `_ - + . #`. A file belongs to the longest name that
-    fits. The file may also be called after the video and the speech: VIDEO_SPEECH.mp4.
+    fits. It may also be named after the video and the speech: VIDEO_SPEECH.mp4.
 
     Raises:
         MediaError: the folder cannot be read.
     """
     if not folder.is_dir():
-        raise MediaError(f"'{folder}': there is no such folder", hint="name the folder of finished videos")
+        raise MediaError(f"'{folder}': no such folder", hint="name the folder of finished videos")
     matched: dict[tuple[Setting, str], Found] = {}
     for setting in sorted({pair.setting for pair in pairs}):
         own = folder / setting
-        there = own if own.is_dir() else folder
-        files = [path for path in find_videos(there).videos.values() if path.parent == there]
+        used = own if own.is_dir() else folder
+        files = [path for path in find_videos(used).videos.values() if path.parent == used]
         rivals = [pair for pair in pairs if pair.setting == setting or not own.is_dir()]
         claims = _claims(rivals, files)
         for pair in (pair for pair in pairs if pair.setting == setting):
-            matched[setting, pair.name] = _answer(claims[setting, pair.name], there)
+            matched[setting, pair.name] = _answer(claims[setting, pair.name], used)
     return matched
 
 
 def _claims(
     pairs: Sequence[Pair], files: Iterable[Path]
 ) -> dict[tuple[Setting, str], list[tuple[int, Path]]]:
-    """For each pair the files that belong to it; 0 before those called NAME itself, 1 before others."""
+    """For each pair the files that belong to it, with EXACT for a name that is its own, else PREFIX."""
     claims: dict[tuple[Setting, str], list[tuple[int, Path]]] = defaultdict(list)
     names: dict[str, tuple[Setting, str]] = {}
     for pair in pairs:
@@ -177,12 +183,12 @@ def _claims(
     for path in sorted(files):
         stem = path.stem
         if stem in names:
-            claims[names[stem]].append((0, path))
+            claims[names[stem]].append((EXACT, path))
             continue
         cuts = (match.start() for match in re.finditer(r"[-_+.#]", stem))
         fitting = [stem[:cut] for cut in cuts if stem[:cut] in names]
         if fitting:
-            claims[names[max(fitting, key=len)]].append((1, path))
+            claims[names[max(fitting, key=len)]].append((PREFIX, path))
     return claims
 
 
@@ -198,9 +204,7 @@ def _answer(claims: list[tuple[int, Path]], folder: Path) -> Found:
 
 def _choose(recipe: SetRecipe, names: Iterable[str]) -> list[str]:
     """The chosen names, by rank."""
-    ranked = sorted(
-        names, key=lambda name: hashlib.sha256(f"{recipe.seed}/{name}".encode(errors="replace")).digest()
-    )
+    ranked = sorted(names, key=lambda name: integer_from(f"{recipe.seed}/{name}"))
     taken: Counter[str] = Counter()
     chosen: list[str] = []
     for name in ranked:
@@ -222,7 +226,7 @@ def _flat(name: str) -> str:
 
 
 def _sound_of(recipe: SetRecipe, data: Path, name: str) -> Path:
-    """Where the sound of a video lies: in the file that `recipe.sound` leads to, or in itself."""
+    """The file with the audio of a video: the one that `recipe.sound` leads to, else the video itself."""
     path = name
     for part, other in recipe.sound.items():
         path = path.replace(part, other)
@@ -230,52 +234,62 @@ def _sound_of(recipe: SetRecipe, data: Path, name: str) -> Path:
 
 
 def _how_to_get(recipe: SetRecipe) -> str:
-    told = [recipe.source, f"licence: {recipe.licence}" * bool(recipe.licence)]
-    told += [f"layout: {recipe.layout}" * bool(recipe.layout), "or name another folder with --data"]
-    return "; ".join(part for part in told if part)
+    parts = [
+        recipe.source,
+        f"licence: {recipe.licence}" * bool(recipe.licence),
+        f"layout: {recipe.layout}" * bool(recipe.layout),
+        "or name another folder with --data",
+    ]
+    return "; ".join(part for part in parts if part)
 
 
 def _in_order(pairs: Iterable[Pair]) -> list[Pair]:
     return sorted(pairs, key=lambda pair: (pair.setting != "reconstruction", pair.name))
 
 
-def _rows(file: Path) -> list[dict[str, str]]:
+def _rows(file: Path) -> list[tuple[int, dict[str, str]]]:
+    """The rows by column, each with the number of its line."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        with open_regular(file, most_bytes=_MOST_BYTES) as stream:
+            text = stream.read(_MOST_BYTES).decode("utf-8-sig")
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        rows = [(reader.line_num, row) for row in reader]
     except OSError as error:
         raise MediaError(f"'{file}': cannot be read ({error.strerror})", hint="check the path") from error
     except UnicodeDecodeError as error:
         raise MediaError(f"'{file}': is not text in UTF-8", hint="export it as a CSV in UTF-8") from error
-    reader = csv.DictReader(text.splitlines())
+    except csv.Error as error:
+        raise UsageError(f"'{file}': is not a CSV ({error})", hint="check its quotes") from error
     columns = [column.strip() for column in reader.fieldnames or ()]
     missing = [column for column in _NEEDED if column not in columns]
     unknown = [column for column in columns if column not in COLUMNS]
     if missing or unknown:
-        fault = f"no column '{missing[0]}'" if missing else f"unknown column '{unknown[0]}'"
+        fault = f"no column '{missing[0]}'" if missing else f"unknown column '{unknown[0][:_SHOWN]}'"
         raise UsageError(f"'{file}': {fault}", hint=f"the first line names columns of {', '.join(COLUMNS)}")
-    return [_stripped(row, number, file) for number, row in enumerate(reader, start=2)]
+    return [(line, _stripped(row, line, file)) for line, row in rows]
 
 
-def _stripped(row: Mapping[str | None, str | list[str] | None], number: int, file: Path) -> dict[str, str]:
+def _stripped(row: Mapping[str | None, str | list[str] | None], line: int, file: Path) -> dict[str, str]:
     if None in row:
         raise UsageError(
-            f"'{file}', line {number}: more values than columns", hint='put a value with a comma in "quotes"'
+            f"'{file}', line {line}: more values than columns", hint='put a value with a comma in "quotes"'
         )
     return {
         key.strip(): (value if isinstance(value, str) else "").strip() for key, value in row.items() if key
     }
 
 
-def _pair_of_row(row: dict[str, str], number: int, file: Path, folder: Path) -> Pair:
+def _pair_of_row(row: dict[str, str], line: int, file: Path, folder: Path) -> Pair:
     for column in _NEEDED:
         if not row.get(column):
             raise UsageError(
-                f"'{file}', line {number}: '{column}' is empty", hint="fill it in, or drop the line"
+                f"'{file}', line {line}: '{column}' is empty", hint="fill it in, or drop the line"
             )
-    name = row["name"]
-    if _FORBIDDEN.search(name) or name.startswith("."):
+    name = row.get("name") or Path(row["video"]).stem
+    if _FORBIDDEN.search(name) or name.startswith(".") or len(name) > _LONGEST_NAME:
         raise UsageError(
-            f"'{file}', line {number}: '{name}' cannot be a file's name", hint="use letters, digits, - and _"
+            f"'{file}', line {line}: '{name[:_SHOWN]}' cannot be a file's name",
+            hint="use letters, digits, - and _",
         )
     video, speech = folder / row["video"], folder / row["speech"]
     speaker = folder / row["speaker_video"] if row.get("speaker_video") else None

@@ -132,15 +132,17 @@ class EvaluationReport:
             if (value := row.cells.get(column.name, Cell()).value) is not None
         }
         real = means.pop(REAL, None)
-        if not column.better or (column.better == "real" and real is None) or self.caveat(setting):
+        if column.better == "higher":
+            faults = {method: -mean for method, mean in means.items()}
+        elif column.better == "lower":
+            faults = means
+        elif column.better == "real" and real is not None:
+            faults = {method: abs(mean - real) for method, mean in means.items()}
+        else:
             return frozenset()
-        wanted = {"higher": float("inf"), "lower": float("-inf"), "real": real}[column.better]
-        faults = {
-            method: -mean if wanted == float("inf") else mean if wanted == float("-inf") else abs(mean - real)
-            for method, mean in means.items()
-        }
         least = [method for method, fault in faults.items() if fault == min(faults.values())]
-        return frozenset(least if len(least) < len(means) else ())
+        is_told = len(least) < len(means) and not self.caveat(setting)
+        return frozenset(least if is_told else ())
 
     def excluded(self) -> list[ClipScores]:
         """The clips without scores."""
@@ -339,7 +341,8 @@ def write_page(report: EvaluationReport, cache: Cache) -> str:
     return render(
         "report.html.j2",
         title=report.title,
-        facts=report.circumstances + report.facts,
+        circumstances=report.circumstances,
+        facts=report.facts,
         settings=[_setting_context(report, setting, cache) for setting in report.settings],
         definitions=report.definitions,
         notes=sorted(report.notes().items()),
@@ -465,7 +468,7 @@ def _draw_sync(
 
 def _scatter(axes: Axes, x: Sequence[float], y: Sequence[float], *, colour: int, is_pixels: bool) -> None:
     colours = _COLOURS[colour % len(_COLOURS)]
-    axes.scatter(x, y, s=16, c=colours, alpha=0.65, linewidths=0, rasterized=is_pixels)
+    axes.scatter(x, y, s=20, c=colours, alpha=0.65, linewidths=0, rasterized=is_pixels)
 
 
 def panels(width_px: int, height_px: int, *, count: int = 1) -> tuple[Figure, Sequence[Axes]]:
@@ -478,6 +481,7 @@ def panels(width_px: int, height_px: int, *, count: int = 1) -> tuple[Figure, Se
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#cccccc", linewidth=0.6)
         axes.set_axisbelow(True)
+        axes.margins(y=0.1)
     return figure, all_axes
 
 

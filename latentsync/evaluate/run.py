@@ -291,6 +291,7 @@ def _facts(
     """How it was measured, for the reader of the report."""
     side = recipe.prepare.resolution
     facts = [
+        ("latentsync", __version__),
         ("reconstruction", "the video's own speech; compared with the video itself"),
         ("cross", "the speech of another video; distances between sets are to the input videos"),
         (

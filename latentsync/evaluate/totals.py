@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from latentsync.evaluate.score import REAL, Cache, ClipScores
 from latentsync.metrics.metric import ClipMetric, Missing, SetMetric, Unavailable, Value
 from latentsync.metrics.statistics import FeatureStatistics, bootstrap_interval
 from latentsync.recipe.evaluate import Intervals
+from latentsync.runtime import integer_from
 
 LEVEL = 0.95
 NO_CLIP = "no clip was scored"
@@ -137,7 +137,7 @@ def _set_cell(
     """The distance between the sets, and its interval if the features are narrow enough."""
     clips = [clip for clip in used if metric.name in clip.features]
     sides = _Sides()
-    resamples = _Resamples.drawn(len(clips), intervals, _seed(seed, metric.name))
+    resamples = _Resamples.drawn(len(clips), intervals, integer_from(f"{seed}/bootstrap/{metric.name}"))
     counted = 0
     for index, (made, real) in enumerate(_feature_pairs(metric, clips, cache)):
         if not len(made) or not len(real):
@@ -224,8 +224,3 @@ class _Resamples:
             return None, None
         low, high = np.percentile(values, [_CENTRAL, 100 - _CENTRAL])
         return float(low), float(high)
-
-
-def _seed(seed: int, name: str) -> int:
-    """A stream for each number, so that one more metric moves no interval."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/bootstrap/{name}".encode()).digest()[:8], "big")

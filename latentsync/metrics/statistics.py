@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentsync.axes import expect_axes
+from latentsync.runtime import integer_from
 
 Vector = NDArray[np.float64]  # (d,)
 Matrix = NDArray[np.float64]  # (d d)
@@ -109,7 +109,7 @@ def bootstrap_interval(values: Iterable[float], *, name: str, level: float = 0.9
 
     Args:
         values: one score per clip, in any order; NaN for none.
-        name: of the random stream, so that one metric more changes no interval of another.
+        name: of the random stream, so that another metric changes no interval of this one.
         level: share of resamples whose mean lies in the interval.
 
     Source: Efron (1979); 10,000 resamples of clips, not of frames, which depend on each other.
@@ -117,8 +117,7 @@ def bootstrap_interval(values: Iterable[float], *, name: str, level: float = 0.9
     known = np.sort([value for value in values if not np.isnan(value)])
     if len(known) == 0:
         return Interval(float("nan"), float("nan"), float("nan"), 0)
-    digest = hashlib.sha256(f"{SEED}/bootstrap/{name}".encode()).digest()
-    generator = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+    generator = np.random.default_rng(integer_from(f"{SEED}/bootstrap/{name}"))
     means = np.concatenate(
         [
             known[generator.integers(len(known), size=(RESAMPLED_AT_ONCE, len(known)))].mean(1)

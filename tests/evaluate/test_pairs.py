@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -88,10 +89,12 @@ def test_a_list_of_pairs(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("name,video\na,a.mp4", "no column 'speech'"),
+        (f"video,speech\na.mp4,{'s' * 140_000}", "is not a CSV (field larger than field limit"),
+        ("video,speech\na.mp4,b.wav\nc/a.mp4,b.wav", "the name 'a' is given twice"),
         ("name,video,speech,colour\na,a.mp4,a.mp4,red", "unknown column 'colour'"),
         ("name,video,speech\na,,a.mp4", "line 2: 'video' is empty"),
         ("name,video,speech\n../a,a.mp4,a.mp4", "'../a' cannot be a file's name"),
-        ("name,video,speech\na,a.mp4,a.mp4\na,b.mp4,b.mp4", "the name 'a' is there twice"),
+        ("name,video,speech\na,a.mp4,a.mp4\na,b.mp4,b.mp4", "the name 'a' is given twice"),
         ("name,video,speech\n", "lists no pair"),
         ("name,video,speech\na,a.mp4,one, two.wav", "line 2: more values than columns"),
     ],
@@ -101,6 +104,22 @@ def test_a_list_with_a_fault(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(UsageError) as failure:
         read_pairs(tmp_path / "pairs.csv")
     assert said in str(failure.value)
+
+
+def test_a_pair_without_a_name_is_called_after_its_video(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("video,speech\nclips/a.mp4,b.wav\n", encoding="utf-8")
+    (pair,) = read_pairs(tmp_path / "pairs.csv")
+    assert (pair.name, pair.setting) == ("a", "cross")
+
+
+def test_a_list_that_would_block_or_not_end_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pairs.csv")
+    with pytest.raises(MediaError, match="not a regular file"):
+        read_pairs(tmp_path / "pairs.csv")
+    with (tmp_path / "large.csv").open("wb") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(MediaError, match="1,073,741,824 bytes"):
+        read_pairs(tmp_path / "large.csv")
 
 
 def pair_called(name: str, video: str = "v.mp4", speech: str = "s.wav") -> Pair:

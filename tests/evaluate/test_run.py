@@ -202,7 +202,7 @@ def test_a_set_of_which_clips_are_missing_says_so_in_the_report(
 
 def test_a_set_whose_data_is_absent_says_how_to_get_it(tmp_path: Path, recipe: EvaluateRecipe) -> None:
     job = EvaluateJob(test_set="hdtf", data=tmp_path / "none", output=tmp_path / "out")
-    with pytest.raises(MediaError, match="HDTF are not there"):
+    with pytest.raises(MediaError, match="HDTF are missing"):
         run(job, recipe, ignore, metrics=([Length()], [], []))
 
 
