@@ -354,5 +354,6 @@ def test_it_works_without_torch(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "  no       latentsync sync VIDEO SPEECH: ImportError: libcudart.so.12" in done.stdout
-    assert "pip install --force-reinstall 'torch" in done.stdout
+    words = " ".join(done.stdout.split())
+    assert re.search(r"\bno latentsync sync VIDEO SPEECH ImportError: libcudart\.so\.12", words), done.stdout
+    assert "pip install --force-reinstall 'torch" in words
