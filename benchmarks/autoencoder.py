@@ -32,7 +32,8 @@ from latentsync.faces.detect import Detector
 from latentsync.faces.landmarks import load_landmarks
 from latentsync.faces.track import FaceChoice, track
 from latentsync.media.read import read_frames
-from latentsync.models.autoencoder import TinyAutoencoderConfig, build_tiny_autoencoder
+from latentsync.models.autoencoder import build_tiny_autoencoder
+from latentsync.recipe.networks import TinyAutoencoderConfig
 from latentsync.train.losses import mouth_region
 from latentsync.weights.checkpoints import load_checkpoint
 

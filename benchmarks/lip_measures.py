@@ -28,8 +28,11 @@ from latentsync.media.read import read_frames
 from latentsync.metrics.lips import Series, correlation, openings
 from latentsync.metrics.sync import BUNDLED_SYNCNET, SyncJudge, choose_judge, distance_per_offset
 from latentsync.preprocess.read_video import at_25_fps
-from latentsync.recipe.evaluate import Preparing
+from latentsync.recipe.evaluate import EvaluateRecipe
+from latentsync.recipe.loading import load_recipe
 from latentsync.types import AffineFrame, FrameImage
+
+PREPARING = load_recipe("evaluate", EvaluateRecipe).prepare
 
 FPS = 25
 REAL_S = 15.0  # how much of a real video is looked at: offsets of a few seconds are unreliable
@@ -93,7 +96,7 @@ def look_at(video: Path, folder: Path) -> Real:
     if kept.exists() and kept.stat().st_mtime > video.stat().st_mtime:
         with np.load(kept) as found:
             return _real(video, dict(found))
-    made = prepare(video, Preparing(), faces(), longest_s=REAL_S)
+    made = prepare(video, PREPARING, faces(), longest_s=REAL_S)
     samples = hear(video, video=made.info, frames=made.frames)
     heard = torch.empty(0, 0) if samples is None else judge().embed_speech(samples)
     found = {
@@ -114,12 +117,12 @@ def look_at(video: Path, folder: Path) -> Real:
 @cache
 def _version() -> str:
     """Changes with everything that a look depends on besides the video."""
-    parts = [points_by(), content_hash(BUNDLED_SYNCNET), Preparing().model_dump_json(), str(REAL_S)]
+    parts = [points_by(), content_hash(BUNDLED_SYNCNET), PREPARING.model_dump_json(), str(REAL_S)]
     return key_of(parts)[:8]
 
 
 def _real(video: Path, found: dict[str, NDArray[np.generic]]) -> Real:
-    side = Preparing().resolution
+    side = PREPARING.resolution
     prepared = Prepared(
         require_video(video),
         np.empty((0, side, side, 3), np.uint8),
@@ -133,7 +136,7 @@ def _real(video: Path, found: dict[str, NDArray[np.generic]]) -> Real:
 
 def follow(made: Path, driven: Real) -> Prepared:
     """The generated video, cut where the face of the driven one is."""
-    return prepare(made, Preparing(), faces(), like=driven.prepared)
+    return prepare(made, PREPARING, faces(), like=driven.prepared)
 
 
 def sync_of_video(path: Path, prepared: Prepared) -> Sync:
@@ -195,7 +198,7 @@ def _seam(real: Prepared, tick: int, shape: tuple[int, int]) -> _Seam | None:
     """Where the border lies in a frame of that height and width; None where no face is."""
     if not real.seen[tick] or np.isnan(real.points[tick]).any():
         return None
-    affine = AffineFrame(real.crop_from_frame[tick], Preparing().resolution)
+    affine = AffineFrame(real.crop_from_frame[tick], PREPARING.resolution)
     side = affine.resolution
     matrix = (square_from_window(side) @ np.vstack([affine.crop_from_frame, [0, 0, 1]]))[:2]
     frame_from_crop = cv2.invertAffineTransform(matrix)

@@ -22,7 +22,10 @@ from numpy.typing import NDArray
 from latentsync.evaluate.prepare import Prepared, hear, prepare
 from latentsync.faces.align import WINDOW_HEIGHT, WINDOW_WIDTH
 from latentsync.preprocess.step import SAMPLES_PER_FRAME
-from latentsync.recipe.evaluate import Preparing
+from latentsync.recipe.evaluate import EvaluateRecipe
+from latentsync.recipe.loading import load_recipe
+
+PREPARING = load_recipe("evaluate", EvaluateRecipe).prepare
 
 TILE_PX = 72  # width of a picture
 ROWS, COLUMNS = (0.46, 0.94), (0.2, 0.8)  # of the crop: the lips, the chin, and room around them
@@ -88,7 +91,7 @@ def named(picture: Picture, name: str) -> Picture:
 
 def sheet(result: Path, speaker: Path | None, arguments: argparse.Namespace) -> Picture:
     """The sheet of one result."""
-    new = prepare(result, Preparing(), faces())
+    new = prepare(result, PREPARING, faces())
     samples = hear(result, video=new.info, frames=new.frames)
     if samples is None:
         raise SystemExit(f"{result}: has no sound")
@@ -97,7 +100,7 @@ def sheet(result: Path, speaker: Path | None, arguments: argparse.Namespace) -> 
     ticks = range(first, min(first + frames, new.frames), arguments.every)
     rows = [named(mouths(new, ticks), f"new: {result.stem}")]
     if speaker is not None:
-        own = prepare(speaker, Preparing(), faces(), longest_s=new.frames / FPS)
+        own = prepare(speaker, PREPARING, faces(), longest_s=new.frames / FPS)
         rows.insert(0, named(mouths(own, ticks), f"speaker: {speaker.stem}"))
     return np.concatenate([*rows, wave(samples, ticks)])
 

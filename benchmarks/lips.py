@@ -51,7 +51,7 @@ from latentsync.events import ignore
 from latentsync.media.probe import probe, require_audio, require_video
 from latentsync.metrics.lips import Series, best_lag, correlation
 from latentsync.recipe.loading import load_recipe
-from latentsync.recipe.schema import SyncRecipe
+from latentsync.recipe.sync import SyncRecipe
 from latentsync.runtime import choose_device, choose_dtype
 from latentsync.sync.run import SyncJob, run
 from latentsync.weights.models import LipModel, find_model, load_model

@@ -21,7 +21,7 @@ from processes import memory_mb  # noqa: E402
 
 from latentsync.events import Event, Progress  # noqa: E402
 from latentsync.recipe.loading import load_recipe  # noqa: E402
-from latentsync.recipe.schema import SyncRecipe  # noqa: E402
+from latentsync.recipe.sync import SyncRecipe  # noqa: E402
 from latentsync.sync.run import SyncJob, run  # noqa: E402
 
 EVERY_FRAMES = 25

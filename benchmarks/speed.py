@@ -85,7 +85,7 @@ def stages(video: Path, speech: Path, folder: Path, model_name: str, frames: int
     from latentsync.media.sound import read_audio
     from latentsync.media.write import Encoding, VideoWriter
     from latentsync.recipe.loading import load_recipe
-    from latentsync.recipe.schema import SyncRecipe
+    from latentsync.recipe.sync import SyncRecipe
     from latentsync.runtime import choose_device, choose_dtype
     from latentsync.sync.effort import choose_sampling
     from latentsync.sync.generate import cut_crops, generate

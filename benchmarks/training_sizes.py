@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from latentsync.events import ignore
-from latentsync.models.syncnet import SyncNetConfig, TowerConfig, build_syncnet
-from latentsync.models.vae import VAEConfig, build_vae
-from latentsync.models.videomae import VideoEncoderConfig, build_video_encoder
+from latentsync.models.syncnet import build_syncnet
+from latentsync.models.vae import build_vae
+from latentsync.models.videomae import build_video_encoder
+from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.networks import SyncNetConfig, TowerConfig, VAEConfig, VideoEncoderConfig
+from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.runtime import DTYPES
 from latentsync.train.loop import Ending, TrainingRun, train
@@ -22,6 +25,8 @@ from latentsync.train.unet.frozen import FrozenNetworks
 from latentsync.train.unet.generators import build_generator
 from latentsync.train.unet.objective import make_unet_step, named_weights
 from latentsync.weights.judges import RELEASED_SYNCNETS
+
+PAPER_SYNCNET = load_recipe("syncnet", SyncNetRecipe).network
 
 # What the authors say each configuration takes, for one sample at once.
 PUBLISHED_GB = {"stage1": 23, "stage2": 30, "stage2-efficient": 20, "stage1-512": 30, "stage2-512": 55}
@@ -50,9 +55,9 @@ class Sizes:
 RELEASED_SIZES = Sizes(VAEConfig(), RELEASED_SYNCNETS["16_pixel_attn"], VideoEncoderConfig())
 TINY_SIZES = Sizes(
     VAEConfig(block_out_channels=(8, 16), num_blocks=1, norm_num_groups=4),
-    SyncNetConfig(
-        visual=TowerConfig(in_channels=48, channels=(8, 8, 8), factors=((1, 2), 4, 4)),
-        audio=TowerConfig(in_channels=1, channels=(8, 8), factors=((5, 4), (16, 13))),
+    PAPER_SYNCNET.replaced(
+        visual=TowerConfig(channels=(8, 8, 8), factors=((1, 2), 4, 4), attention=()),
+        audio=TowerConfig(channels=(8, 8), factors=((5, 4), (16, 13)), attention=()),
         resolution=32,
         norm_groups=4,
     ),

@@ -100,7 +100,7 @@ def sync(
     """Drive the mouth in VIDEO with SPEECH."""
     from latentsync.faces.choice import parse_face_choice
     from latentsync.recipe.loading import load_recipe
-    from latentsync.recipe.schema import SyncRecipe
+    from latentsync.recipe.sync import SyncRecipe
     from latentsync.sync.run import SyncJob, run
 
     job = SyncJob(
@@ -121,7 +121,7 @@ def sync(
         dry_run=dry_run,
     )
     flags: dict[str, float | str | None] = {
-        "sampling.quality": effort or quality,
+        "sampling.effort": effort or quality,
         "sampling.steps": steps,
         "sampling.guidance": guidance,
         "seed": seed,

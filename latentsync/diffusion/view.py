@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from latentsync.axes import expect_axes
+from latentsync.recipe.networks import FOLD
 
 ViewName = Literal["face", "mouth"]
 Encode = Callable[[Tensor], Tensor]  # pictures (n 3 h w) in -1..1 to latents (n c h w)
@@ -19,8 +20,6 @@ Encode = Callable[[Tensor], Tensor]  # pictures (n 3 h w) in -1..1 to latents (n
 # The window around mouth and chin, as shares of the side of the aligned face. Source: landmarks of 31 people;
 # chins reach 0.92 of the side (95 %), mouths 0.28 to 0.72.
 WINDOW_TOP, WINDOW_LEFT, WINDOW_SIDE = 116 / 256, 64 / 256, 128 / 256
-FOLD = 4  # a square of 4x4 pixels of a small picture lies in the channels of one latent
-MASK_CHANNELS = 1
 
 
 class FaceView:
@@ -129,16 +128,6 @@ def paste_masks(
     ramp = np.clip(inside / (feather * side), 0, 1)
     shown = (ramp * ramp * (3 - 2 * ramp)).astype(np.float32)
     return shown, np.where(inside >= 0, 1 - shown, 0).astype(np.float32)
-
-
-def channels_seen(name: ViewName, latent_channels: int) -> int:
-    """How many channels the U-Net takes: noisy latents, mask, what is known, and the reference.
-
-    >>> channels_seen("face", 4)
-    13
-    """
-    known = 2 * 3 * FOLD**2 if name == "mouth" else latent_channels
-    return 2 * latent_channels + MASK_CHANNELS + known
 
 
 def _folded(pictures: Tensor, side_px: int) -> Tensor:

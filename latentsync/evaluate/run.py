@@ -49,7 +49,7 @@ from latentsync.media.probe import require_audio, require_video
 from latentsync.metrics import build_metrics
 from latentsync.recipe.evaluate import SETTINGS, EvaluateRecipe, SetRecipe
 from latentsync.recipe.loading import dump_recipe, load_recipe
-from latentsync.recipe.schema import SyncRecipe
+from latentsync.recipe.sync import SyncRecipe
 from latentsync.runtime import DeviceName, choose_device, choose_dtype
 from latentsync.sync.run import SyncJob
 from latentsync.sync.run import run as run_sync

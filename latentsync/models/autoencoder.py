@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -11,24 +10,10 @@ from torch.nn import functional
 
 from latentsync.axes import expect_axes
 from latentsync.models.vae import EncodeMode, FaceVAE
+from latentsync.recipe.networks import TinyAutoencoderConfig
 
 FACTOR = 8  # pixels per latent along one side
 LATENT_LIMIT = 3.0  # latents are bent towards this magnitude before they are decoded
-
-
-@dataclass(frozen=True, slots=True)
-class TinyAutoencoderConfig:
-    """Sizes of the autoencoder; tuples go from the finest level (half the picture's side) to the coarsest.
-
-    encoder_channels, decoder_channels  channels at a half, a quarter and an eighth of the side
-    encoder_blocks, decoder_blocks      residual blocks at each of these levels
-    """
-
-    latent_channels: int = 32
-    encoder_channels: tuple[int, ...] = (64, 96, 96)
-    encoder_blocks: tuple[int, ...] = (1, 2, 2)
-    decoder_channels: tuple[int, ...] = (64, 96, 96)
-    decoder_blocks: tuple[int, ...] = (2, 2, 2)
 
 
 class ResidualBlock(nn.Module):

@@ -2,49 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from latentsync.axes import expect_axes
-
-LOOKS_BACK = 4  # frames that the first two convolutions over time take off a run, each
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FramewiseConfig:
-    """Sizes of a framewise SyncNet.
-
-    frames        length of the window, at 25 fps
-    region_unit   top, bottom, left, right of what is seen, as shares of the aligned crop
-    rows, columns  size of that region in pixels, as the network takes it
-    channels      width of each block that halves the picture
-    speech_width  of the speech before it comes to one vector a frame
-    width         of the networks over time; a frame comes to them in half as many numbers
-    dimension     length of the embedding
-    whisper_dim, whisper_states  size of a Whisper state and how many layers of the encoder it holds
-    """
-
-    frames: int = 16
-    region_unit: tuple[float, float, float, float] = (0.4375, 0.96875, 0.109375, 0.890625)
-    rows: int = 48
-    columns: int = 72
-    channels: tuple[int, ...] = (24, 32, 64, 96)
-    speech_width: int = 192
-    width: int = 256
-    dimension: int = 256
-    dropout: float = 0.2
-    whisper_dim: int = 384
-    whisper_states: int = 5
-
-    def __post_init__(self) -> None:
-        top, bottom, left, right = self.region_unit
-        if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
-            raise ValueError(f"region_unit {self.region_unit} is not inside the crop")
-        if self.frames < LOOKS_BACK * 2 + 2:
-            raise ValueError(f"frames = {self.frames}: a window needs {LOOKS_BACK * 2 + 2} or more")
+from latentsync.recipe.networks import FRAMEWISE_CONTEXT, FramewiseConfig
 
 
 class PictureBlock(nn.Module):
@@ -68,13 +31,13 @@ class OverTime(nn.Module):
 
     def __init__(self, in_channels: int, config: FramewiseConfig) -> None:
         super().__init__()
-        kernel = LOOKS_BACK + 1
+        kernel = FRAMEWISE_CONTEXT + 1
         self.convolutions = nn.ModuleList(
             [nn.Conv1d(in_channels, config.width, kernel), nn.Conv1d(config.width, config.width, kernel)]
         )
         self.norms = nn.ModuleList([nn.BatchNorm1d(config.width) for _ in range(2)])
         self.dropout = nn.Dropout(config.dropout)
-        self.last = nn.Conv1d(config.width, config.dimension, config.frames - 2 * LOOKS_BACK)
+        self.last = nn.Conv1d(config.width, config.dimension, config.frames - 2 * FRAMEWISE_CONTEXT)
 
     def forward(self, run: Tensor) -> Tensor:
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -13,95 +12,13 @@ from torch.utils.checkpoint import checkpoint
 from latentsync.axes import expect_axes
 from latentsync.compat import make_torchvision_importable
 from latentsync.errors import ShapeError
+from latentsync.recipe.networks import ATTENTION_HEADS, Factor, SyncNetConfig, TowerConfig
 
 MEL_BANDS = 80
-ATTENTION_HEADS = 8
 NORM_EPS = 1e-6
 WAV2LIP_REPEATS = {"visual": (0, 2, 3, 2, 2, 2, 0), "audio": (2, 2, 2, 2, 2)}
 WAV2LIP_KERNELS = {"visual": (7, 5, 3, 3, 3, 3, 3), "audio": (3, 3, 3, 3, 3)}
 WAV2LIP_LEAK = 0.2
-
-Factor = int | tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TowerConfig:
-    """One of the two towers, an entry per block.
-
-    in_channels  channels of what comes in: 3 for each frame (4 for latents), 1 for a mel
-    channels     width of each block; the last is the length of the embedding
-    factors      by how much each block shrinks (rows, columns), or both alike
-    attention    whether attention between the places follows; empty means nowhere
-    """
-
-    in_channels: int
-    channels: tuple[int, ...]
-    factors: tuple[Factor, ...]
-    attention: tuple[bool, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "attention", self.attention or (False,) * len(self.channels))
-        if not len(self.channels) == len(self.factors) == len(self.attention):
-            raise ValueError(
-                f"channels {self.channels}, factors {self.factors} and attention {self.attention}"
-                " must have one entry per block"
-            )
-        for width, attends in zip(self.channels, self.attention, strict=True):
-            if attends and width % ATTENTION_HEADS:
-                raise ValueError(f"{width} channels cannot be split into {ATTENTION_HEADS} heads")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SyncNetConfig:
-    """Sizes of a SyncNet.
-
-    frames         length of the window, at 25 fps
-    resolution     side in pixels of the aligned crop that the frames come from
-    space          "pixel": RGB in -1..1; "latent": scaled latents of the VAE
-    is_lower_half  whether only the lower half of each frame is seen
-    norm_groups    groups of every GroupNorm
-    kind           "stable": ResNet blocks and GroupNorm; "wav2lip": Wav2Lip's network, with BatchNorm
-    """
-
-    visual: TowerConfig
-    audio: TowerConfig
-    frames: int = 16
-    resolution: int = 256
-    space: Literal["pixel", "latent"] = "pixel"
-    is_lower_half: bool = True
-    norm_groups: int = 32
-    dropout: float = 0.0
-    kind: Literal["stable", "wav2lip"] = "stable"
-
-    def __post_init__(self) -> None:
-        for name in ("visual", "audio"):
-            tower = getattr(self, name)
-            if isinstance(tower, dict):  # as it comes out of a checkpoint
-                made = {key: _as_tuples(value) for key, value in tower.items()}
-                object.__setattr__(self, name, TowerConfig(**made))
-        channels = 3 if self.space == "pixel" else 4
-        if self.visual.in_channels != self.frames * channels:
-            raise ValueError(
-                f"{self.frames} frames of {channels} channels do not make visual.in_channels"
-                f" {self.visual.in_channels}"
-            )
-        if self.kind == "wav2lip":
-            for name, repeats in WAV2LIP_REPEATS.items():
-                if len(getattr(self, name).channels) != len(repeats):
-                    raise ValueError(f"the {name} tower of kind 'wav2lip' has {len(repeats)} blocks")
-            return
-        if self.visual.channels[-1] != self.audio.channels[-1]:
-            raise ValueError(
-                f"the towers end with {self.visual.channels[-1]} and {self.audio.channels[-1]} channels"
-            )
-        for width in {*self.visual.channels, *self.audio.channels}:
-            if width % self.norm_groups:
-                raise ValueError(f"{width} channels cannot be split into {self.norm_groups} groups")
-
-    @property
-    def mel_steps(self) -> int:
-        """Mel columns that one window of frames hears: 3.2 a frame, rounded up."""
-        return -(-self.frames * 16 // 5)
 
 
 class ResNetBlock(nn.Module):
@@ -162,12 +79,12 @@ class Tower(nn.Module):
 
     is_checkpointing = False  # whether activations inside the blocks are computed again on the way back
 
-    def __init__(self, config: TowerConfig, *, groups: int, dropout: float) -> None:
+    def __init__(self, config: TowerConfig, in_channels: int, *, groups: int, dropout: float) -> None:
         super().__init__()
-        self.conv_in = nn.Conv2d(config.in_channels, config.channels[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(in_channels, config.channels[0], 3, padding=1)
         blocks: list[nn.Module] = []
         width = config.channels[0]
-        for channels, factor, attends in zip(config.channels, config.factors, config.attention, strict=True):
+        for channels, factor, attends in zip(config.channels, config.factors, config.attends, strict=True):
             blocks.append(ResNetBlock(width, channels, factor, groups=groups, dropout=dropout))
             if attends:
                 blocks.append(AttentionBlock(channels, groups=groups))
@@ -212,7 +129,7 @@ class SyncNet(nn.Module):
 
     def embed_frames(self, frames: Tensor) -> Tensor:
         """Embed windows of frames (b c h w), as `stack_frames` makes them: (b d) float32 of length 1."""
-        expect_axes(frames, "b c h w", c=self.config.visual.in_channels)
+        expect_axes(frames, "b c h w", c=self.config.visual_channels)
         return self._embed(self.visual_encoder, frames)
 
     def embed_speech(self, mel: Tensor) -> Tensor:
@@ -255,12 +172,12 @@ def build_syncnet(config: SyncNetConfig) -> SyncNet:
         width = config.visual.channels[-1]
         return SyncNet(
             config,
-            visual=_wav2lip_tower(config.visual, "visual", width),
-            audio=_wav2lip_tower(config.audio, "audio", width),
+            visual=_wav2lip_tower(config.visual, "visual", config.visual_channels, width),
+            audio=_wav2lip_tower(config.audio, "audio", 1, width),
         )
     visual, audio = (
-        Tower(tower, groups=config.norm_groups, dropout=config.dropout)
-        for tower in (config.visual, config.audio)
+        Tower(tower, channels, groups=config.norm_groups, dropout=config.dropout)
+        for tower, channels in ((config.visual, config.visual_channels), (config.audio, 1))
     )
     return SyncNet(config, visual=visual, audio=audio)
 
@@ -273,8 +190,7 @@ def stack_frames(video: Tensor, config: SyncNetConfig) -> Tensor:
     Args:
         video: RGB in -1..1 with a side of `config.resolution`, or scaled latents.
     """
-    frame_channels = config.visual.in_channels // config.frames
-    expect_axes(video, "b c f h w", c=frame_channels, f=config.frames)
+    expect_axes(video, "b c f h w", c=config.frame_channels, f=config.frames)
     if config.space == "pixel":
         expect_axes(video, "b c f h w", h=config.resolution, w=config.resolution)
     stacked = video.transpose(1, 2).flatten(1, 2)  # b f·c h w
@@ -289,14 +205,12 @@ def _padding(factor: Factor) -> tuple[int, int, int, int]:
     return (1, 1, 0, 1) if columns == 1 else (0, 1, 0, 1)
 
 
-def _as_tuples(value: Any) -> Any:
-    return tuple(_as_tuples(item) for item in value) if isinstance(value, list | tuple) else value
-
-
-def _wav2lip_tower(config: TowerConfig, name: Literal["visual", "audio"], width: int) -> nn.Sequential:
+def _wav2lip_tower(
+    config: TowerConfig, name: Literal["visual", "audio"], in_channels: int, width: int
+) -> nn.Sequential:
     """Wav2Lip's tower: the first kernels are wide and barely padded, the last two leave one place."""
     blocks: list[nn.Module] = []
-    before = config.in_channels
+    before = in_channels
     for channels, factor, kernel, repeats in zip(
         config.channels, config.factors, WAV2LIP_KERNELS[name], WAV2LIP_REPEATS[name], strict=True
     ):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -11,53 +10,7 @@ from latentsync.axes import batch_to_frames, expect_axes, frames_to_batch
 from latentsync.compat import make_torchvision_importable
 from latentsync.models.adapter import AudioAdapter
 from latentsync.models.network_keys import keep_network_keys
-
-
-@dataclass(frozen=True, slots=True)
-class UNetConfig:
-    """Sizes of the U-Net. The defaults are those of the released models 1.5 and 1.6.
-
-    attention_head_dim  number of heads, as in Stable Diffusion 1.5: a head has channels / 8 dimensions
-    attention_levels    which levels, from the finest, hear the audio; the middle always does
-    motion              whether layers are followed by attention between the frames
-    motion_place        which layers are: all, or those of the upward half
-    norm_over           what ResNet statistics run over: all frames of the window, as released, or each frame
-    adapter_dim         width of the `AudioAdapter` in front; None: the U-Net takes the Whisper states
-    audio_dim           width of the Whisper states that the adapter takes
-    view                what is generated of an aligned face, see `latentsync.diffusion.view`
-    """
-
-    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
-    cross_attention_dim: int = 384
-    attention_head_dim: int = 8
-    layers_per_block: int = 2
-    motion: bool = True
-    in_channels: int = 13
-    out_channels: int = 4
-    norm_num_groups: int = 32
-    motion_max_seq_length: int = 24
-    attention_levels: tuple[bool, ...] = (True, True, True, False)
-    motion_place: Literal["everywhere", "decoder"] = "everywhere"
-    norm_over: Literal["window", "frame"] = "window"
-    adapter_dim: int | None = None
-    audio_dim: int = 384
-    view: Literal["face", "mouth"] = "face"
-
-    def __post_init__(self) -> None:
-        if len(self.attention_levels) != len(self.block_out_channels):
-            raise ValueError(
-                f"attention_levels {self.attention_levels} and block_out_channels {self.block_out_channels}"
-                " must have one entry per level"
-            )
-        for channels in self.block_out_channels:
-            for name, divisor in (("groups", self.norm_num_groups), ("heads", self.attention_head_dim)):
-                if channels % divisor:
-                    raise ValueError(f"{channels} channels cannot be split into {divisor} {name}")
-        if self.adapter_dim is not None and (self.motion or self.adapter_dim != self.cross_attention_dim):
-            raise ValueError(
-                f"adapter_dim {self.adapter_dim} must equal cross_attention_dim {self.cross_attention_dim},"
-                " in a network without motion"
-            )
+from latentsync.recipe.networks import UNetConfig
 
 
 class PooledGroupNorm(nn.GroupNorm):
@@ -100,7 +53,7 @@ class LipUNet(nn.Module):
         self.network = network
         self.config = config
         self.adapter: AudioAdapter | None = None
-        if config.adapter_dim is not None:
+        if config.adapter_dim:
             self.adapter = AudioAdapter(states_dim=config.audio_dim, dim=config.adapter_dim)
         self._pooled_norms = [module for module in network.modules() if isinstance(module, PooledGroupNorm)]
         keep_network_keys(self)
@@ -114,9 +67,9 @@ class LipUNet(nn.Module):
         expect_axes(sample, "b c f h w", c=self.config.in_channels)
         batch, _, frames, _, _ = sample.shape
         expect_axes(timesteps, "b", b=batch)
-        expect_axes(audio, "b n d", b=batch * frames, d=self._audio_dim)
-        if self.config.motion and frames > self.config.motion_max_seq_length:
-            raise ValueError(f"window of {frames} frames exceeds {self.config.motion_max_seq_length}")
+        expect_axes(audio, "b n d", b=batch * frames, d=self.config.audio_dim)
+        if self.config.motion and frames > self.config.motion_max_frames:
+            raise ValueError(f"window of {frames} frames exceeds {self.config.motion_max_frames}")
         for norm in self._pooled_norms:
             norm.frames = frames
         summary: Tensor | None = None
@@ -130,10 +83,6 @@ class LipUNet(nn.Module):
         timesteps = timesteps.repeat_interleave(frames)
         (predicted,) = self.network(images, timesteps, audio, class_labels=summary, return_dict=False)
         return batch_to_frames(predicted, frames=frames)
-
-    @property
-    def _audio_dim(self) -> int:
-        return self.config.cross_attention_dim if self.adapter is None else self.config.audio_dim
 
     def enable_gradient_checkpointing(self) -> None:
         """Trade time for memory in training: activations inside the blocks are computed again."""
@@ -156,7 +105,7 @@ def build_unet(config: UNetConfig) -> LipUNet:
     kind = "Motion" if config.motion else "2D"
     sizes: dict[str, Any] = dict(
         in_channels=config.in_channels,
-        out_channels=config.out_channels,
+        out_channels=config.latent_channels,
         block_out_channels=config.block_out_channels,
         layers_per_block=config.layers_per_block,
         cross_attention_dim=config.cross_attention_dim,
@@ -174,10 +123,10 @@ def build_unet(config: UNetConfig) -> LipUNet:
             **sizes,
             num_attention_heads=config.attention_head_dim,
             motion_num_attention_heads=config.attention_head_dim,
-            motion_max_seq_length=config.motion_max_seq_length,
+            motion_max_seq_length=config.motion_max_frames,
             use_motion_mid_block=False,
         )
-        if config.motion_place == "decoder":
+        if config.motion_modules == "decoder":
             for block in network.down_blocks:
                 block.motion_modules = nn.ModuleList(NoMotion() for _ in block.motion_modules)
     else:
@@ -185,7 +134,7 @@ def build_unet(config: UNetConfig) -> LipUNet:
             **sizes,
             attention_head_dim=config.attention_head_dim,
             class_embed_type="projection" if config.adapter_dim else None,  # the summary joins the timestep
-            projection_class_embeddings_input_dim=config.adapter_dim,
+            projection_class_embeddings_input_dim=config.adapter_dim or None,
         )
     if config.norm_over == "window":
         _exchange_norms(network)

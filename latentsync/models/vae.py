@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -12,28 +11,9 @@ from torch.nn import functional
 from latentsync.axes import expect_axes
 from latentsync.compat import make_torchvision_importable
 from latentsync.models.network_keys import keep_network_keys
+from latentsync.recipe.networks import VAEConfig
 
 EncodeMode = Literal["sample", "mean"]
-
-
-@dataclass(frozen=True, slots=True)
-class VAEConfig:
-    """Sizes of the autoencoder and how its latents are scaled. The defaults are those of `sd-vae-ft-mse`.
-
-    num_blocks        ResNet layers per level
-    patch             side in pixels of the squares that are folded into channels in front, which saves time
-    middle_attention  whether the places of the smallest level look at each other
-    scaled latents = (latents - shift) * scaling_factor
-    """
-
-    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
-    num_blocks: int = 2
-    latent_channels: int = 4
-    scaling_factor: float = 0.18215
-    shift: float = 0.0
-    patch: int = 1
-    norm_num_groups: int = 32
-    middle_attention: bool = True
 
 
 class FaceVAE(nn.Module):
@@ -77,13 +57,12 @@ class FaceVAE(nn.Module):
         if mode == "sample":
             drawn = torch.randn(latents.shape, generator=generator)
             latents = latents + posterior.std * drawn.to(latents)
-        return (latents - self.config.shift) * self.config.scaling_factor
+        return latents * self.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode scaled latents (n c h w) to pictures (n 3 h·factor w·factor) of about -1..1."""
         expect_axes(latents, "n c h w", c=self.latent_channels)
-        unscaled = latents / self.config.scaling_factor + self.config.shift
-        folded: Tensor = self.network.decode(unscaled, return_dict=False)[0]
+        folded: Tensor = self.network.decode(latents / self.config.scaling_factor, return_dict=False)[0]
         return functional.pixel_shuffle(folded, self.config.patch)
 
 

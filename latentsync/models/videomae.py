@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
@@ -14,37 +13,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from latentsync.axes import expect_axes, frames_to_batch
+from latentsync.recipe.networks import VideoEncoderConfig
 
 NORM_EPS = 1e-6
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VideoEncoderConfig:
-    """Sizes of the encoder. The defaults are those of ViT-g, with the 174 classes it was fine-tuned on.
-
-    picture  side in pixels that frames are resized to
-    patch    side in pixels of a token
-    tubelet  frames of a token
-    """
-
-    width: int = 1408
-    depth: int = 40
-    heads: int = 16
-    hidden: int = 6144
-    classes: int = 174
-    picture: int = 224
-    patch: int = 14
-    frames: int = 16
-    tubelet: int = 2
-
-    def __post_init__(self) -> None:
-        for whole, part in (
-            (self.width, self.heads),
-            (self.picture, self.patch),
-            (self.frames, self.tubelet),
-        ):
-            if whole % part:
-                raise ValueError(f"{whole} is not a multiple of {part}")
 
 
 class PatchEmbedding(nn.Module):

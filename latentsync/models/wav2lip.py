@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -11,43 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from latentsync.axes import batch_to_frames, expect_axes, frames_to_batch
+from latentsync.recipe.networks import Wav2LipConfig
 
 MEL_BANDS = 80
 MEL_STEPS = 16  # columns that one frame hears: 0.2 s
-SMALLEST_SIDE = 3  # the picture is halved until its side would fall below twice this
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wav2LipConfig:
-    """Sizes of the generator. The defaults are those of the published network.
-
-    resolution      side of the crop in pixels: 96 is 3 halved five times
-    first_channels  width at full size; it doubles with each halving, up to most_channels
-    """
-
-    resolution: int = 96
-    first_channels: int = 16
-    most_channels: int = 512
-
-    def __post_init__(self) -> None:
-        if self.resolution % (1 << self.halvings):
-            raise ValueError(
-                f"resolution {self.resolution} is not halved evenly {self.halvings} times; try 96, 192 or 256"
-            )
-
-    @property
-    def halvings(self) -> int:
-        return (self.resolution // SMALLEST_SIDE).bit_length() - 1
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """Width of each level, from full size to the smallest.
-
-        >>> Wav2LipConfig().channels
-        (16, 32, 64, 128, 256, 512)
-        """
-        levels = range(self.halvings + 1)
-        return tuple(min(self.first_channels << level, self.most_channels) for level in levels)
 
 
 class _Block(nn.Module):

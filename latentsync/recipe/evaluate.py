@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from latentsync.recipe.schema import Count, Duration, Recipe, Table
+from latentsync.recipe.schema import Count, Duration, Recipe, Seed, Table
 
 Setting = Literal["reconstruction", "cross"]
 SETTINGS: tuple[Setting, ...] = ("reconstruction", "cross")
@@ -22,14 +22,14 @@ class Preparing(Table):
     min_share  of the frames that must show a face; where fewer do, the clip is excluded
     """
 
-    resolution: Annotated[int, Field(ge=64, le=1024, multiple_of=8)] = 256
-    min_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    longest_s: Annotated[float, Field(gt=0, le=600)] = 60.0
-    detect_every_frames: Count = 12
-    smoothing_s: Duration = 0.08
-    max_gap_frames: Annotated[int, Field(ge=0, le=12)] = 5
-    silent_db: Annotated[float, Field(le=0, allow_inf_nan=False)] = -60.0
-    min_share: Annotated[float, Field(gt=0, le=1)] = 0.9
+    resolution: Annotated[int, Field(ge=64, le=1024, multiple_of=8)]
+    min_s: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    longest_s: Annotated[float, Field(gt=0, le=600)]
+    detect_every_frames: Count
+    smoothing_s: Duration
+    max_gap_frames: Annotated[int, Field(ge=0, le=12)]
+    silent_db: Annotated[float, Field(le=0, allow_inf_nan=False)]
+    min_share: Annotated[float, Field(gt=0, le=1)]
 
 
 class Intervals(Table):
@@ -39,24 +39,27 @@ class Intervals(Table):
     widest         features with more numbers than this get no interval: one of FID takes hours
     """
 
-    set_resamples: Annotated[int, Field(ge=0, le=10_000)] = 100
-    widest: Count = 512
+    set_resamples: Annotated[int, Field(ge=0, le=10_000)]
+    widest: Count
 
 
 class JudgingSyncNet(Table):
     """`--syncnet`: how many pairs are drawn, and from which cosine on frames and speech count as a match."""
 
-    pairs: Count = 2048
-    threshold: Annotated[float, Field(ge=-1, le=1)] = 0.5
-    max_shift_frames: Annotated[int, Field(ge=1, le=31)] = 15
+    pairs: Count
+    threshold: Annotated[float, Field(ge=-1, le=1)]
+    max_shift_frames: Annotated[int, Field(ge=1, le=31)]
 
 
 class EvaluateRecipe(Recipe):
     """`latentsync evaluate`."""
 
-    prepare: Preparing = Preparing()
-    intervals: Intervals = Intervals()
-    syncnet: JudgingSyncNet = JudgingSyncNet()
+    kind: ClassVar[str] = "evaluate"
+    base: ClassVar[str | None] = "evaluate"
+
+    prepare: Preparing
+    intervals: Intervals
+    syncnet: JudgingSyncNet
 
 
 class PaperRow(Table):
@@ -85,6 +88,9 @@ class SetRecipe(Recipe):
     paper_settings  which settings each of the paper's numbers is shown beside
     """
 
+    kind: ClassVar[str] = "set"
+
+    seed: Seed = 1247
     title: str
     data: str
     files: str = "**/*.mp4"

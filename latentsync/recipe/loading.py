@@ -16,9 +16,11 @@ from pydantic import BaseModel, ValidationError
 
 from latentsync.errors import MediaError, RecipeError
 from latentsync.files import open_regular
+from latentsync.recipe.schema import Recipe
 
 RecipeT = TypeVar("RecipeT", bound=BaseModel)
 Key = tuple[str, ...]
+ABOUT_THE_FILE = ("kind", "extends")  # keys that no schema has
 MOST_BYTES = 1 << 18  # a recipe has some 5,000
 _MOST_DEPTH = 32
 # tomllib takes time and memory with the square of a dotted key's length, so such a key must not reach it.
@@ -81,18 +83,24 @@ def load_recipe(name_or_path: str | Path, kind: type[RecipeT], *, overrides: Seq
         RecipeError: no such recipe, not TOML, a circle of `extends`, an unknown key, a wrong type or range.
     """
     path = _find(name_or_path)
+    _refuse_other_kind(path, kind)
     merged = _Merged()
-    for file in reversed(_lineage(path)):
-        values = read_toml(file)
-        values.pop("extends", None)
-        merged.put(values, file.name)
+    for file in reversed(_with_base(_lineage(path), kind)):
+        values = {name: value for name, value in read_toml(file).items() if name not in ABOUT_THE_FILE}
+        merged.put(_renamed(values, kind), file.name)
     for override in overrides:
-        _apply(override, merged)
+        merged.put(_renamed(_parse_override(override), kind), "--set")
     try:
         # Through JSON, where strict checking still takes a list for a tuple and a string for a path.
         return kind.model_validate_json(json.dumps(merged.values, default=str))
     except ValidationError as error:
         raise _explain(error, merged, kind, otherwise=path.name) from error
+
+
+def stated_kind(name_or_path: str | Path) -> str | None:
+    """The kind that a recipe, or the nearest of its parents, says it is of: `kind = "train-unet"`."""
+    stated = (read_toml(file).get("kind") for file in _lineage(_find(name_or_path)))
+    return next((kind for kind in stated if kind is not None), None)
 
 
 def dump_recipe(recipe: BaseModel) -> str:
@@ -166,6 +174,47 @@ def _lineage(path: Path) -> list[Path]:
     return files
 
 
+def _with_base(files: list[Path], kind: type[BaseModel]) -> list[Path]:
+    """`files` and, behind their last parent, the bundled recipe that holds where they state nothing.
+
+    The base's own parents must be complete by themselves.
+    """
+    base = kind.base if issubclass(kind, Recipe) else None
+    if base is None:
+        return files
+    bases = _lineage(shipped_folder() / f"{base}.toml")
+    is_below = bool(files) and files[-1].resolve() in [file.resolve() for file in bases]
+    return files if is_below else [*files, *bases]
+
+
+def _base_values(kind: type[BaseModel]) -> dict[str, Any]:
+    merged = _Merged()
+    for file in reversed(_with_base([], kind)):
+        merged.put(read_toml(file), file.name)
+    return merged.values
+
+
+def _value_at(values: dict[str, Any], key: Key) -> object:
+    found: Any = values
+    for name in key:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
+def _renamed(values: dict[str, Any], kind: type[BaseModel]) -> dict[str, Any]:
+    return kind.renamed(values) if issubclass(kind, Recipe) else values
+
+
+def _refuse_other_kind(path: Path, kind: type[BaseModel]) -> None:
+    expected = kind.kind if issubclass(kind, Recipe) else ""
+    stated = stated_kind(path)
+    if stated is not None and expected and stated != expected:
+        raise RecipeError(
+            f"{path.name}: is a recipe of kind {_show(stated)}, expected {_show(expected)}",
+            hint=f"give a recipe that says kind = {json.dumps(expected)}, or none",
+        )
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """What a TOML file holds; its size and depth are bounded before it is parsed.
 
@@ -209,7 +258,8 @@ def _parse(text: str) -> dict[str, Any]:
         raise ValueError("a number has too many digits") from error
 
 
-def _apply(override: str, merged: _Merged) -> None:
+def _parse_override(override: str) -> dict[str, Any]:
+    """The nested tables that one `--set` stands for."""
     dotted, equals, text = override.partition("=")
     key = tuple(name.strip() for name in dotted.split("."))
     if not equals or not all(key) or len(key) > _MOST_DEPTH:
@@ -224,7 +274,8 @@ def _apply(override: str, merged: _Merged) -> None:
         raise RecipeError(f"--set {'.'.join(key)}: {error}", hint="give a shorter value") from error
     for name in reversed(key):
         value = {name: value}
-    merged.put(value, "--set")
+    values: dict[str, Any] = value
+    return values
 
 
 def _explain(
@@ -247,7 +298,7 @@ def _explain(
         hint = f"change {'.'.join(key)}" if key and key[-1] in fields else "change one of the two"
         return RecipeError(f"{place}: {fault['ctx']['error']}", hint=hint)
     expected = fault["msg"].removeprefix("Input should be ").replace("an object", "a table")
-    default = fields[key[-1]].default if key and key[-1] in fields else None
+    default = _value_at(_base_values(kind), key)
     hint = (
         f"the default is {default!r}" if isinstance(default, int | float | str) else f"change {'.'.join(key)}"
     )

@@ -1,16 +1,14 @@
-"""What the recipe of `latentsync preprocess` holds. Defaults are those of the shipped recipe."""
+"""What a recipe of `latentsync preprocess` holds."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from latentsync.recipe.schema import Count, Duration, Encoded, Recipe, Table
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+from latentsync.recipe.schema import Count, Duration, Positive, Recipe, Share, Table
+from latentsync.recipe.sync import Encoded
 
 
 class Reading(Table):
@@ -23,38 +21,38 @@ class Reading(Table):
     max_gap_s     where no frame is shown for longer, one clip ends and another begins
     """
 
-    max_side_px: Annotated[int, Field(ge=64)] = 3840
-    max_pixels: Count = 50_000_000
-    max_fps: Positive = 1000
-    max_hours: Positive = 4
-    max_gap_s: Positive = 0.5
+    max_side_px: Annotated[int, Field(ge=64)]
+    max_pixels: Count
+    max_fps: Positive
+    max_hours: Positive
+    max_gap_s: Positive
 
 
 class Shots(Table):
     """Where a video is cut into shots."""
 
-    threshold: Positive = 2
-    min_content: Duration = 15
-    window_frames: Count = 2
-    min_s: Duration = 0.6
-    picture_px: Annotated[int, Field(ge=32)] = 256
+    threshold: Positive
+    min_content: Duration
+    window_frames: Count
+    min_s: Duration
+    picture_px: Annotated[int, Field(ge=32)]
 
 
 class Cutting(Table):
     """How shots are cut into clips of `length_s` up to twice that; shorter shots are kept from `min_s` on."""
 
-    length_s: Annotated[float, Field(gt=0, le=60)] = 5
-    min_s: Annotated[float, Field(gt=0)] = 5
+    length_s: Annotated[float, Field(gt=0, le=60)]
+    min_s: Annotated[float, Field(gt=0)]
 
 
 class Aligning(Table):
     """Size of the crops, and how the face is followed."""
 
-    resolution: Annotated[int, Field(ge=64, le=1024, multiple_of=8)] = 256
-    detect_every_frames: Count = 12
-    smoothing: Literal["steady", "released", "none"] = "steady"
-    smoothing_s: Duration = 0.08
-    max_gap_frames: Annotated[int, Field(ge=0, le=12)] = 5
+    resolution: Annotated[int, Field(ge=64, le=1024, multiple_of=8)]
+    detect_every_frames: Count
+    smoothing: Literal["steady", "released", "none"]
+    smoothing_s: Duration
+    max_gap_frames: Annotated[int, Field(ge=0, le=12)]
 
 
 class Keeping(Table):
@@ -66,10 +64,10 @@ class Keeping(Table):
     other_share   of the looks that may see such a second face
     """
 
-    min_px: Duration = 64
-    max_yaw: Positive = 0.5
-    other_size: Positive = 0.6
-    other_share: Share = 0.2
+    min_px: Duration
+    max_yaw: Positive
+    other_size: Positive
+    other_share: Share
 
 
 class Synchrony(Table):
@@ -79,28 +77,28 @@ class Synchrony(Table):
             that are not aligned; "none": measured and filtered as "after", but nothing is shifted
     """
 
-    adjust: Literal["after", "before", "none"] = "after"
-    judge: Literal["auto", "syncnet-v2", "compact"] = "auto"
-    min_confidence: Duration = 3
-    min_confidence_compact: Duration = 0.4
-    max_offset_frames: Annotated[int, Field(ge=0, le=15)] = 6
-    max_shift_frames: Annotated[int, Field(ge=1, le=31)] = 15
+    adjust: Literal["after", "before", "none"]
+    judge: Literal["auto", "syncnet-v2", "compact"]
+    min_confidence: Duration
+    min_confidence_compact: Duration
+    max_offset_frames: Annotated[int, Field(ge=0, le=15)]
+    max_shift_frames: Annotated[int, Field(ge=1, le=31)]
 
 
 class Quality(Table):
     """How good the picture must be, by the measure that is used: HyperIQA, or sharpness with blockiness."""
 
-    measure: Literal["auto", "hyperiqa", "sharpness"] = "auto"
-    min_hyperiqa: Annotated[float, Field(ge=0, le=100)] = 40
-    min_sharpness: Duration = 0.005
-    max_blockiness: Positive = 2.0
+    measure: Literal["auto", "hyperiqa", "sharpness"]
+    min_hyperiqa: Annotated[float, Field(ge=0, le=100)]
+    min_sharpness: Duration
+    max_blockiness: Positive
 
 
 class ClipEncoding(Encoded):
     """How a clip is encoded, once."""
 
-    codec: Literal["libx264"] = "libx264"
-    crf: Annotated[int, Field(ge=0, le=51)] = 13
+    codec: Literal["libx264"]
+    crf: Annotated[int, Field(ge=0, le=51)]
 
 
 class Splitting(Table):
@@ -110,9 +108,9 @@ class Splitting(Table):
                     folder; where it does not match, the source is the person
     """
 
-    by: Literal["person", "source"] = "person"
-    person_pattern: str = "(id[0-9]{5})/"
-    validation_share: Share = 0.05
+    by: Literal["person", "source"]
+    person_pattern: str
+    validation_share: Share
 
     @field_validator("person_pattern")
     @classmethod
@@ -129,20 +127,23 @@ class Splitting(Table):
 class Features(Table):
     """What training hears, computed beforehand: "tiny" is the Whisper of released models, "compact" ours."""
 
-    mel: bool = False
-    whisper: Literal["none", "compact", "tiny"] = "none"
+    mel: bool
+    whisper: Literal["none", "compact", "tiny"]
 
 
 class PreprocessRecipe(Recipe):
     """`latentsync preprocess`."""
 
-    read: Reading = Reading()
-    shots: Shots = Shots()
-    align: Aligning = Aligning()
-    cut: Cutting = Cutting()
-    face: Keeping = Keeping()
-    sync: Synchrony = Synchrony()
-    quality: Quality = Quality()
-    encoding: ClipEncoding = ClipEncoding()
-    split: Splitting = Splitting()
-    features: Features = Features()
+    kind: ClassVar[str] = "preprocess"
+    base: ClassVar[str | None] = "preprocess"
+
+    read: Reading
+    shots: Shots
+    align: Aligning
+    cut: Cutting
+    face: Keeping
+    sync: Synchrony
+    quality: Quality
+    encoding: ClipEncoding
+    split: Splitting
+    features: Features

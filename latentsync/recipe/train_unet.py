@@ -1,13 +1,14 @@
-"""What a recipe of `latentsync train-unet` holds. Defaults are those of `recipes/stage2.toml`."""
+"""What a recipe of `latentsync train-unet` holds."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from latentsync.recipe.schema import Count, Recipe, Table
-from latentsync.recipe.train_syncnet import Amount, OptimizerTable, PictureAugmentation, RunTable, Share
+from latentsync.recipe.networks import UNetConfig, Wav2LipConfig
+from latentsync.recipe.schema import Amount, Count, Names, Recipe, Share, Table
+from latentsync.recipe.training import OptimizerTable, PictureAugmentation, RunTable
 
 
 class LipWindows(Table):
@@ -22,13 +23,13 @@ class LipWindows(Table):
     audio_noise    standard deviation of the noise on Whisper's states
     """
 
-    frames: Annotated[int, Field(ge=1, le=64)] = 16
-    resolution: Annotated[int, Field(ge=32, le=1024, multiple_of=16)] = 256
-    reference: Literal["window", "frame"] = "window"
-    reference_gap_frames: Annotated[int, Field(ge=0, le=250)] = 0
-    balance: Literal["clip", "person"] = "clip"
-    audio_dropout: Share = 0.0
-    audio_noise: Amount = 0.0
+    frames: Annotated[int, Field(ge=1, le=64)]
+    resolution: Annotated[int, Field(ge=32, le=1024, multiple_of=16)]
+    reference: Literal["window", "frame"]
+    reference_gap_frames: Annotated[int, Field(ge=0, le=250)]
+    balance: Literal["clip", "person"]
+    audio_dropout: Share
+    audio_noise: Amount
 
 
 class WeightsTable(Table):
@@ -39,43 +40,11 @@ class WeightsTable(Table):
                        both, whose visual tower then stands for the video encoder
     """
 
-    start: str = "latentsync-1.5"
-    vae: str = "sd-vae-ft-mse"
-    whisper: str = "whisper-tiny"
-    syncnet: str = "stable-syncnet"
-    temporal: str = "videomae-v2"
-
-
-class UNetSizes(Table):
-    """Sizes of the U-Net; see `latentsync.models.unet.UNetConfig`.
-
-    audio_dim   width of a Whisper state
-    adapter_dim  width of an `AudioAdapter` between the states and the attention, 0 for none
-    motion      whether layers are followed by attention between the frames
-    view        "face": the whole aligned face is generated; "mouth": a window of half its side around mouth
-                and chin
-    """
-
-    block_out_channels: tuple[Count, ...] = Field(default=(320, 640, 1280, 1280), strict=False, min_length=1)
-    attention_levels: tuple[bool, ...] = Field(default=(True, True, True, False), strict=False)
-    layers_per_block: Count = 2
-    attention_head_dim: Count = 8
-    norm_num_groups: Count = 32
-    norm_over: Literal["window", "frame"] = "window"
-    audio_dim: Count = 384
-    adapter_dim: Annotated[int, Field(ge=0)] = 0
-    motion: bool = True
-    motion_place: Literal["everywhere", "decoder"] = "everywhere"
-    motion_max_frames: Count = 24
-    view: Literal["face", "mouth"] = "face"
-
-
-class Wav2LipSizes(Table):
-    """Sizes of the Wav2Lip generator; see `latentsync.models.wav2lip.Wav2LipConfig`."""
-
-    resolution: Annotated[int, Field(ge=24, le=512)] = 96
-    first_channels: Count = 16
-    most_channels: Count = 512
+    start: str
+    vae: str
+    whisper: str
+    syncnet: str
+    temporal: str
 
 
 class NoiseTable(Table):
@@ -87,10 +56,10 @@ class NoiseTable(Table):
     alpha  of "mixed": the shared part has alpha² times the variance of the other
     """
 
-    prediction: Literal["noise", "clean"] = "noise"
-    noisiest_share: Share = 0.0
-    kind: Literal["mixed", "shared", "independent"] = "mixed"
-    alpha: Annotated[float, Field(ge=0, le=10)] = 1.0
+    prediction: Literal["noise", "clean"]
+    noisiest_share: Share
+    kind: Literal["mixed", "shared", "independent"]
+    alpha: Annotated[float, Field(ge=0, le=10)]
 
 
 class LossWeights(Table):
@@ -107,15 +76,15 @@ class LossWeights(Table):
     trepa_normalise  "mean" over the features, as the official code, or the paper's "sum", 1408 times that
     """
 
-    noise: Amount = 1.0
-    clean: Amount = 0.0
-    mouth: Amount = 3.0
-    reconstruction: Amount = 0.0
-    sync: Amount = 0.05
-    sync_space: Literal["pixel", "latent"] = "pixel"
-    perceptual: Amount = 0.1
-    trepa: Amount = 10.0
-    trepa_normalise: Literal["mean", "sum"] = "mean"
+    noise: Amount
+    clean: Amount
+    mouth: Amount
+    reconstruction: Amount
+    sync: Amount
+    sync_space: Literal["pixel", "latent"]
+    perceptual: Amount
+    trepa: Amount
+    trepa_normalise: Literal["mean", "sum"]
 
     @property
     def is_decoded(self) -> bool:
@@ -133,23 +102,12 @@ class LipValidation(Table):
     best_by  which checkpoint is given away: the last, or the best by loss or by Sync_conf
     """
 
-    every_samples: Count = 320_000
-    clips: Count = 4
-    windows: Count = 4
-    steps: Annotated[int, Field(ge=1, le=1000)] = 20
-    guidance: Annotated[float, Field(ge=0, le=20)] = 1.5
-    best_by: Literal["last", "loss", "confidence"] = "last"
-
-
-STAGE2_RUN = RunTable(
-    samples=3_200_000,
-    batch_samples=32,
-    micro_batch_samples=1,
-    gradient_checkpointing=True,
-    average_decay=0.0,
-    log_every_samples=320,
-    save_every_samples=320_000,
-)
+    every_samples: Count
+    clips: Count
+    windows: Count
+    steps: Annotated[int, Field(ge=1, le=1000)]
+    guidance: Annotated[float, Field(ge=0, le=20)]
+    best_by: Literal["last", "loss", "confidence"]
 
 
 class UNetTrainingRecipe(Recipe):
@@ -161,34 +119,31 @@ class UNetTrainingRecipe(Recipe):
     trainable  a parameter is trained if its name contains one of these; empty: all are
     """
 
-    generator: Literal["unet", "wav2lip"] = "unet"
-    held_out: tuple[str, ...] = Field(default=(), strict=False)
-    trainable: tuple[str, ...] = Field(default=("motion_modules.", "attentions."), strict=False)
-    windows: LipWindows = LipWindows()
-    weights: WeightsTable = WeightsTable()
-    network: UNetSizes = UNetSizes()
-    wav2lip: Wav2LipSizes = Wav2LipSizes()
-    pictures: PictureAugmentation = PictureAugmentation()
-    noise: NoiseTable = NoiseTable()
-    loss: LossWeights = LossWeights()
-    optimizer: OptimizerTable = OptimizerTable()
-    run: RunTable = STAGE2_RUN
-    validation: LipValidation = LipValidation()
+    kind: ClassVar[str] = "train-unet"
+    base: ClassVar[str | None] = "stage2"
+
+    generator: Literal["unet", "wav2lip"]
+    held_out: Names
+    trainable: Names
+    windows: LipWindows
+    weights: WeightsTable
+    network: UNetConfig
+    wav2lip: Wav2LipConfig
+    pictures: PictureAugmentation
+    noise: NoiseTable
+    loss: LossWeights
+    optimizer: OptimizerTable
+    run: RunTable
+    validation: LipValidation
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> UNetTrainingRecipe:
         loss, network = self.loss, self.network
-        if len(network.attention_levels) != len(network.block_out_channels):
-            raise ValueError(
-                "network.attention_levels and network.block_out_channels must have one entry per level"
-            )
         if network.motion and self.windows.frames > network.motion_max_frames:
             raise ValueError(
                 f"windows.frames = {self.windows.frames} is over"
                 f" network.motion_max_frames = {network.motion_max_frames}"
             )
-        if network.motion and network.adapter_dim:
-            raise ValueError("network.adapter_dim needs network.motion = false")
         if self.generator == "wav2lip" and self.windows.reference != "window":
             raise ValueError('generator = "wav2lip" needs windows.reference = "window"')
         self._refuse_other_objective()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from latentsync.recipe.schema import Effort, SyncRecipe
+from latentsync.recipe.sync import Effort, SyncRecipe
 from latentsync.sync.generate import Sampling
 from latentsync.weights.models import ModelSpec
 
@@ -28,15 +28,15 @@ def describe_sampling(recipe: SyncRecipe, sampling: Sampling) -> str:
     chosen, plural = recipe.sampling, "s" if sampling.steps > 1 else ""
     steps_mark, guidance_mark = ("" if key is None else " (set)" for key in (chosen.steps, chosen.guidance))
     return (
-        f"{chosen.quality}: {sampling.steps} step{plural}{steps_mark}, "
+        f"{chosen.effort}: {sampling.steps} step{plural}{steps_mark}, "
         f"guidance {sampling.guidance:g}{guidance_mark}"
     )
 
 
 def _effort(recipe: SyncRecipe, spec: ModelSpec) -> Effort:
     """What the effort sets for this kind of model: one that gives clean latents is done in few steps."""
-    quality = recipe.sampling.quality
-    if quality == "standard":
+    effort = recipe.sampling.effort
+    if effort == "standard":
         return Effort()
-    kind = recipe.quality.few_steps if spec.prediction_type == "sample" else recipe.quality.many_steps
-    return kind.draft if quality == "draft" else kind.best
+    kind = recipe.effort.few_steps if spec.prediction_type == "sample" else recipe.effort.many_steps
+    return kind.draft if effort == "draft" else kind.best

@@ -26,7 +26,7 @@ from latentsync.media.probe import VideoInfo, describe_doubts
 from latentsync.media.read import measure_video, read_frames
 from latentsync.media.sound import read_audio
 from latentsync.media.write import Encoding, require_encoder
-from latentsync.recipe.schema import SyncRecipe
+from latentsync.recipe.sync import SyncRecipe
 from latentsync.runtime import choose_device, choose_dtype
 from latentsync.sync.effort import choose_sampling, describe_sampling
 from latentsync.sync.generate import Sampling

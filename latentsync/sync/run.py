@@ -27,7 +27,7 @@ from latentsync.files import whole_or_nothing
 from latentsync.media.write import VideoWriter
 from latentsync.rates import AUDIO_HZ
 from latentsync.recipe.loading import dump_recipe
-from latentsync.recipe.schema import SyncRecipe
+from latentsync.recipe.sync import SyncRecipe
 from latentsync.sync.generate import GeneratedFrame, cut_crops, generate
 from latentsync.sync.job import SyncJob, SyncResult
 from latentsync.sync.plan import Setup, claimed, find_first_face, plan_lines, prepare
@@ -92,7 +92,7 @@ def run(job: SyncJob, recipe: SyncRecipe, report: Report, *, model: LipModel | N
         output=None if job.dry_run else job.output,
         model=setup.spec.name,
         device=setup.device.type,
-        effort=recipe.sampling.quality,
+        effort=recipe.sampling.effort,
         steps=setup.sampling.steps,
         guidance=setup.sampling.guidance,
         frames=setup.frames if job.dry_run else tally.frames,

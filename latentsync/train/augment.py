@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentsync.recipe.train_syncnet import PictureAugmentation, SpeechAugmentation
+from latentsync.recipe.train_syncnet import SpeechAugmentation
+from latentsync.recipe.training import PictureAugmentation
 
 MEL_PER_DB = 0.08  # the mel spans -4..4 over 100 dB
 SILENCE = -4.0

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from latentsync.errors import LatentSyncError
 from latentsync.recipe.schema import Recipe
-from latentsync.recipe.train_syncnet import RunTable
+from latentsync.recipe.training import RunTable
 from latentsync.runtime import Seeds
 from latentsync.train.processes import ignore_signals
 

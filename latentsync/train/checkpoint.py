@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +25,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from latentsync.errors import RecipeError, WeightsError
-from latentsync.recipe.loading import dump_recipe
-from latentsync.recipe.train_syncnet import MAY_CHANGE
+from latentsync.recipe.loading import dump_recipe, load_recipe
+from latentsync.recipe.training import MAY_CHANGE
 from latentsync.train.ema import Average
 from latentsync.weights.checkpoints import read_note, save_checkpoint
 from latentsync.weights.read import read_tensors
@@ -73,7 +72,7 @@ class Trained:
     average: Average
     network: str
     kind: str
-    config: object
+    config: BaseModel
     recipe: BaseModel
 
 
@@ -207,10 +206,10 @@ def refuse_other_recipe(place: Path, recipe: BaseModel) -> None:
         RecipeError: other keys differ; they are named with both values.
     """
     try:
-        old = _flat(tomllib.loads((place / RECIPE).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+        old = _flat(load_recipe(place / RECIPE, type(recipe)).model_dump(mode="json"))
+    except RecipeError as error:
         raise WeightsError(f"'{place / RECIPE}': cannot be read ({error})", hint=REMOVE_FOLDER) from error
-    new = _flat(tomllib.loads(dump_recipe(recipe)))
+    new = _flat(recipe.model_dump(mode="json"))
     differing = [
         f"{key} = {old.get(key)!r}, now {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())

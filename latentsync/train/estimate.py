@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from latentsync.recipe.train_syncnet import RunTable
+from latentsync.recipe.training import RunTable
 
 STATE_BYTES = 20  # per parameter in fp32: weight, gradient, two of AdamW, the moving average
 BACKWARD_SHARE = 3  # the way back costs two ways forth

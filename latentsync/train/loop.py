@@ -18,13 +18,14 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from latentsync.errors import RecipeError
 from latentsync.events import Measured, Note, Progress, Report
 from latentsync.recipe.schema import Recipe
-from latentsync.recipe.train_syncnet import OptimizerTable, RunTable
+from latentsync.recipe.training import OptimizerTable, RunTable
 from latentsync.runtime import Seeds
 from latentsync.train.batches import Batch, read_batches
 from latentsync.train.checkpoint import (
@@ -86,7 +87,7 @@ class TrainingRun:
     model: nn.Module
     network: str
     kind: str
-    config: object
+    config: BaseModel
     step: StepFunction
     weights: Mapping[str, float]
     samples: Dataset[Any]
@@ -165,7 +166,11 @@ def is_due(every_samples: int, position: Position, table: RunTable) -> bool:
 def learning_rate(table: OptimizerTable, samples: int, total: int) -> float:
     """The learning rate of the step after which `samples` of `total` will have been seen.
 
-    >>> [learning_rate(OptimizerTable(learning_rate=1, warmup_samples=4), k, 100) for k in (1, 2, 4, 100)]
+    >>> table = OptimizerTable(
+    ...     learning_rate=1, weight_decay=0, betas=(0.9, 0.999), max_gradient_norm=1,
+    ...     schedule="constant", warmup_samples=4, final_share=0,
+    ... )
+    >>> [learning_rate(table, samples, 100) for samples in (1, 2, 4, 100)]
     [0.25, 0.5, 1.0, 1.0]
     """
     risen = min(1.0, samples / table.warmup_samples) if table.warmup_samples else 1.0

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from latentsync.errors import LatentSyncError, MemoryShortage, RecipeError, UsageError
-from latentsync.recipe.train_syncnet import RunTable
+from latentsync.recipe.training import RunTable
 
 _PRECISION = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}
 _LOST = ("connection closed by peer", "connection reset by peer", "gloo", "nccl", "socket")

@@ -15,7 +15,7 @@ from latentsync.events import Note, Plan, Report
 from latentsync.manifest import ManifestClip
 from latentsync.recipe.loading import dump_recipe
 from latentsync.recipe.schema import Recipe
-from latentsync.recipe.train_syncnet import RunTable
+from latentsync.recipe.training import RunTable
 from latentsync.train.clips import VIDEO_FPS, Dropped, check_clips
 from latentsync.train.estimate import say_duration
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
 from latentsync.errors import WeightsError
@@ -32,7 +32,7 @@ USED_BY = {
     "landmarks": "the landmark network comes with the package; `latentsync sync --model` takes a U-Net",
 }
 
-ConfigT = TypeVar("ConfigT")
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
@@ -55,13 +55,13 @@ def save_checkpoint(
     state: Mapping[str, Tensor],
     *,
     kind: str,
-    config: object,
+    config: BaseModel,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `state` and what is needed to build its network again; the file appears whole or not at all.
 
     Args:
-        config: the dataclass that the network was built from.
+        config: what the network was built from; see `latentsync.recipe.networks`.
         facts: further values that JSON can hold.
 
     Raises:
@@ -70,19 +70,16 @@ def save_checkpoint(
     write_tensors(path, state, note_text(kind, config, facts or {}))
 
 
-def note_text(kind: str, config: object, facts: Mapping[str, Any]) -> dict[str, str]:
+def note_text(kind: str, config: BaseModel, facts: Mapping[str, Any]) -> dict[str, str]:
     """Write what a checkpoint says about itself as the metadata of its file; `read_note` reads it.
 
     Args:
-        config: a dataclass instance.
         facts: values that JSON can hold.
     """
-    if not dataclasses.is_dataclass(config) or isinstance(config, type):
-        raise ValueError(f"config must be a dataclass instance, got {config!r}")
     return {
         "format": FORMAT,
         "kind": kind,
-        "config": json.dumps(dataclasses.asdict(config)),
+        "config": config.model_dump_json(),
         "facts": json.dumps(dict(facts)),
     }
 
@@ -197,13 +194,15 @@ def check_fit(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> No
 
 
 def config_of(note: CheckpointNote, config_type: type[ConfigT]) -> ConfigT:
-    """The configuration in `note`, as the dataclass that it was.
+    """The configuration in `note`.
 
     Raises:
-        TypeError, ValueError: its fields are not those of `config_type`, or do not fit together.
+        ValueError: its fields are not those of `config_type`, or do not fit together.
     """
-    return config_type(**{name: _as_tuples(value) for name, value in note.config.items()})
-
-
-def _as_tuples(value: Any) -> Any:
-    return tuple(_as_tuples(item) for item in value) if isinstance(value, list) else value
+    try:
+        # Through JSON, where strict checking still takes a list for a tuple.
+        return config_type.model_validate_json(json.dumps(note.config))
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in fault["loc"])
+        raise ValueError(f"{name}: {fault['msg']}" if name else fault["msg"]) from error

@@ -10,57 +10,53 @@ import torch
 from torch import Tensor
 
 from latentsync.errors import WeightsError
-from latentsync.models.framewise import FramewiseConfig, FramewiseSyncNet, build_framewise
-from latentsync.models.syncnet import SyncNet, SyncNetConfig, TowerConfig, build_syncnet
+from latentsync.models.framewise import FramewiseSyncNet, build_framewise
+from latentsync.models.syncnet import SyncNet, build_syncnet
 from latentsync.models.syncnet_v2 import SyncNetV2
-from latentsync.models.videomae import VideoEncoder, VideoEncoderConfig, build_video_encoder
+from latentsync.models.videomae import VideoEncoder, build_video_encoder
+from latentsync.recipe.networks import FramewiseConfig, SyncNetConfig, TowerConfig, VideoEncoderConfig
 from latentsync.weights.checkpoints import assign_strictly, is_checkpoint, load_checkpoint, read_note
 from latentsync.weights.fingerprints import describe_unknown, identify
 from latentsync.weights.read import Content, read_content
 
 _AUDIO_16 = TowerConfig(
-    in_channels=1,
-    channels=(32, 64, 128, 256, 512, 1024, 2048),
-    factors=((2, 1), 2, 2, 1, 2, 2, (2, 3)),
+    channels=(32, 64, 128, 256, 512, 1024, 2048), factors=((2, 1), 2, 2, 1, 2, 2, (2, 3)), attention=()
 )
 _VISUAL_16 = TowerConfig(
-    in_channels=48,
-    channels=(64, 128, 256, 256, 512, 1024, 2048, 2048),
-    factors=((1, 2), 2, 2, 2, 2, 2, 2, 2),
+    channels=(64, 128, 256, 256, 512, 1024, 2048, 2048), factors=((1, 2), 2, 2, 2, 2, 2, 2, 2), attention=()
+)
+_PIXEL_16 = SyncNetConfig(
+    kind="stable",
+    frames=16,
+    resolution=256,
+    space="pixel",
+    is_lower_half=True,
+    norm_groups=32,
+    dropout=0.0,
+    visual=_VISUAL_16,
+    audio=_AUDIO_16,
 )
 RELEASED_SYNCNETS = {
-    "16_pixel": SyncNetConfig(visual=_VISUAL_16, audio=_AUDIO_16),  # LatentSync 1.0
-    "16_pixel_attn": SyncNetConfig(  # LatentSync 1.5 and 1.6: stable_syncnet.pt
-        visual=TowerConfig(
-            in_channels=48,
-            channels=_VISUAL_16.channels,
-            factors=_VISUAL_16.factors,
-            attention=(False, False, False, False, True, True, False, False),
-        ),
-        audio=TowerConfig(
-            in_channels=1,
-            channels=_AUDIO_16.channels,
-            factors=_AUDIO_16.factors,
-            attention=(False, False, False, True, True, False, False),
-        ),
+    "16_pixel": _PIXEL_16,  # LatentSync 1.0
+    "16_pixel_attn": _PIXEL_16.replaced(  # LatentSync 1.5 and 1.6: stable_syncnet.pt
+        visual=_VISUAL_16.replaced(attention=(False, False, False, False, True, True, False, False)),
+        audio=_AUDIO_16.replaced(attention=(False, False, False, True, True, False, False)),
     ),
-    "16_latent": SyncNetConfig(
-        visual=TowerConfig(
-            in_channels=64, channels=(64, 128, 256, 256, 512, 1024), factors=(2, 2, 2, 1, 2, 2)
-        ),
+    "16_latent": _PIXEL_16.replaced(
+        visual=TowerConfig(channels=(64, 128, 256, 256, 512, 1024), factors=(2, 2, 2, 1, 2, 2), attention=()),
         audio=TowerConfig(
-            in_channels=1, channels=(32, 64, 128, 256, 512, 1024), factors=((2, 1), 2, 2, 2, 2, (2, 3))
+            channels=(32, 64, 128, 256, 512, 1024), factors=((2, 1), 2, 2, 2, 2, (2, 3)), attention=()
         ),
         space="latent",
         is_lower_half=False,
     ),
-    "25_pixel": SyncNetConfig(
+    "25_pixel": _PIXEL_16.replaced(
         visual=TowerConfig(
-            in_channels=75,
             channels=(128, 128, 256, 256, 512, 512, 1024, 1024),
             factors=((1, 2), 2, 2, 2, 2, 2, 2, 2),
+            attention=(),
         ),
-        audio=TowerConfig(in_channels=1, channels=(64, 128, 256, 256, 512, 1024), factors=(2,) * 6),
+        audio=TowerConfig(channels=(64, 128, 256, 256, 512, 1024), factors=(2,) * 6, attention=()),
         frames=25,
     ),
 }
@@ -83,9 +79,8 @@ def config_of(tensors: dict[str, Tensor], path: Path) -> SyncNetConfig:
         raise WeightsError(f"{str(path)!r} is not a SyncNet: it {_seems(tensors)}", hint=SYNCNET_NAMED)
     found = _layout(tensors, "visual_encoder"), _layout(tensors, "audio_encoder")
     for config in RELEASED_SYNCNETS.values():
-        if found == tuple(
-            (tower.in_channels, tower.channels, tower.attention) for tower in (config.visual, config.audio)
-        ):
+        towers = ((config.visual, config.visual_channels), (config.audio, 1))
+        if found == tuple((channels, tower.channels, tower.attends) for tower, channels in towers):
             return config
     (seen, widths, _), _ = found
     raise WeightsError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from latentsync.errors import WeightsError
+from latentsync.recipe.networks import TinyAutoencoderConfig, UNetConfig, VAEConfig
 from latentsync.types import PredictionType, TimestepSpacing
 from latentsync.weights.catalog import COMPACT, find_entry
 from latentsync.weights.hub import path_of
@@ -223,8 +224,8 @@ def load_autoencoder(path: Path, *, device: torch.device, dtype: torch.dtype) ->
     Raises:
         WeightsError: the file is damaged or belongs to another network.
     """
-    from latentsync.models.autoencoder import TinyAutoencoderConfig, build_tiny_autoencoder
-    from latentsync.models.vae import VAEConfig, build_vae
+    from latentsync.models.autoencoder import build_tiny_autoencoder
+    from latentsync.models.vae import build_vae
     from latentsync.weights.checkpoints import is_checkpoint, load_checkpoint, read_note
     from latentsync.weights.released import vae_from_released
 
@@ -251,7 +252,7 @@ def load_model(spec: ModelSpec, *, device: torch.device, dtype: torch.dtype) -> 
         WeightsError: a file is damaged or belongs to another network.
     """
     from latentsync.audio.whisper import load_whisper
-    from latentsync.models.unet import UNetConfig, build_unet
+    from latentsync.models.unet import build_unet
     from latentsync.weights.checkpoints import load_checkpoint
     from latentsync.weights.released import load_unet
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from latentsync.errors import WeightsError
-from latentsync.models.unet import LipUNet, UNetConfig, build_unet
-from latentsync.models.vae import FaceVAE, VAEConfig, build_vae
+from latentsync.models.unet import LipUNet, build_unet
+from latentsync.models.vae import FaceVAE, build_vae
+from latentsync.recipe.networks import UNetConfig, VAEConfig
 from latentsync.weights.checkpoints import assign_strictly, is_checkpoint, load_checkpoint
 from latentsync.weights.fingerprints import describe_unknown, identify
 from latentsync.weights.read import Content, read_content
@@ -143,14 +144,19 @@ def unet_config_of(tensors: Mapping[str, Tensor], path: Path) -> UNetConfig:
             raise ValueError("; ".join(faults))
         return UNetConfig(
             block_out_channels=block_out_channels,
-            cross_attention_dim=audio_width,
             layers_per_block=_count(shapes, r"down_blocks\.0\.resnets\.(\d+)\."),
             motion=bool(moving),
-            motion_max_seq_length=_size(shapes, tables[0], 1) if tables else 24,
+            motion_max_frames=_size(shapes, tables[0], 1) if tables else 24,
             attention_levels=tuple(
                 f"down_blocks.{level}.attentions.0.norm.weight" in shapes for level in range(levels)
             ),
-            motion_place="decoder" if moving and not any("down" in key for key in moving) else "everywhere",
+            motion_modules="decoder" if moving and not any("down" in key for key in moving) else "all",
+            audio_dim=audio_width,
+            adapter_dim=0,
+            attention_head_dim=8,
+            norm_num_groups=32,
+            norm_over="window",
+            view="face",
         )
     except ValueError as error:
         raise WeightsError(f"{str(path)!r} is not a LatentSync U-Net: {error}", hint=NAMED) from error
@@ -160,7 +166,7 @@ def version_of(config: UNetConfig) -> str:
     """Which released version has this structure; 1.5 and 1.6 differ only in what they were trained on."""
     if not config.motion:
         return "1.0"
-    return "1.5 or 1.6" if config.motion_place == "everywhere" else "stage2_efficient"
+    return "1.5 or 1.6" if config.motion_modules == "all" else "stage2_efficient"
 
 
 def require_version(config: UNetConfig, path: Path, version: str | None) -> None:
@@ -173,7 +179,7 @@ def require_version(config: UNetConfig, path: Path, version: str | None) -> None
     if version is None or VERSION_NEEDS.get(version) == found:
         return
     has = "with motion modules" if config.motion else "without motion modules"
-    has = "with motion modules in the decoder only" if config.motion_place == "decoder" else has
+    has = "with motion modules in the decoder only" if config.motion_modules == "decoder" else has
     named = "latentsync-1.0" if found == "1.0" else "latentsync-1.5, or the file's own path,"
     raise WeightsError(
         f"{str(path)!r} is the U-Net of LatentSync {found} ({has}), and not that of {version}",

@@ -28,7 +28,8 @@ from teacher import Teacher
 from torch import Tensor, nn
 from torch.nn import functional
 
-from latentsync.models.autoencoder import TinyAutoencoderConfig, build_tiny_autoencoder
+from latentsync.models.autoencoder import build_tiny_autoencoder
+from latentsync.recipe.networks import TinyAutoencoderConfig
 from latentsync.train.ema import Average
 from latentsync.train.losses import coarse_loss, reconstruction_loss
 from latentsync.weights.checkpoints import read_note, save_checkpoint

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from labelled_clips import find_clips, matches_any
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 from latentsync.faces.landmarks import INPUT_PX
+from latentsync.recipe.schema import Amount, Positive, Table
 
 # Where each of the 68 points goes when the picture is mirrored.
 MIRRORED = (
@@ -65,15 +68,18 @@ def load_labels(folder: Path) -> LabelledSquares:
     return LabelledSquares(torch.cat(pictures), torch.cat(points), np.array(sources))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Augmentation:
-    """How far squares and colours are moved. Lengths are fractions of the extent of the 68 points."""
+class Augmentation(Table):
+    """How far squares and colours are moved. Lengths are fractions of the extent of the 68 points.
 
-    side_min: float
-    side_max: float
-    shift: float
-    rotation_deg: float
-    negatives: float  # share of squares cut so that there is no whole face in them
+    shift      fraction of the side of the square
+    negatives  share of squares cut so that there is no whole face in them
+    """
+
+    side_min: Positive
+    side_max: Positive
+    shift: Amount
+    rotation_deg: Amount
+    negatives: Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True, slots=True)

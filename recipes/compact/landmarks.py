@@ -7,6 +7,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,24 +25,15 @@ from torch import Tensor
 
 from latentsync.events import Measured, Note, Plan, Progress, Report
 from latentsync.faces.landmarks import SQUARE_PER_EXTENT, LandmarkNet
-from latentsync.recipe.schema import Table
+from latentsync.recipe.schema import Recipe
 from latentsync.runtime import Seeds
 
 
-class LandmarkAugmentation(Table):
-    """Lengths are fractions of the extent of the 68 points, `shift` of the side of the square."""
-
-    side_min: float = Field(gt=0)
-    side_max: float = Field(gt=0)
-    shift: float = Field(ge=0)
-    rotation_deg: float = Field(ge=0)
-    negatives: float = Field(ge=0, lt=1)
-
-
-class LandmarksRecipe(Table):
+class LandmarksRecipe(Recipe):
     """What the landmark network is trained on and how."""
 
-    seed: int
+    kind: ClassVar[str] = "compact/landmarks"
+
     steps: int = Field(gt=0)
     batch_squares: int = Field(gt=0)
     lr: float = Field(gt=0)
@@ -52,7 +44,7 @@ class LandmarksRecipe(Table):
     control_loss: float = Field(ge=0)
     held_out: tuple[str, ...] = Field(strict=False)
     groups: tuple[ClipGroup, ...] = Field(strict=False)
-    augmentation: LandmarkAugmentation
+    augmentation: Augmentation
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +76,13 @@ def run(job: TrainLandmarksJob, recipe: LandmarksRecipe, report: Report) -> Resu
     net = LandmarkNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(net).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-    how = Augmentation(**recipe.augmentation.model_dump())
     random = seeds.generator("augmentation")
     saved_s = time.monotonic()
     for step in range(recipe.steps):
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(step, recipe)
         indices = torch.multinomial(chances, recipe.batch_squares, replacement=True, generator=random)
-        batch = draw_batch(squares, indices, how, random)
+        batch = draw_batch(squares, indices, recipe.augmentation, random)
         points, face_logits = net(batch.pictures_pm1.contiguous(memory_format=torch.channels_last))
         point_loss = _point_loss(points, batch.points, recipe.control_loss)[batch.is_face > 0].mean()
         face_loss = F.binary_cross_entropy_with_logits(face_logits, batch.is_face)

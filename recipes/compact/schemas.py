@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from latentsync.recipe.schema import Count, Recipe, Table
-from latentsync.recipe.train_syncnet import Amount, PictureAugmentation
+from latentsync.recipe.networks import UNetConfig, VAEConfig
+from latentsync.recipe.schema import Amount, Count, Names, Recipe, Table
+from latentsync.recipe.training import PictureAugmentation
 
 Rate = Annotated[float, Field(gt=0, le=1)]
 
@@ -55,7 +56,9 @@ class DecoderRecipe(Recipe):
     adversarial_after  steps in which only the discriminator learns what is real
     """
 
-    held_out: tuple[str, ...] = Field((), strict=False)
+    kind: ClassVar[str] = "compact/decoder"
+
+    held_out: Names
     learning_rate: Rate
     discriminator_learning_rate: Rate
     warmup_steps: Count
@@ -84,23 +87,12 @@ class TrainingRecipe(Recipe):
     held_out  name patterns of the people that are never trained on
     """
 
-    held_out: tuple[str, ...] = Field((), strict=False)
+    held_out: Names
     groups: tuple[ClipGroup, ...] = Field(strict=False)
     learning_rate: Annotated[float, Field(gt=0)]
     warmup_steps: Count
     weight_decay: Annotated[float, Field(ge=0)]
     save_every_steps: Count
-
-
-class VAENetwork(Table):
-    """Sizes of the autoencoder; see `latentsync.models.vae.VAEConfig`."""
-
-    block_out_channels: tuple[int, ...] = Field(strict=False)
-    num_blocks: Count
-    latent_channels: Count
-    patch: Count
-    norm_num_groups: Count
-    middle_attention: bool
 
 
 class VAEStage(Table):
@@ -114,22 +106,13 @@ class VAEStage(Table):
 class VAERecipe(TrainingRecipe):
     """`recipes/compact/vae.toml`."""
 
+    kind: ClassVar[str] = "compact/vae"
+
     edge_weight: Annotated[float, Field(ge=0)]
     mouth_weight: Annotated[float, Field(ge=0)]
     kl_weight: Annotated[float, Field(ge=0)]
-    network: VAENetwork
+    network: VAEConfig
     stages: tuple[VAEStage, ...] = Field(strict=False)
-
-
-class UNetNetwork(Table):
-    """Sizes of the U-Net; see `latentsync.models.unet.UNetConfig`."""
-
-    block_out_channels: tuple[int, ...] = Field(strict=False)
-    attention_levels: tuple[bool, ...] = Field(strict=False)
-    layers_per_block: Count
-    attention_head_dim: Count
-    norm_num_groups: Count
-    adapter_dim: Count
 
 
 class Hearing(Table):
@@ -149,6 +132,8 @@ class CompactUNetRecipe(TrainingRecipe):
     pixel_share           last part of the training that also compares pixels of the mouth
     """
 
+    kind: ClassVar[str] = "compact/unet"
+
     frames: Count
     batch_frames: Count
     average_decay: Annotated[float, Field(ge=0, lt=1)]
@@ -162,5 +147,5 @@ class CompactUNetRecipe(TrainingRecipe):
     pixel_share: Annotated[float, Field(ge=0, le=1)]
     pixel_frames: Count
     adapter_learning_rate_share: Annotated[float, Field(ge=0, le=1)]
-    network: UNetNetwork
+    network: UNetConfig
     hearing: Hearing

@@ -21,8 +21,9 @@ from latentsync.diffusion.sampling import build_scheduler
 from latentsync.events import Measured, Plan, Progress, Report
 from latentsync.faces.align import latent_mask, mouth_mask
 from latentsync.models.adapter import AudioAdapter
-from latentsync.models.unet import LipUNet, UNetConfig, build_unet
-from latentsync.models.vae import FaceVAE, VAEConfig, build_vae
+from latentsync.models.unet import LipUNet, build_unet
+from latentsync.models.vae import FaceVAE, build_vae
+from latentsync.recipe.networks import VAEConfig
 from latentsync.runtime import Seeds
 from latentsync.train.losses import mouth_weights, pixel_loss
 from latentsync.weights.checkpoints import load_checkpoint, save_checkpoint
@@ -66,7 +67,7 @@ def run(job: TrainCompactJob, recipe: CompactUNetRecipe, report: Report) -> Path
     paths = prepare_clips(found, vae, whisper, mask, job.output / "clips", seed=recipe.seed, report=report)
     clips = [clip for clip in map(load_prepared, paths) if len(clip.target) > 1]
     torch.manual_seed(recipe.seed)  # model initialisation
-    unet = build_unet(network_config(recipe, vae))
+    unet = build_unet(recipe.network.replaced(latent_channels=vae.latent_channels))
     unet = unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     report(Plan((f"{len(clips)} clips, {sum(p.numel() for p in unet.parameters()) / 1e6:.1f} M parameters",)))
     trainer = Trainer(unet, vae, clips, recipe, job.output / "state.pt")
@@ -82,24 +83,6 @@ def run(job: TrainCompactJob, recipe: CompactUNetRecipe, report: Report) -> Path
             trainer.save()
             save_checkpoint(target, trainer.average.state_dict(), kind="unet", config=unet.config)
     return target
-
-
-def network_config(recipe: CompactUNetRecipe, vae: FaceVAE) -> UNetConfig:
-    """The U-Net that the recipe describes, for the latents of `vae`."""
-    network = recipe.network
-    return UNetConfig(
-        block_out_channels=network.block_out_channels,
-        attention_levels=network.attention_levels,
-        layers_per_block=network.layers_per_block,
-        attention_head_dim=network.attention_head_dim,
-        norm_num_groups=network.norm_num_groups,
-        cross_attention_dim=network.adapter_dim,
-        adapter_dim=network.adapter_dim,
-        motion=False,
-        norm_over="frame",
-        in_channels=3 * vae.latent_channels + 1,
-        out_channels=vae.latent_channels,
-    )
 
 
 def learn_to_hear(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from latentsync.events import Measured, Progress, Report
-from latentsync.models.vae import FaceVAE, VAEConfig, build_vae
+from latentsync.models.vae import FaceVAE, build_vae
 from latentsync.runtime import Seeds
 from latentsync.train.losses import mouth_region, reconstruction_loss
 from latentsync.weights.checkpoints import save_checkpoint
@@ -38,7 +38,7 @@ def run(job: TrainVAEJob, recipe: VAERecipe, report: Report) -> Path:
         MediaError: there are no labelled clips.
     """
     torch.manual_seed(recipe.seed)  # model initialisation
-    vae = build_vae(VAEConfig(**recipe.network.model_dump(), scaling_factor=1.0))
+    vae = build_vae(recipe.network.replaced(scaling_factor=1.0))
     vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     clips = [clip for clip in find_clips(job.data) if not matches_any(clip.name, recipe.held_out)]
     draws = ClipDraw(
@@ -50,7 +50,7 @@ def run(job: TrainVAEJob, recipe: VAERecipe, report: Report) -> Path:
         images = patches(clips, draws, stage, random)
         _train_stage(vae, images, recipe, stage, number, report)
         spread = vae.posterior(next(images)).mean.std().item()
-        config = replace(vae.config, scaling_factor=round(1 / spread, 4))
+        config = vae.config.replaced(scaling_factor=round(1 / spread, 4))
         state = {key: tensor.half() for key, tensor in vae.state_dict().items()}
         save_checkpoint(target, state, kind="vae", config=config)
     return target

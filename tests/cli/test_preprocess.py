@@ -12,6 +12,7 @@ from latentsync.events import Report
 from latentsync.preprocess import run as front
 from latentsync.preprocess.run import PreprocessJob, PreprocessResult
 from latentsync.preprocess.summary import Funnel
+from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.preprocess import PreprocessRecipe
 from latentsync.workers.log import Shard
 from latentsync_cli import app as cli
@@ -59,7 +60,7 @@ def test_two_folders_are_enough(
 ) -> None:
     assert give(monkeypatch, "raw", "out") == 0
     assert calls.jobs == [PreprocessJob(raw=Path("raw"), out=Path("out"))]
-    assert calls.recipes == [PreprocessRecipe()]
+    assert calls.recipes == [load_recipe("preprocess", PreprocessRecipe)]
     shown = capsys.readouterr()
     assert shown.out == "out/manifest.parquet\n"
     assert "no_face" in shown.err and "crashed" in shown.err

@@ -10,7 +10,8 @@ import pytest
 
 from latentsync.events import Report
 from latentsync.faces.choice import FaceChoice
-from latentsync.recipe.schema import Sampling, SyncRecipe
+from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.sync import Sampling, SyncRecipe
 from latentsync.sync import run as core
 from latentsync.sync.run import SyncJob, SyncResult
 from latentsync_cli import app as cli
@@ -66,7 +67,7 @@ def test_two_files_are_enough(
     assert give(monkeypatch, "films/a.b.mov", "b.wav") == 0
     job = calls.jobs[0]
     assert job == SyncJob(video=Path("films/a.b.mov"), speech=Path("b.wav"), output=Path("a.b_synced.mp4"))
-    assert calls.recipes == [SyncRecipe()]
+    assert calls.recipes == [load_recipe("sync", SyncRecipe)]
     assert capsys.readouterr().out == "a_synced.mp4\n"
 
 
@@ -108,7 +109,8 @@ def test_flags_win_over_settings_and_the_recipe(
     flags = ("--effort", "best", "--steps", "7", "--codec", "lossless", "--seed", "9")
     give(monkeypatch, "a.mp4", "b.wav", "--recipe", str(recipe), *settings, *flags)
     (chosen,) = calls.recipes
-    assert chosen.sampling == Sampling(quality="best", steps=7, guidance=3.0)
+    usual = load_recipe("sync", SyncRecipe).sampling
+    assert chosen.sampling == usual.replaced(effort="best", steps=7, guidance=3.0)
     assert chosen.seed == 9
     assert (chosen.encoding.crf, chosen.encoding.codec, chosen.paste.region) == (30, "lossless", "crop")
 

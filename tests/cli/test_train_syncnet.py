@@ -85,7 +85,7 @@ def test_flags_become_a_job(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> No
         )
     ]
     assert calls.recipes[0].optimizer.learning_rate == 0.5
-    assert calls.recipes[0].network.kind == "framewise"
+    assert calls.recipes[0].syncnet == "framewise"
 
 
 def test_a_dry_run_prints_the_recipe(

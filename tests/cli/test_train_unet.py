@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from latentsync.errors import MediaError
+from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.train.job import TrainingJob, TrainingResult
 from latentsync.train.unet import run as train_unet
@@ -44,7 +45,7 @@ def test_bare_it_trains_stage_two_on_the_data_here(asked: Asked) -> None:
     assert result.stdout == "runs/stage2/unet.safetensors\n"
     job, recipe = asked[0]
     assert (job.data, job.output) == (Path("data"), Path("runs/stage2"))
-    assert recipe == UNetTrainingRecipe()
+    assert recipe == load_recipe("stage2", UNetTrainingRecipe)
 
 
 def test_flags_become_the_job_and_the_recipe(asked: Asked, tmp_path: Path) -> None:

@@ -19,12 +19,16 @@ from schemas import DecoderRecipe, PredictedWindows
 from latentsync.errors import MediaError
 from latentsync.events import Event, Progress, ignore
 from latentsync.manifest import ManifestClip
-from latentsync.models.unet import UNetConfig, build_unet
-from latentsync.models.vae import FaceVAE, VAEConfig, build_vae
+from latentsync.models.unet import build_unet
+from latentsync.models.vae import FaceVAE, build_vae
 from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.networks import VAEConfig
+from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.train.clips import WHISPER_KIND, Features, find_clips
 from latentsync.weights.checkpoints import load_checkpoint, save_checkpoint
 from latentsync.weights.read import read_tensors
+
+RELEASED_UNET = load_recipe("stage2", UNetTrainingRecipe).network
 
 SETTINGS = (
     'held_out=["person_01*"]',
@@ -39,15 +43,13 @@ SETTINGS = (
     "windows.reference_gap_frames=4",
 )
 VAE = VAEConfig(block_out_channels=(8, 8, 8), num_blocks=1, latent_channels=2, norm_num_groups=4, patch=2)
-UNET = UNetConfig(
+UNET = RELEASED_UNET.replaced(
     block_out_channels=(16, 16),
     attention_levels=(False, True),
     layers_per_block=1,
     attention_head_dim=2,
     norm_num_groups=4,
-    cross_attention_dim=384,
-    in_channels=7,
-    out_channels=2,
+    latent_channels=2,
     motion=False,
     norm_over="frame",
 )

@@ -15,7 +15,8 @@ from torch import Tensor
 from latentsync.audio.whisper import WhisperEncoder
 from latentsync.audio.windows import states_for_frames
 from latentsync.events import ignore
-from latentsync.models.vae import FaceVAE, VAEConfig, build_vae
+from latentsync.models.vae import FaceVAE, build_vae
+from latentsync.recipe.networks import VAEConfig
 
 
 class Ear(WhisperEncoder):

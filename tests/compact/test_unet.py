@@ -13,8 +13,9 @@ from unet import TrainCompactJob, run
 
 from latentsync.errors import MediaError
 from latentsync.events import Event, Progress, ignore
-from latentsync.models.unet import UNetConfig, build_unet
+from latentsync.models.unet import build_unet
 from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.networks import UNetConfig
 from latentsync.weights.checkpoints import load_checkpoint
 
 SETTINGS = (

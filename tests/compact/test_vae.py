@@ -13,8 +13,9 @@ from schemas import VAERecipe, VAEStage
 from vae import TrainVAEJob, patches, run
 
 from latentsync.events import ignore
-from latentsync.models.vae import VAEConfig, build_vae
+from latentsync.models.vae import build_vae
 from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.networks import VAEConfig
 from latentsync.weights.checkpoints import load_checkpoint
 
 SETTINGS = (

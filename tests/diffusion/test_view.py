@@ -5,8 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentsync.diffusion.view import MouthView, build_view, channels_seen, paste_masks
+from latentsync.diffusion.view import MouthView, build_view, paste_masks
 from latentsync.faces.align import mouth_mask
+from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.train_unet import UNetTrainingRecipe
 
 SIDE = 256
 
@@ -39,16 +41,17 @@ def test_a_window_comes_back_to_where_it_was_cut() -> None:
 
 
 def test_the_views_have_the_channels_that_a_unet_is_built_for() -> None:
-    real = faces(0)
+    real, released = faces(0), load_recipe("stage2", UNetTrainingRecipe).network
     for name, latent_side, channels in (("face", 32, 32), ("mouth", 16, 32)):
         view = build_view(name, torch.from_numpy(mouth_mask(SIDE)), factor=8)  # type: ignore[arg-type]
 
         def encode(each: torch.Tensor) -> torch.Tensor:
             return torch.zeros(len(each), 32, each.shape[2] // 8, each.shape[3] // 8)
 
+        config = released.replaced(view=name, latent_channels=channels)
         known, own = view.known(real, encode), encode(view.cut(real))
         assert known.shape[2:] == own.shape[2:] == view.small(view.mask).shape == (latent_side, latent_side)
-        assert 2 * channels + 1 + known.shape[1] == channels_seen(name, channels)  # type: ignore[arg-type]
+        assert 2 * channels + 1 + known.shape[1] == config.in_channels
 
 
 def test_a_window_is_shown_inside_and_compared_at_its_border() -> None:

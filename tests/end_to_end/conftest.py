@@ -19,10 +19,14 @@ import torch
 
 from latentsync.media.read import read_frames
 from latentsync.media.write import Encoding, VideoWriter
-from latentsync.models.unet import UNetConfig, build_unet
+from latentsync.models.unet import build_unet
+from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.types import FrameImage
 from latentsync.weights.checkpoints import save_checkpoint
 from latentsync_cli import app as cli
+
+RELEASED_UNET = load_recipe("stage2", UNetTrainingRecipe).network
 
 DISK_BYTES = 60_000
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -97,14 +101,12 @@ def write_video() -> WriteVideo:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A U-Net that fits the bundled autoencoder and learnt nothing, where the picture does not matter."""
     torch.manual_seed(1)
-    config = UNetConfig(
+    config = RELEASED_UNET.replaced(
         block_out_channels=(8, 8),
-        cross_attention_dim=8,
         attention_head_dim=2,
         layers_per_block=1,
         motion=False,
-        in_channels=25,
-        out_channels=8,
+        latent_channels=8,
         norm_num_groups=4,
         attention_levels=(False, True),
         adapter_dim=8,

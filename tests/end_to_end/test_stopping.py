@@ -15,7 +15,8 @@ import pytest
 
 from latentsync.errors import MediaError
 from latentsync.events import Event, Progress, ignore
-from latentsync.recipe.schema import Encoded, SyncRecipe
+from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.sync import SyncRecipe
 from latentsync.sync.run import SyncJob, run
 
 EXECUTABLE = Path(sys.executable).parent / "latentsync"
@@ -34,7 +35,7 @@ def test_stopped_between_two_frames(
     job = SyncJob(video=portrait, speech=speech, output=folder / "out.mp4", model=str(tiny_model))
     threads = threading.active_count()
     with pytest.raises(KeyboardInterrupt) as stopped:
-        run(job, SyncRecipe(), stop_at_third_frame)
+        run(job, load_recipe("sync", SyncRecipe), stop_at_third_frame)
     assert stopped.traceback  # the frames of the run are still alive
     assert [path.name for path in folder.iterdir()] == ["speech.wav"]
     assert threading.active_count() == threads
@@ -49,7 +50,7 @@ def test_threads_end_when_the_output_cannot_be_written(
 ) -> None:
     speech = cut_speech(folder / "speech.wav", 4.0)
     job = SyncJob(video=portrait, speech=speech, output=folder / "out.mp4", model=str(tiny_model))
-    recipe = SyncRecipe(encoding=Encoded(codec="lossless"))
+    recipe = load_recipe("sync", SyncRecipe, overrides=["encoding.codec=lossless"])
     threads = threading.active_count()
     with nearly_full_disk(), pytest.raises(MediaError) as stopped:
         run(job, recipe, ignore)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from latentsync.evaluate.prepare import Faces
 from latentsync.faces.landmarks import Square
 from latentsync.media.write import Encoding, VideoWriter
-from latentsync.recipe.evaluate import Preparing
+from latentsync.recipe.evaluate import EvaluateRecipe, Preparing
+from latentsync.recipe.loading import load_recipe
 from latentsync.types import Face, FrameImage
 
 WriteClip = Callable[..., Path]
@@ -61,7 +62,7 @@ def faces() -> Faces:
 @pytest.fixture(scope="session")
 def preparing() -> Preparing:
     """Small crops; nothing is smoothed, so that places are exact."""
-    return Preparing(resolution=64, min_s=0.5)
+    return load_recipe("evaluate", EvaluateRecipe).prepare.replaced(resolution=64, min_s=0.5)
 
 
 def tone(path: Path, duration_s: float, *, level: float) -> Path:

@@ -21,10 +21,17 @@ from latentsync.events import Event, Note, Plan, ignore
 from latentsync.media.read import read_frames
 from latentsync.media.write import Encoding, VideoWriter
 from latentsync.metrics.metric import Missing, Need, ScoredClip, Value
-from latentsync.models.syncnet import SyncNetConfig, TowerConfig, build_syncnet
+from latentsync.models.syncnet import build_syncnet
 from latentsync.recipe.evaluate import EvaluateRecipe
+from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.networks import TowerConfig
+from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.types import FrameImage
 from latentsync.weights.checkpoints import save_checkpoint
+
+USUAL = load_recipe("evaluate", EvaluateRecipe)
+
+PAPER_SYNCNET = load_recipe("syncnet", SyncNetRecipe).network
 
 
 @dataclass
@@ -78,7 +85,7 @@ def speech() -> Path:
 @pytest.fixture
 def recipe() -> EvaluateRecipe:
     """Small crops and one second, so that it is quick."""
-    chosen = EvaluateRecipe()
+    chosen = USUAL
     return chosen.model_copy(
         update={
             "prepare": chosen.prepare.model_copy(update={"resolution": 64, "longest_s": 1.0, "min_s": 0.8})
@@ -240,9 +247,9 @@ def test_workers_change_neither_the_numbers_nor_their_order(
 def syncnet(tmp_path: Path) -> Path:
     """A SyncNet of a few numbers that learnt nothing."""
     torch.manual_seed(1)
-    config = SyncNetConfig(
-        visual=TowerConfig(in_channels=15, channels=(8, 8), factors=((1, 2), (16, 16))),
-        audio=TowerConfig(in_channels=1, channels=(8, 8), factors=((5, 4), (16, 4))),
+    config = PAPER_SYNCNET.replaced(
+        visual=TowerConfig(channels=(8, 8), factors=((1, 2), (16, 16)), attention=()),
+        audio=TowerConfig(channels=(8, 8), factors=((5, 4), (16, 4)), attention=()),
         frames=5,
         resolution=32,
         norm_groups=4,
@@ -257,11 +264,11 @@ def test_a_syncnet_is_judged_on_processed_clips(tmp_path: Path, syncnet: Path) -
     (tmp_path / "data").mkdir()
     write_video(tmp_path / "data" / "a.mp4", list(random.integers(0, 255, (25, 64, 64, 3), np.uint8)))
     job = SyncNetJob(checkpoint=syncnet, data=tmp_path / "data", output=tmp_path / "out", device="cpu")
-    result = run_syncnet(job, EvaluateRecipe(), ignore)
+    result = run_syncnet(job, USUAL, ignore)
     assert 0 <= result.found.accuracy <= 1
     assert result.found.pairs == 2048
     assert json.loads(result.numbers.read_text(encoding="utf-8"))["clips"] == 1
     assert "ROC" in result.page.read_text(encoding="utf-8")
     with pytest.raises(MediaError, match=r"no clip for (train|validation)"):
         for split in ("train", "validation"):
-            run_syncnet(replace(job, split=split), EvaluateRecipe(), ignore)  # type: ignore[arg-type]
+            run_syncnet(replace(job, split=split), USUAL, ignore)  # type: ignore[arg-type]

@@ -25,9 +25,12 @@ from latentsync.metrics.metric import (
     Value,
 )
 from latentsync.metrics.statistics import FeatureStatistics, frechet_distance
-from latentsync.recipe.evaluate import Intervals, Preparing
+from latentsync.recipe.evaluate import EvaluateRecipe, Preparing
+from latentsync.recipe.loading import load_recipe
 
 from .conftest import WriteClip, clip_writer
+
+USUAL = load_recipe("evaluate", EvaluateRecipe)
 
 
 @dataclass
@@ -241,7 +244,7 @@ def measured(
 
 
 def totals_of(scores: list[ClipScores], cache: Cache) -> Totals:
-    return total(scores, METRICS, cache, Intervals(set_resamples=20), seed=1)  # type: ignore[arg-type]
+    return total(scores, METRICS, cache, USUAL.intervals.replaced(set_resamples=20), seed=1)  # type: ignore[arg-type]
 
 
 def test_totals_do_not_depend_on_the_order(measured: tuple[list[ClipScores], Cache]) -> None:

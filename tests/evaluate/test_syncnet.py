@@ -17,9 +17,12 @@ from latentsync.errors import MediaError
 from latentsync.evaluate.syncnet import Draws, as_dict, judge_clips, rows, write_page
 from latentsync.events import ignore
 from latentsync.manifest import ManifestClip
-from latentsync.recipe.evaluate import JudgingSyncNet
+from latentsync.recipe.evaluate import EvaluateRecipe
+from latentsync.recipe.loading import load_recipe
 
 from .conftest import WriteClip
+
+USUAL = load_recipe("evaluate", EvaluateRecipe)
 
 
 @dataclass
@@ -71,7 +74,7 @@ def clip_of(path: Path) -> ManifestClip:
     )
 
 
-SETTINGS = JudgingSyncNet(pairs=400, max_shift_frames=5)
+SETTINGS = USUAL.syncnet.replaced(pairs=400, max_shift_frames=5)
 
 
 def test_a_perfect_one_is_never_wrong(write_clip: WriteClip) -> None:

@@ -30,14 +30,19 @@ from latentsync.metrics.sync import (
     score_sync,
     v2_picture,
 )
-from latentsync.models.syncnet import SyncNetConfig, TowerConfig, build_syncnet
+from latentsync.models.syncnet import build_syncnet
 from latentsync.models.syncnet_v2 import SyncNetV2
+from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.networks import TowerConfig
+from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.weights import models as store
 from latentsync.weights.checkpoints import save_checkpoint
 
-TINY = SyncNetConfig(
-    visual=TowerConfig(in_channels=15, channels=(8, 8), factors=((4, 8), 4)),
-    audio=TowerConfig(in_channels=1, channels=(8, 8), factors=((5, 4), (16, 4))),
+PAPER_SYNCNET = load_recipe("syncnet", SyncNetRecipe).network
+
+TINY = PAPER_SYNCNET.replaced(
+    visual=TowerConfig(channels=(8, 8), factors=((4, 8), 4), attention=()),
+    audio=TowerConfig(channels=(8, 8), factors=((5, 4), (16, 4)), attention=()),
     frames=5,
     resolution=32,
     norm_groups=4,

@@ -14,7 +14,8 @@ from latentsync.metrics.metric import ScoredClip
 from latentsync.metrics.networks import load_program
 from latentsync.metrics.statistics import FeatureStatistics
 from latentsync.metrics.video import FvdI3d, FvdVideoMae
-from latentsync.models.videomae import VideoEncoderConfig, build_video_encoder
+from latentsync.models.videomae import build_video_encoder
+from latentsync.recipe.networks import VideoEncoderConfig
 
 CPU = torch.device("cpu")
 Change = Callable[[ScoredClip], ScoredClip]

@@ -7,7 +7,8 @@ import torch
 from latentsync.weights.store import load_autoencoder
 
 from latentsync.axes import ShapeError
-from latentsync.models.autoencoder import TinyAutoencoder, TinyAutoencoderConfig, build_tiny_autoencoder
+from latentsync.models.autoencoder import TinyAutoencoder, build_tiny_autoencoder
+from latentsync.recipe.networks import TinyAutoencoderConfig
 from latentsync.weights.checkpoints import save_checkpoint
 
 SMALL = TinyAutoencoderConfig(

@@ -4,9 +4,13 @@ import pytest
 import torch
 
 from latentsync.errors import ShapeError
-from latentsync.models.framewise import FramewiseConfig, build_framewise, cut_region
+from latentsync.models.framewise import build_framewise, cut_region
+from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.train_syncnet import SyncNetRecipe
 
-TINY = FramewiseConfig(
+BUNDLED_SYNCNET = load_recipe("compact/syncnet", SyncNetRecipe).framewise
+
+TINY = BUNDLED_SYNCNET.replaced(
     frames=10,
     region_unit=(0.5, 1.0, 0.25, 0.75),
     rows=16,
@@ -42,7 +46,7 @@ def test_speech_of_another_width_is_refused() -> None:
 )
 def test_sizes_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError):
-        FramewiseConfig(**wrong)  # type: ignore[arg-type]
+        BUNDLED_SYNCNET.replaced(**wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("side", [32, 64])

@@ -10,31 +10,26 @@ import torch
 from safetensors.torch import load_file
 
 from latentsync.errors import ShapeError
-from latentsync.models.syncnet import (
-    SyncNet,
-    SyncNetConfig,
-    TowerConfig,
-    build_syncnet,
-    stack_frames,
-)
+from latentsync.models.syncnet import SyncNet, build_syncnet, stack_frames
+from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.networks import SyncNetConfig, TowerConfig
+from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.weights.checkpoints import load_checkpoint, save_checkpoint
 
-TINY = SyncNetConfig(
-    visual=TowerConfig(
-        in_channels=15, channels=(8, 8, 8), factors=((1, 2), 4, 4), attention=(False, True, False)
-    ),
-    audio=TowerConfig(in_channels=1, channels=(8, 8), factors=((5, 4), (16, 4))),
+PAPER_SYNCNET = load_recipe("syncnet", SyncNetRecipe).network
+
+TINY = PAPER_SYNCNET.replaced(
+    visual=TowerConfig(channels=(8, 8, 8), factors=((1, 2), 4, 4), attention=(False, True, False)),
+    audio=TowerConfig(channels=(8, 8), factors=((5, 4), (16, 4)), attention=()),
     frames=5,
     resolution=32,
     norm_groups=4,
 )
-WAV2LIP = SyncNetConfig(
+WAV2LIP = PAPER_SYNCNET.replaced(
     visual=TowerConfig(
-        in_channels=15,
-        channels=(32, 64, 128, 256, 512, 1024, 1024),
-        factors=(1, (1, 2), 2, 2, 2, 2, 2),
+        channels=(32, 64, 128, 256, 512, 1024, 1024), factors=(1, (1, 2), 2, 2, 2, 2, 2), attention=()
     ),
-    audio=TowerConfig(in_channels=1, channels=(32, 64, 128, 256, 512), factors=(1, (3, 1), 3, (3, 2), 1)),
+    audio=TowerConfig(channels=(32, 64, 128, 256, 512), factors=(1, (3, 1), 3, (3, 2), 1), attention=()),
     frames=5,
     kind="wav2lip",
 )
@@ -42,7 +37,6 @@ WAV2LIP = SyncNetConfig(
 
 def tower_of(facts: dict[str, Any]) -> TowerConfig:
     return TowerConfig(
-        in_channels=facts["in_channels"],
         channels=tuple(facts["block_out_channels"]),
         factors=tuple(tuple(f) if isinstance(f, list) else f for f in facts["downsample_factors"]),
         attention=tuple(bool(flag) for flag in facts["attn_blocks"]),
@@ -52,10 +46,10 @@ def tower_of(facts: dict[str, Any]) -> TowerConfig:
 def config_of(facts: dict[str, Any]) -> SyncNetConfig:
     visual = tower_of(facts["config"]["visual_encoder"])
     space, channels = ("latent", 4) if facts["image_shape"][2] == 32 else ("pixel", 3)
-    return SyncNetConfig(
+    return PAPER_SYNCNET.replaced(
         visual=visual,
         audio=tower_of(facts["config"]["audio_encoder"]),
-        frames=visual.in_channels // channels,
+        frames=facts["config"]["visual_encoder"]["in_channels"] // channels,
         space=space,  # type: ignore[arg-type]
         is_lower_half=space == "pixel",
     )
@@ -64,7 +58,7 @@ def config_of(facts: dict[str, Any]) -> SyncNetConfig:
 def windows(config: SyncNetConfig) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
     rows = config.resolution // 2
-    frames = torch.rand(2, config.visual.in_channels, rows, config.resolution, generator=generator) * 2 - 1
+    frames = torch.rand(2, config.visual_channels, rows, config.resolution, generator=generator) * 2 - 1
     return frames, torch.randn(2, 1, 80, config.mel_steps, generator=generator)
 
 
@@ -153,19 +147,16 @@ def test_wav2lip() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"frames": 4}, "4 frames of 3 channels do not make visual.in_channels 15"),
         ({"norm_groups": 3}, "8 channels cannot be split into 3 groups"),
         ({"kind": "wav2lip"}, "visual tower of kind 'wav2lip' has 7 blocks"),
-        ({"audio": TowerConfig(in_channels=1, channels=(4,), factors=(2,))}, "end with 8 and 4 channels"),
+        ({"audio": TowerConfig(channels=(4,), factors=(2,), attention=())}, "end with 8 and 4 channels"),
     ],
 )
 def test_configuration_that_does_not_fit(changes: dict[str, Any], message: str) -> None:
-    from dataclasses import replace
-
     with pytest.raises(ValueError, match=message):
-        replace(TINY, **changes)
+        TINY.replaced(**changes)
 
 
 def test_attention_that_cannot_be_split() -> None:
     with pytest.raises(ValueError, match="12 channels cannot be split into 8 heads"):
-        TowerConfig(in_channels=1, channels=(12,), factors=(2,), attention=(True,))
+        TowerConfig(channels=(12,), factors=(2,), attention=(True,))

@@ -4,16 +4,18 @@ import pytest
 import torch
 
 from latentsync.errors import ShapeError
-from latentsync.models.unet import LipUNet, UNetConfig, build_unet
+from latentsync.models.unet import LipUNet, build_unet
+from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.train_unet import UNetTrainingRecipe
 
-SMALL = dict(
-    block_out_channels=(16, 32), attention_levels=(True, False), norm_num_groups=8, cross_attention_dim=24
-)
+RELEASED_UNET = load_recipe("stage2", UNetTrainingRecipe).network
+
+SMALL = dict(block_out_channels=(16, 32), attention_levels=(True, False), norm_num_groups=8, audio_dim=24)
 
 
 def small_unet(**changes: object) -> LipUNet:
     torch.manual_seed(0)
-    return build_unet(UNetConfig(**{**SMALL, **changes})).eval()  # type: ignore[arg-type]
+    return build_unet(RELEASED_UNET.replaced(**{**SMALL, **changes})).eval()  # type: ignore[arg-type]
 
 
 def wake(unet: LipUNet) -> LipUNet:
@@ -64,14 +66,14 @@ def test_gradient_checkpointing_gives_the_same_gradient() -> None:
 
 
 def test_motion_in_decoder_only_holds_no_other_motion() -> None:
-    keys = small_unet(motion_place="decoder").state_dict().keys()
+    keys = small_unet(motion_modules="decoder").state_dict().keys()
     assert any("up_blocks.0.motion_modules" in key for key in keys)
     assert not any("down_blocks" in key and "motion_modules" in key for key in keys)
 
 
 def test_motion_in_decoder_only_runs() -> None:
     with torch.no_grad():
-        assert small_unet(motion_place="decoder")(*inputs()).shape == (1, 4, 3, 8, 8)
+        assert small_unet(motion_modules="decoder")(*inputs()).shape == (1, 4, 3, 8, 8)
 
 
 def test_state_dict_has_the_librarys_keys() -> None:
@@ -95,7 +97,7 @@ def test_audio_must_have_a_row_per_frame() -> None:
 
 def test_window_longer_than_the_positional_table() -> None:
     with pytest.raises(ValueError, match="window of 5 frames"):
-        small_unet(motion_max_seq_length=4)(*inputs(frames=5))
+        small_unet(motion_max_frames=4)(*inputs(frames=5))
 
 
 @pytest.mark.parametrize(
@@ -107,4 +109,4 @@ def test_window_longer_than_the_positional_table() -> None:
 )
 def test_config_that_cannot_be_built(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        UNetConfig(**{**SMALL, **changes})  # type: ignore[arg-type]
+        RELEASED_UNET.replaced(**{**SMALL, **changes})  # type: ignore[arg-type]

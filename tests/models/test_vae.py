@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from latentsync.models.vae import FaceVAE, VAEConfig, build_vae
+from latentsync.models.vae import FaceVAE, build_vae
+from latentsync.recipe.networks import VAEConfig
 
-FOLDED = VAEConfig((8, 8), num_blocks=1, scaling_factor=0.5, shift=0.1, patch=2, norm_num_groups=4)
-PLAIN = VAEConfig((32, 32), num_blocks=1)
+FOLDED = VAEConfig(block_out_channels=(8, 8), num_blocks=1, scaling_factor=0.5, patch=2, norm_num_groups=4)
+PLAIN = VAEConfig(block_out_channels=(32, 32), num_blocks=1)
 
 
 def build(config: VAEConfig) -> FaceVAE:
@@ -33,7 +34,7 @@ def test_latents_are_scaled_here_and_nowhere_else(config: VAEConfig) -> None:
     with torch.no_grad():
         raw = vae.posterior(images_pm1).mean
         latents = vae.encode(images_pm1)
-        torch.testing.assert_close(latents, (raw - config.shift) * config.scaling_factor)
+        torch.testing.assert_close(latents, raw * config.scaling_factor)
         unfolded = functional.pixel_shuffle(vae.network.decode(raw, return_dict=False)[0], config.patch)
         torch.testing.assert_close(vae.decode(latents), unfolded, atol=1e-5, rtol=1e-4)
 

@@ -9,12 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from latentsync.models.videomae import (
-    VideoEncoder,
-    VideoEncoderConfig,
-    build_video_encoder,
-    trepa_distance,
-)
+from latentsync.models.videomae import VideoEncoder, build_video_encoder, trepa_distance
+from latentsync.recipe.networks import VideoEncoderConfig
 
 TINY = VideoEncoderConfig(width=8, depth=2, heads=2, hidden=16, classes=0, picture=28, frames=4)
 

@@ -9,7 +9,8 @@ import pytest
 
 from latentsync.preprocess.align_face import AlignFace
 from latentsync.preprocess.step import Clip, Picture
-from latentsync.recipe.preprocess import Aligning
+from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.preprocess import PreprocessRecipe
 from latentsync.types import Frame, FrameImage
 
 from .conftest import astronaut, clip_of
@@ -17,7 +18,9 @@ from .conftest import astronaut, clip_of
 
 @pytest.fixture(scope="module")
 def step() -> AlignFace:
-    step = AlignFace(Aligning(resolution=64, detect_every_frames=3), with_boxes=True)
+    settings = ("align.resolution=64", "align.detect_every_frames=3")
+    recipe = load_recipe("preprocess", PreprocessRecipe, overrides=settings)
+    step = AlignFace(recipe.align, with_boxes=True)
     step.start()
     return step
 

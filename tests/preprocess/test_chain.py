@@ -17,27 +17,24 @@ from latentsync.manifest import Decision, source_name
 from latentsync.preprocess.chain import Stopwatch, build_steps, process
 from latentsync.preprocess.measure_sync import MeasureSync
 from latentsync.preprocess.step import REASONS, Clip, Drop, Source, Step
-from latentsync.recipe.preprocess import (
-    Aligning,
-    ClipEncoding,
-    Cutting,
-    Keeping,
-    PreprocessRecipe,
-    Quality,
-    Synchrony,
-)
+from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.preprocess import PreprocessRecipe
 from latentsync.types import Frame
 
 from .conftest import LoudnessJudge, MakeFilm, astronaut, clip_of
 
-RECIPE = PreprocessRecipe(
-    align=Aligning(resolution=64),
-    cut=Cutting(length_s=0.8, min_s=0.4),
-    face=Keeping(min_px=20),
-    sync=Synchrony(min_confidence_compact=0, max_offset_frames=15),
-    quality=Quality(measure="sharpness", min_sharpness=0),
-    encoding=ClipEncoding(preset="ultrafast"),
+SETTINGS = (
+    "align.resolution=64",
+    "cut.length_s=0.8",
+    "cut.min_s=0.4",
+    "face.min_px=20",
+    "sync.min_confidence_compact=0",
+    "sync.max_offset_frames=15",
+    "quality.measure=sharpness",
+    "quality.min_sharpness=0",
+    "encoding.preset=ultrafast",
 )
+RECIPE = load_recipe("preprocess", PreprocessRecipe, overrides=SETTINGS)
 
 
 @pytest.fixture(scope="module")

@@ -21,10 +21,13 @@ from latentsync.events import Event, Note, Plan, Progress, ignore
 from latentsync.manifest import read_decisions, read_manifest
 from latentsync.preprocess import run as preprocess
 from latentsync.preprocess.run import PreprocessJob, PreprocessResult, collect, run, summarize
-from latentsync.recipe.preprocess import Cutting, PreprocessRecipe
+from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.preprocess import PreprocessRecipe
 from latentsync.workers.local import LocalPool
 from latentsync.workers.log import Log, Shard
 from latentsync.workers.pool import WorkerPool
+
+RECIPE = load_recipe("preprocess", PreprocessRecipe)
 
 # A source holds a line that says what becomes of it. `work` leaves a mark for each source it sees.
 STAND_IN = """
@@ -63,13 +66,15 @@ DRIVER = """
 import sys
 from pathlib import Path
 from latentsync.preprocess import run as preprocess
+from latentsync.recipe.loading import load_recipe
 from latentsync.workers.local import LocalPool
 from functools import partial
 
 if __name__ == "__main__":
     raw, out, make = Path(sys.argv[1]), Path(sys.argv[2]), partial(eval, sys.argv[3])
+    recipe = load_recipe("preprocess", preprocess.PreprocessRecipe)
     preprocess._worker_pool = lambda job, recipe, tasks: LocalPool(make, workers=2)
-    preprocess.run(preprocess.PreprocessJob(raw=raw, out=out), preprocess.PreprocessRecipe(), print)
+    preprocess.run(preprocess.PreprocessJob(raw=raw, out=out), recipe, print)
 """
 AWKWARD = (
     "a b.mp4",
@@ -117,7 +122,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def go(raw: Path, out: Path, report: Callable[[Event], None] = ignore, **job: object) -> PreprocessResult:
-    return run(PreprocessJob(raw=raw, out=out, **job), PreprocessRecipe(), report)  # type: ignore[arg-type]
+    return run(PreprocessJob(raw=raw, out=out, **job), RECIPE, report)  # type: ignore[arg-type]
 
 
 def seen(out: Path) -> list[str]:
@@ -238,7 +243,7 @@ def test_what_cannot_be_read_is_noted_once(fill: Fill, out: Path) -> None:
 def test_another_recipe_for_the_same_folder_is_refused(fill: Fill, out: Path) -> None:
     raw = fill(**{"a.mp4": "keep"})
     go(raw, out)
-    other = PreprocessRecipe(cut=Cutting(length_s=2.0, min_s=5.0))
+    other = load_recipe("preprocess", PreprocessRecipe, overrides=["cut.length_s=2", "cut.min_s=5"])
     with pytest.raises(RecipeError, match=r"cut.length_s is 5\S* there and 2.0 now"):
         run(PreprocessJob(raw=raw, out=out), other, ignore)
 
@@ -310,7 +315,7 @@ def test_progress_counts_what_is_dropped(fill: Fill, out: Path) -> None:
 def test_the_last_shard_to_end_writes_the_manifest(fill: Fill, out: Path) -> None:
     raw = fill(**{f"{n}.mp4": "keep" for n in range(6)})
     other = Log(out / "log", Shard(2, 2))
-    (out / "recipe.toml").write_text(preprocess.dump_recipe(preprocess._resolved(PreprocessRecipe())))
+    (out / "recipe.toml").write_text(preprocess.dump_recipe(preprocess._resolved(RECIPE)))
     assert go(raw, out, shard=Shard(1, 2)).manifest is None
     other.close()
     assert go(raw, out, shard=Shard(2, 2)).manifest is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,10 @@ from hypothesis import strategies as st
 
 from latentsync.errors import RecipeError
 from latentsync.recipe.loading import dump_recipe, load_recipe
-from latentsync.recipe.schema import Recipe, SyncRecipe, Table
+from latentsync.recipe.schema import Recipe, Seed, Table
+from latentsync.recipe.sync import SyncRecipe
+from latentsync.recipe.train_syncnet import SyncNetRecipe
+from latentsync.recipe.train_unet import UNetTrainingRecipe
 
 
 class Layer(Table):
@@ -25,6 +29,7 @@ class Weights(Table):
 
 
 class Net(Recipe):
+    seed: Seed = 1247
     steps: int
     name: str = "n"
     sizes: tuple[int, ...] = (1, 2)
@@ -124,7 +129,7 @@ def test_overrides_are_toml_or_bare_words(
         (
             "steps = 1\nform = 'x'",
             "a.toml: form: got 'x', expected 'small' or 'large'",
-            "the default is 'small'",
+            "change form",
         ),
         (
             "steps = 1\nlayers = [{width = 1, hight = 2}]",
@@ -135,7 +140,7 @@ def test_overrides_are_toml_or_bare_words(
         (
             "steps = 1\nseed = -1",
             "a.toml: seed: got -1, expected greater than or equal to 0",
-            "the default is 1247",
+            "change seed",
         ),
     ],
 )
@@ -143,6 +148,44 @@ def test_a_mistake_names_file_key_and_remedy(
     write: Callable[[str, str], Path], text: str, message: str, hint: str
 ) -> None:
     assert failure(write("a.toml", text)) == (message, hint)
+
+
+def test_a_wrong_value_names_the_default(write: Callable[[str, str], Path]) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write("mine.toml", "sampling.mode = 'x'"), SyncRecipe)
+    assert caught.value.hint == "the default is 'blended'"
+
+
+def test_a_file_states_what_differs_from_the_bundled_recipe(write: Callable[[str, str], Path]) -> None:
+    mine = write("sync.toml", "kind = 'sync'\nseed = 3\n[paste]\nfade_s = 0.5")  # its name means nothing
+    usual = load_recipe("sync", SyncRecipe)
+    assert load_recipe(mine, SyncRecipe) == usual.replaced(seed=3, paste=usual.paste.replaced(fade_s=0.5))
+
+
+def test_a_parent_of_the_base_is_not_filled_from_it(write: Callable[[str, str], Path]) -> None:
+    mine = load_recipe(write("mine.toml", "extends = 'stage1'"), UNetTrainingRecipe)
+    assert mine == load_recipe("stage1", UNetTrainingRecipe) and not mine.network.motion
+
+
+@pytest.mark.parametrize(
+    ("text", "setting", "schema", "key", "value"),
+    [
+        ("sampling.quality = 'draft'", "", SyncRecipe, "sampling.effort", "draft"),
+        ("[quality.few_steps]\nbest = { steps = 5 }", "", SyncRecipe, "effort.few_steps.best.steps", 5),
+        ("", "sampling.quality=best", SyncRecipe, "sampling.effort", "best"),
+        ("network.motion_place = 'everywhere'", "", UNetTrainingRecipe, "network.motion_modules", "all"),
+        ("network.vae = 'mine'", "", SyncNetRecipe, "weights.vae", "mine"),
+        ("[network]\nkind = 'framewise'\nframes = 12", "", SyncNetRecipe, "syncnet", "framewise"),
+        ("[network]\nkind = 'framewise'\nframes = 12", "", SyncNetRecipe, "framewise.frames", 12),
+        ("network.framewise.run_frames = 40", "", SyncNetRecipe, "negatives.run_frames", 40),
+        ("network.framewise.width = 64", "", SyncNetRecipe, "framewise.width", 64),
+    ],
+)
+def test_names_before_0_1_are_read(
+    write: Callable[[str, str], Path], text: str, setting: str, schema: type[Recipe], key: str, value: object
+) -> None:
+    recipe = load_recipe(write("mine.toml", text), schema, overrides=[setting] if setting else [])
+    assert reduce(getattr, key.split("."), recipe) == value
 
 
 def test_a_mistake_is_reported_where_it_was_made(write: Callable[[str, str], Path]) -> None:

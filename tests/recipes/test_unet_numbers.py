@@ -56,7 +56,7 @@ STAGE2 = {
     "loss.perceptual": 0.1,
     "loss.trepa": 10.0,
     "network.motion": True,
-    "network.motion_place": "everywhere",
+    "network.motion_modules": "all",
     "trainable": ("motion_modules.", "attentions."),
 }
 BATCH = {"stage1": 24, "stage1-512": 8, "stage2": 4, "stage2-efficient": 4, "stage2-512": 4}  # of a card
@@ -71,7 +71,7 @@ OFFICIAL: dict[str, dict[str, Any]] = {
     | {
         "windows.resolution": 256,
         "loss.trepa": 0.0,
-        "network.motion_place": "decoder",
+        "network.motion_modules": "decoder",
         "trainable": ("motion_modules.", "attn2."),
     },
 }
@@ -137,10 +137,6 @@ def test_every_ablation_is_a_row_of_a_table() -> None:
     assert shipped == {f"ablations/{row}" for row in ROWS}
 
 
-def test_the_defaults_are_those_of_stage2() -> None:
-    assert load_recipe("stage2", UNetTrainingRecipe) == UNetTrainingRecipe()
-
-
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -148,7 +144,7 @@ def test_the_defaults_are_those_of_stage2() -> None:
         ("loss.noise=0", r"needs loss\.noise above 0"),
         ("noise.prediction=clean", r"\"clean\" needs loss\.clean above 0 and loss\.noise = 0"),
         ("loss.reconstruction=1", r"\"noise\" needs .* loss\.clean = 0 and loss\.reconstruction = 0"),
-        ("network.adapter_dim=64", r"adapter_dim needs network\.motion = false"),
+        ("network.adapter_dim=64", r"network: adapter_dim needs motion = false"),
         ("generator=wav2lip", r"needs loss\.reconstruction above 0"),
         ("windows.frames=25", r"windows\.frames = 25 is over network\.motion_max_frames = 24"),
         ("network.attention_levels=[true]", "one entry per level"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from latentsync.recipe.loading import load_recipe
-from latentsync.recipe.schema import SyncRecipe
+from latentsync.recipe.sync import SyncRecipe
 from latentsync.sync.effort import choose_sampling, describe_sampling
 from latentsync.weights.models import ModelSpec
 
@@ -84,8 +84,9 @@ def test_a_recipe_may_say_what_a_quality_is(tmp_path: Path) -> None:
     mine = tmp_path / "mine.toml"
     mine.write_text("sampling.quality = 'draft'\n[quality.few_steps.best]\nsteps = 5\n")
     recipe = load_recipe(mine, SyncRecipe)
-    assert recipe.quality.few_steps.best.steps == 5
-    assert recipe.quality.few_steps.draft == SyncRecipe().quality.few_steps.draft  # the others stay
+    assert recipe.effort.few_steps.best.steps == 5
+    usual = load_recipe("sync", SyncRecipe)
+    assert recipe.effort.few_steps.draft == usual.effort.few_steps.draft  # the others stay
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,16 @@ from latentsync.audio.windows import states_for_frames
 from latentsync.diffusion.windows import plan_windows
 from latentsync.faces.align import mouth_mask
 from latentsync.faces.track import TrackedFrame
-from latentsync.models.unet import LipUNet, UNetConfig, build_unet
-from latentsync.models.vae import FaceVAE, VAEConfig, build_vae
+from latentsync.models.unet import LipUNet, build_unet
+from latentsync.models.vae import FaceVAE, build_vae
+from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.networks import VAEConfig
+from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.sync.generate import GeneratedFrame, Sampling, cut_crops, cut_windows, generate
 from latentsync.types import AffineFrame, Frame
 from latentsync.weights.models import LipModel, ModelSpec
+
+RELEASED_UNET = load_recipe("stage2", UNetTrainingRecipe).network
 
 SIDE_PX = 64
 STATES_DIM = 12
@@ -188,14 +193,12 @@ def tiny() -> LipModel:
         VAEConfig(block_out_channels=(8, 8), num_blocks=1, latent_channels=2, patch=4, norm_num_groups=4)
     )
     unet = build_unet(
-        UNetConfig(
+        RELEASED_UNET.replaced(
             block_out_channels=(8, 8),
-            cross_attention_dim=STATES_DIM,
             attention_head_dim=2,
             layers_per_block=1,
             motion=False,
-            in_channels=7,
-            out_channels=2,
+            latent_channels=2,
             norm_num_groups=4,
             attention_levels=(False, True),
             adapter_dim=STATES_DIM,

@@ -9,16 +9,11 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from latentsync.recipe.train_syncnet import (
-    LossTable,
-    NegativesTable,
-    OptimizerTable,
-    RunTable,
-    SyncNetNetwork,
-    SyncNetRecipe,
-    SyncValidation,
-    TowerTable,
-)
+from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.networks import TowerConfig
+from latentsync.recipe.train_syncnet import SyncNetRecipe
+
+PAPER_RECIPE = load_recipe("syncnet", SyncNetRecipe)
 
 FRAMES, SIDE_PX, RATE_HZ = 50, 32, 16000
 
@@ -60,22 +55,22 @@ def write_clips(folder: Path, count: int = 12) -> Path:
 
 def tiny_recipe() -> SyncNetRecipe:
     """A SyncNet of a few thousand parameters that sees five frames of 32 px."""
-    return SyncNetRecipe(
+    return PAPER_RECIPE.replaced(
         seed=3,
         held_out=("person_1*",),
-        network=SyncNetNetwork(
+        network=PAPER_RECIPE.network.replaced(
             frames=5,
             resolution=32,
             norm_groups=4,
-            visual=TowerTable(channels=(16, 32), factors=((4, 4), (4, 8))),
-            audio=TowerTable(channels=(16, 32), factors=((8, 4), (10, 4))),
+            visual=TowerConfig(channels=(16, 32), factors=((4, 4), (4, 8)), attention=()),
+            audio=TowerConfig(channels=(16, 32), factors=((8, 4), (10, 4)), attention=()),
         ),
-        negatives=NegativesTable(
+        negatives=PAPER_RECIPE.negatives.replaced(
             policy="same_clip", min_distance_frames=4, pairing="in_clip_matrix", windows_per_clip=10
         ),
-        loss=LossTable(),
-        optimizer=OptimizerTable(learning_rate=3e-3),
-        run=RunTable(
+        loss=PAPER_RECIPE.loss,
+        optimizer=PAPER_RECIPE.optimizer.replaced(learning_rate=3e-3),
+        run=PAPER_RECIPE.run.replaced(
             samples=6 * 48,
             batch_samples=6,
             micro_batch_samples=6,
@@ -84,5 +79,5 @@ def tiny_recipe() -> SyncNetRecipe:
             log_every_samples=6 * 4,
             save_every_samples=6 * 24,
         ),
-        validation=SyncValidation(every_samples=6 * 24, clips=2, windows_per_clip=24),
+        validation=PAPER_RECIPE.validation.replaced(every_samples=6 * 24, clips=2, windows_per_clip=24),
     )

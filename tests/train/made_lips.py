@@ -13,26 +13,32 @@ from torch import Tensor, nn
 
 from latentsync.audio.whisper import WhisperEncoder
 from latentsync.audio.whisper_files import WhisperDims
-from latentsync.models.syncnet import SyncNetConfig, TowerConfig, build_syncnet
-from latentsync.models.vae import VAEConfig, build_vae
-from latentsync.models.videomae import VideoEncoderConfig, build_video_encoder
-from latentsync.recipe.train_syncnet import OptimizerTable, RunTable
+from latentsync.models.syncnet import build_syncnet
+from latentsync.models.vae import build_vae
+from latentsync.models.videomae import build_video_encoder
+from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.networks import (
+    TowerConfig,
+    VAEConfig,
+    VideoEncoderConfig,
+    Wav2LipConfig,
+)
+from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.recipe.train_unet import (
-    LipValidation,
-    LipWindows,
     LossWeights,
-    UNetSizes,
     UNetTrainingRecipe,
-    Wav2LipSizes,
-    WeightsTable,
 )
 from latentsync.weights.checkpoints import save_checkpoint
 
+STAGE2_RECIPE = load_recipe("stage2", UNetTrainingRecipe)
+
+PAPER_SYNCNET = load_recipe("syncnet", SyncNetRecipe).network
+
 FRAMES = 5
 VAE = VAEConfig(block_out_channels=(8, 16), num_blocks=1, norm_num_groups=4)
-SYNCNET = SyncNetConfig(
-    visual=TowerConfig(in_channels=15, channels=(8, 8, 8), factors=((1, 2), 4, 4)),
-    audio=TowerConfig(in_channels=1, channels=(8, 8), factors=((5, 4), (16, 4))),
+SYNCNET = PAPER_SYNCNET.replaced(
+    visual=TowerConfig(channels=(8, 8, 8), factors=((1, 2), 4, 4), attention=()),
+    audio=TowerConfig(channels=(8, 8), factors=((5, 4), (16, 4)), attention=()),
     frames=FRAMES,
     resolution=32,
     norm_groups=4,
@@ -40,7 +46,7 @@ SYNCNET = SyncNetConfig(
 TEMPORAL = VideoEncoderConfig(
     width=16, depth=2, heads=2, hidden=32, classes=0, picture=28, patch=14, frames=FRAMES, tubelet=1
 )
-STAGE1, STAGE2 = LossWeights(sync=0, perceptual=0, trepa=0), LossWeights()
+STAGE1, STAGE2 = STAGE2_RECIPE.loss.replaced(sync=0, perceptual=0, trepa=0), STAGE2_RECIPE.loss
 
 
 class StandInLpips(nn.Module):
@@ -79,15 +85,15 @@ def lip_recipe(
         "seed": 3,
         "held_out": ("person_1*",),
         "trainable": (),
-        "windows": LipWindows(frames=FRAMES, resolution=32),
-        "weights": WeightsTable(
+        "windows": STAGE2_RECIPE.windows.replaced(frames=FRAMES, resolution=32),
+        "weights": STAGE2_RECIPE.weights.replaced(
             start=start,
             **{
                 name: str(networks / f"{name}.safetensors")
                 for name in ("vae", "whisper", "syncnet", "temporal")
             },
         ),
-        "network": UNetSizes(
+        "network": STAGE2_RECIPE.network.replaced(
             block_out_channels=(16, 32),
             attention_levels=(True, True),
             layers_per_block=1,
@@ -95,10 +101,10 @@ def lip_recipe(
             norm_num_groups=4,
             audio_dim=16,
         ),
-        "wav2lip": Wav2LipSizes(resolution=32, first_channels=4, most_channels=32),
+        "wav2lip": Wav2LipConfig(resolution=32, first_channels=4, most_channels=32),
         "loss": loss,
-        "optimizer": OptimizerTable(learning_rate=2e-3),
-        "run": RunTable(
+        "optimizer": STAGE2_RECIPE.optimizer.replaced(learning_rate=2e-3),
+        "run": STAGE2_RECIPE.run.replaced(
             samples=16,
             batch_samples=4,
             micro_batch_samples=2,
@@ -108,9 +114,9 @@ def lip_recipe(
             save_every_samples=8,
             gradient_checkpointing=True,
         ),
-        "validation": LipValidation(every_samples=8, clips=1, windows=2, steps=2),
+        "validation": STAGE2_RECIPE.validation.replaced(every_samples=8, clips=1, windows=2, steps=2),
     }
-    return UNetTrainingRecipe.model_validate(given | changes)
+    return STAGE2_RECIPE.replaced(**given | changes)
 
 
 def write_lips(folder: Path) -> Path:

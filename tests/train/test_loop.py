@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from toy_run import ToyRecipe, ToySamples, run_toy, squared
+from toy_run import TOY, ToySamples, run_toy, squared
 
 from latentsync.errors import MediaError, MemoryShortage, RecipeError
 from latentsync.events import Event, Note
-from latentsync.recipe.train_syncnet import OptimizerTable
 from latentsync.train.checkpoint import find_best, find_last
 from latentsync.train.log import Row, read_log
 from latentsync.train.loop import learning_rate
@@ -47,7 +46,7 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 def test_it_learns(tmp_path: Path) -> None:
-    recipe = ToyRecipe().with_run(samples=2400, log_every_samples=240)
+    recipe = TOY.with_run(samples=2400, log_every_samples=240)
     run_toy(tmp_path, recipe, dropout=0.0)
     losses = [row["losses"]["squared"] for row in read_log(tmp_path) if "losses" in row]
     assert losses[-1] < 0.1 * losses[0]
@@ -97,7 +96,7 @@ def test_time_being_up_saves_and_stops(tmp_path: Path) -> None:
 
 def test_accumulation_changes_nothing_but_rounding(tmp_path: Path) -> None:
     for name, micro in (("one", 8), ("many", 2)):
-        run_toy(tmp_path / name, ToyRecipe().with_run(micro_batch_samples=micro), dropout=0.0)
+        run_toy(tmp_path / name, TOY.with_run(micro_batch_samples=micro), dropout=0.0)
     one, many = weights_of(tmp_path / "one"), weights_of(tmp_path / "many")
     assert all(torch.allclose(one[key], many[key], atol=1e-5) for key in one)
 
@@ -170,7 +169,8 @@ def test_running_out_of_memory_names_the_setting(tmp_path: Path) -> None:
 
 def test_another_recipe_is_refused_and_its_keys_are_named(tmp_path: Path) -> None:
     run_toy(tmp_path)
-    other = ToyRecipe(optimizer=OptimizerTable(learning_rate=0.5, weight_decay=0.0)).with_run(samples=160)
+    changed = TOY.optimizer.replaced(learning_rate=0.5, weight_decay=0.0)
+    other = TOY.replaced(optimizer=changed).with_run(samples=160)
     with pytest.raises(RecipeError) as caught:
         run_toy(tmp_path, other)
     assert "optimizer.learning_rate = 0.01, now 0.5" in str(caught.value)
@@ -180,11 +180,11 @@ def test_another_recipe_is_refused_and_its_keys_are_named(tmp_path: Path) -> Non
 def test_a_finished_run_goes_on_when_more_samples_are_wanted(tmp_path: Path) -> None:
     run_toy(tmp_path)
     assert run_toy(tmp_path).position.samples == 80
-    assert run_toy(tmp_path, ToyRecipe().with_run(samples=160)).position.samples == 160
+    assert run_toy(tmp_path, TOY.with_run(samples=160)).position.samples == 160
 
 
 def test_the_last_checkpoints_and_the_best_are_kept(tmp_path: Path) -> None:
-    ending = run_toy(tmp_path, ToyRecipe().with_run(save_every_samples=8))
+    ending = run_toy(tmp_path, TOY.with_run(save_every_samples=8))
     kept = sorted(place.name for place in (tmp_path / "checkpoints").glob("step-*"))
     best = find_best(tmp_path / "checkpoints")
     assert best is not None and best.name == ending.position.best_at
@@ -221,5 +221,5 @@ def test_the_log_is_one_object_a_line_and_tensorboard(tmp_path: Path) -> None:
 
 
 def test_the_cosine_ends_at_its_share() -> None:
-    table = OptimizerTable(learning_rate=1.0, schedule="cosine", warmup_samples=10, final_share=0.1)
+    table = TOY.optimizer.replaced(learning_rate=1.0, warmup_samples=10, final_share=0.1)
     assert [round(learning_rate(table, k, 110), 3) for k in (5, 10, 60, 110)] == [0.5, 1.0, 0.55, 0.1]

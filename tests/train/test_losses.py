@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentsync.models.vae import FaceVAE, VAEConfig, build_vae
+from latentsync.models.vae import FaceVAE, build_vae
+from latentsync.recipe.networks import VAEConfig
 from latentsync.train.losses import (
     coarse_loss,
     feature_loss,

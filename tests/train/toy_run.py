@@ -9,7 +9,6 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +19,31 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from latentsync.events import Report, ignore
-from latentsync.recipe.schema import Recipe
-from latentsync.recipe.train_syncnet import OptimizerTable, RunTable
+from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.schema import Recipe, Table
+from latentsync.recipe.train_syncnet import SyncNetRecipe
+from latentsync.recipe.training import OptimizerTable, RunTable
 from latentsync.runtime import Seeds
 from latentsync.train.loop import Check, Ending, Score, TrainingRun, train
 from latentsync.train.processes import make_accelerator, sharding_plugin
+
+PAPER_RECIPE = load_recipe("syncnet", SyncNetRecipe)
 
 StepFunction = Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]]
 
 
 class ToyRecipe(Recipe):
-    optimizer: OptimizerTable = OptimizerTable(
-        learning_rate=0.01, schedule="cosine", warmup_samples=16, max_gradient_norm=1.0
-    )
-    run: RunTable = RunTable(
+    optimizer: OptimizerTable
+    run: RunTable
+
+    def with_run(self, **changes: Any) -> ToyRecipe:
+        return self.replaced(run=self.run.replaced(**changes))
+
+
+TOY = ToyRecipe(
+    seed=1247,
+    optimizer=PAPER_RECIPE.optimizer.replaced(learning_rate=0.01, schedule="cosine", warmup_samples=16),
+    run=PAPER_RECIPE.run.replaced(
         samples=80,
         batch_samples=8,
         micro_batch_samples=4,
@@ -42,14 +52,11 @@ class ToyRecipe(Recipe):
         log_every_samples=24,  # does not divide what is saved at: sums must survive a stop
         save_every_samples=40,
         keep_last=2,
-    )
-
-    def with_run(self, **changes: Any) -> ToyRecipe:
-        return self.model_copy(update={"run": self.run.model_copy(update=changes)})
+    ),
+)
 
 
-@dataclass(frozen=True)
-class ToyConfig:
+class ToyConfig(Table):
     width: int = 16
 
 
@@ -93,7 +100,7 @@ def run_toy(
     stop_after_s: float | None = None,
     is_sharded: bool = False,
 ) -> Ending:
-    recipe = recipe or ToyRecipe()
+    recipe = recipe or TOY
     torch.manual_seed(recipe.seed)
     run = TrainingRun(
         recipe=recipe,
@@ -137,7 +144,7 @@ def _main() -> None:
         return squared(model, batch)
 
     try:
-        run_toy(Path(output), ToyRecipe().with_run(**changes), step=step, dropout=0.0, is_sharded=is_sharded)
+        run_toy(Path(output), TOY.with_run(**changes), step=step, dropout=0.0, is_sharded=is_sharded)
     except Exception as error:
         sys.stderr.write(f"ERROR {type(error).__name__}: {error}\n")
         raise SystemExit(1) from error

@@ -9,7 +9,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from latentsync.errors import WeightsError
-from latentsync.models.vae import FaceVAE, VAEConfig, build_vae
+from latentsync.models.vae import FaceVAE, build_vae
+from latentsync.recipe.networks import VAEConfig
+from latentsync.recipe.schema import Table
 from latentsync.weights.checkpoints import (
     assign_strictly,
     is_checkpoint,
@@ -122,9 +124,10 @@ def test_tensors_that_do_not_fit(
 
 
 def test_configuration_of_another_version(tmp_path: Path, saved: Path) -> None:
-    from dataclasses import make_dataclass
+    class Newer(Table):
+        colour: str
 
-    config = make_dataclass("Config", [("colour", str)])("red")
+    config = Newer(colour="red")
     save_checkpoint(saved, {"weight": torch.zeros(1)}, kind="vae", config=config)
     with pytest.raises(WeightsError, match="colour"):
         load(saved)

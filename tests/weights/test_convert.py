@@ -18,8 +18,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from latentsync.errors import UsageError, WeightsError
-from latentsync.models.syncnet import SyncNetConfig, TowerConfig, build_syncnet
-from latentsync.models.unet import LipUNet, UNetConfig, build_unet
+from latentsync.models.syncnet import build_syncnet
+from latentsync.models.unet import LipUNet, build_unet
+from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.networks import TowerConfig
+from latentsync.recipe.train_syncnet import SyncNetRecipe
+from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.weights import catalog, convert, judges
 from latentsync.weights.checkpoints import read_note
 from latentsync.weights.convert import import_file
@@ -27,11 +31,16 @@ from latentsync.weights.models import find_model
 from latentsync.weights.read import read_tensors
 from latentsync.weights.released import load_unet, rename_unet, unet_from_released
 
+RELEASED_UNET = load_recipe("stage2", UNetTrainingRecipe).network
+PAPER_SYNCNET = load_recipe("syncnet", SyncNetRecipe).network
+
 Tensors = dict[str, Tensor]
 SALT = "golden-a"
-TOWER = TowerConfig(in_channels=1, channels=(32, 32), factors=((2, 1), 2), attention=(False, True))
-SYNCNET = SyncNetConfig(visual=dataclasses.replace(TOWER, in_channels=48), audio=TOWER)
-SMALL = UNetConfig(block_out_channels=(32,), attention_levels=(True,), motion=False, layers_per_block=1)
+TOWER = TowerConfig(channels=(32, 32), factors=((2, 1), 2), attention=(False, True))
+SYNCNET = PAPER_SYNCNET.replaced(visual=TOWER, audio=TOWER)
+SMALL = RELEASED_UNET.replaced(
+    block_out_channels=(32,), attention_levels=(True,), motion=False, layers_per_block=1
+)
 
 
 @pytest.fixture(scope="module")

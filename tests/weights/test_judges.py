@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from latentsync.errors import WeightsError
-from latentsync.models.syncnet import SyncNetConfig, TowerConfig, build_syncnet
+from latentsync.models.syncnet import build_syncnet
 from latentsync.models.syncnet_v2 import SyncNetV2
-from latentsync.models.videomae import VideoEncoderConfig, build_video_encoder
+from latentsync.models.videomae import build_video_encoder
+from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.networks import TowerConfig, VideoEncoderConfig
+from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.weights.checkpoints import save_checkpoint
 from latentsync.weights.judges import (
     RELEASED_SYNCNETS,
@@ -21,9 +24,11 @@ from latentsync.weights.judges import (
     videomae_from_released,
 )
 
-TINY = SyncNetConfig(
-    visual=TowerConfig(in_channels=15, channels=(8,), factors=((16, 32),), attention=(True,)),
-    audio=TowerConfig(in_channels=1, channels=(8,), factors=((80, 16),)),
+PAPER_SYNCNET = load_recipe("syncnet", SyncNetRecipe).network
+
+TINY = PAPER_SYNCNET.replaced(
+    visual=TowerConfig(channels=(8,), factors=((16, 32),), attention=(True,)),
+    audio=TowerConfig(channels=(8,), factors=((80, 16),), attention=()),
     frames=5,
     resolution=32,
     norm_groups=4,

@@ -8,22 +8,26 @@ import pytest
 import torch
 
 from latentsync.errors import WeightsError
-from latentsync.models.unet import UNetConfig, build_unet
-from latentsync.models.vae import VAEConfig, build_vae
+from latentsync.models.unet import build_unet
+from latentsync.models.vae import build_vae
+from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.networks import VAEConfig
+from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.weights import models as store
 from latentsync.weights.catalog import with_needs
 from latentsync.weights.checkpoints import save_checkpoint
 from latentsync.weights.hub import path_of
 
+RELEASED_UNET = load_recipe("stage2", UNetTrainingRecipe).network
+
 VAE = VAEConfig(block_out_channels=(8, 8), num_blocks=1, latent_channels=2, norm_num_groups=4)
-UNET = UNetConfig(
+UNET = RELEASED_UNET.replaced(
     block_out_channels=(8, 8),
-    cross_attention_dim=12,
+    audio_dim=12,
     attention_head_dim=2,
     layers_per_block=1,
     motion=False,
-    in_channels=7,
-    out_channels=2,
+    latent_channels=2,
     norm_num_groups=4,
     attention_levels=(False, True),
 )

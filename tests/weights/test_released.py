@@ -10,8 +10,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from latentsync.errors import WeightsError
-from latentsync.models.unet import LipUNet, UNetConfig, build_unet
-from latentsync.models.vae import VAEConfig, build_vae
+from latentsync.models.unet import LipUNet, build_unet
+from latentsync.models.vae import build_vae
+from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.networks import UNetConfig, VAEConfig
+from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.weights.checkpoints import save_checkpoint
 from latentsync.weights.released import (
     load_unet,
@@ -21,6 +24,8 @@ from latentsync.weights.released import (
     unet_from_released,
     vae_from_released,
 )
+
+RELEASED_UNET = load_recipe("stage2", UNetTrainingRecipe).network
 
 Tensors = dict[str, Tensor]
 
@@ -59,26 +64,26 @@ def check_full_size(tensors: Tensors, parameters: int) -> UNetConfig:
 def test_full_size_with_motion(golden: Path) -> None:
     tensors = full_keys(golden, "motion")
     assert len(tensors) == 1246
-    assert check_full_size(tensors, 1_267_099_844) == UNetConfig()
+    assert check_full_size(tensors, 1_267_099_844) == RELEASED_UNET
 
 
 def test_full_size_without_motion(golden: Path) -> None:
     tensors = full_keys(golden, "plain")
     assert len(tensors) == 686
-    assert check_full_size(tensors, 849_962_244) == UNetConfig(motion=False)
+    assert check_full_size(tensors, 849_962_244) == RELEASED_UNET.replaced(motion=False)
 
 
 def test_full_size_version_1_0(golden: Path) -> None:
     tensors = as_version_1_0(full_keys(golden, "plain"))
     assert sum("audio_cross_attn" in key for key in tensors) == 16 * 7
     assert not any(".attn2." in key for key in tensors)
-    assert check_full_size(tensors, 849_962_244) == UNetConfig(motion=False)
+    assert check_full_size(tensors, 849_962_244) == RELEASED_UNET.replaced(motion=False)
 
 
 def test_full_size_decoder_only(golden: Path) -> None:
     tensors = as_decoder_only(full_keys(golden, "motion"))
     assert len(tensors) == 1022
-    assert check_full_size(tensors, 1_100_244_804) == UNetConfig(motion_place="decoder")
+    assert check_full_size(tensors, 1_100_244_804) == RELEASED_UNET.replaced(motion_modules="decoder")
 
 
 @pytest.fixture
@@ -151,16 +156,18 @@ def test_positional_tables_that_differ(golden_tensors: Callable[[str], Tensors],
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "channels", "message"),
     [
-        ({"in_channels": 4}, r"takes 4 channels \(as Stable Diffusion's\), expected 13"),
-        ({"out_channels": 16}, "predicts 16 latent channels, expected 4"),
-        ({"cross_attention_dim": 512}, "hears features of width 512"),
+        ({}, 4, r"takes 4 channels \(as Stable Diffusion's\), expected 13"),
+        ({"latent_channels": 16}, 49, "predicts 16 latent channels, expected 4"),
+        ({"audio_dim": 512}, 13, "hears features of width 512"),
     ],
 )
-def test_another_unet(changes: dict[str, int], message: str, tmp_path: Path) -> None:
-    config = UNetConfig(block_out_channels=(32,), attention_levels=(True,), motion=False, **changes)  # type: ignore[arg-type]
-    path = write(build_unet(config).state_dict(), tmp_path / "unet.pt")
+def test_another_unet(changes: dict[str, int], channels: int, message: str, tmp_path: Path) -> None:
+    small = RELEASED_UNET.replaced(block_out_channels=(32,), attention_levels=(True,), motion=False)
+    tensors = build_unet(small.replaced(**changes)).state_dict()
+    tensors["conv_in.weight"] = tensors["conv_in.weight"][:, :channels].clone()
+    path = write(tensors, tmp_path / "unet.pt")
     with pytest.raises(WeightsError, match=message):
         unet_from_released(path)
 

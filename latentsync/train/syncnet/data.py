@@ -13,12 +13,8 @@ from torch.utils.data import Dataset
 
 from latentsync.audio.mel import mel_window
 from latentsync.manifest import ManifestClip
-from latentsync.recipe.train_syncnet import (
-    NegativesTable,
-    PictureAugmentation,
-    SpeechAugmentation,
-    SyncNetRecipe,
-)
+from latentsync.recipe.train_syncnet import NegativesTable, SpeechAugmentation, SyncNetRecipe
+from latentsync.recipe.training import PictureAugmentation
 from latentsync.train.augment import change_pictures, change_speech
 from latentsync.train.clips import Features, Sample, TooShort, Windows, draw_sample
 from latentsync.train.pictures import Region, read_pictures
@@ -55,11 +51,7 @@ class ClipWindows:
 
 
 def least_starts(negatives: NegativesTable) -> int:
-    """How many windows a clip needs, so that every place in it has a wrong one far enough away.
-
-    >>> least_starts(NegativesTable(policy="same_clip", min_distance_frames=6))
-    12
-    """
+    """How many windows a clip needs, so that every position in it has a wrong one far enough away."""
     return 2 * negatives.min_distance_frames
 
 

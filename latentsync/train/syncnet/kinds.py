@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from latentsync.errors import RecipeError
 from latentsync.manifest import ManifestClip
-from latentsync.models.framewise import FramewiseConfig, build_framewise
-from latentsync.models.syncnet import MEL_BANDS, SyncNetConfig, TowerConfig, build_syncnet
+from latentsync.models.framewise import build_framewise
+from latentsync.models.syncnet import MEL_BANDS, build_syncnet
 from latentsync.models.vae import FaceVAE
-from latentsync.recipe.train_syncnet import SyncNetNetwork, SyncNetRecipe
+from latentsync.recipe.networks import FramewiseConfig, SyncNetConfig
+from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.train.batches import Batch
 from latentsync.train.clips import Features, Windows
 from latentsync.train.pictures import DecodedCache, Region, decode_clip, is_cached
@@ -37,7 +37,7 @@ class Kind:
     """A kind of SyncNet, on the data of one run.
 
     checkpoint  the kind that its weights files say they are
-    config      the dataclass that the network is built from
+    config      what the network is built from
     build       makes the network
     inputs      makes what the network takes of one sample, all zero
     check       refuses a clip that is of no use, with MediaError or ValueError, and decodes it
@@ -71,27 +71,24 @@ def choose_kind(recipe: SyncNetRecipe, place: Place, vae: FaceVAE | None, pairs:
     Args:
         vae: encodes frames for a network that sees latents.
         pairs: takes predictions, for a picture.
-
-    Raises:
-        RecipeError: the sizes do not fit together.
     """
-    if recipe.network.kind == "framewise":
+    if recipe.syncnet == "framewise":
         return _framewise(recipe, place)
     return _windowed(recipe, place, vae, pairs)
 
 
 def _windowed(recipe: SyncNetRecipe, place: Place, vae: FaceVAE | None, pairs: Pairs) -> Kind:
-    network, config = recipe.network, network_config(recipe.network)
-    region = Region(network.resolution, network.is_lower_half and network.space == "pixel")
+    config = recipe.network
+    region = Region(config.resolution, config.is_lower_half and config.space == "pixel")
     is_decoded = is_cached(place.decoded_cache, place.clips, region)
-    windows = Windows(network.frames, -(-network.frames * 16 // 5))
+    windows = Windows(config.frames, config.mel_steps)
     source = ClipWindows(windows, region, place.features, is_decoded)
     count = recipe.negatives.windows_per_clip if recipe.negatives.pairing == "in_clip_matrix" else 1
 
     def inputs() -> tuple[Tensor, Tensor]:
         side = config.resolution if config.space == "pixel" else config.resolution // 8
         rows = side // 2 if config.is_lower_half else side
-        frames = torch.zeros(count, config.visual.in_channels, rows, side)
+        frames = torch.zeros(count, config.visual_channels, rows, side)
         return frames, torch.zeros(count, 1, MEL_BANDS, config.mel_steps)
 
     def check(clip: ManifestClip) -> None:
@@ -112,8 +109,8 @@ def _windowed(recipe: SyncNetRecipe, place: Place, vae: FaceVAE | None, pairs: P
 
 
 def _framewise(recipe: SyncNetRecipe, place: Place) -> Kind:
-    config = framewise_config(recipe.network)
-    run_frames = recipe.network.framewise.run_frames
+    config = recipe.framewise
+    run_frames = recipe.negatives.run_frames
     region = LipRegion(config)
     is_decoded = is_cached(place.decoded_cache, place.clips, region)
     source = ClipRuns(run_frames, region, place.features, is_decoded)
@@ -138,41 +135,3 @@ def _framewise(recipe: SyncNetRecipe, place: Place) -> Kind:
         step=make_run_step(recipe),
         compare=lambda model, clip: compare_run(model, clip, source, frames=frames),
     )
-
-
-def network_config(network: SyncNetNetwork) -> SyncNetConfig:
-    """The SyncNet of windows that the recipe's table describes.
-
-    Raises:
-        RecipeError: its sizes do not fit together.
-    """
-    channels = 3 if network.space == "pixel" else 4
-    try:
-        return SyncNetConfig(
-            visual=TowerConfig(in_channels=network.frames * channels, **network.visual.model_dump()),
-            audio=TowerConfig(in_channels=1, **network.audio.model_dump()),
-            frames=network.frames,
-            resolution=network.resolution,
-            space=network.space,
-            is_lower_half=network.is_lower_half,
-            norm_groups=network.norm_groups,
-            dropout=network.dropout,
-            kind="wav2lip" if network.kind == "wav2lip" else "stable",
-        )
-    except ValueError as error:
-        raise RecipeError(
-            f"network: {error}", hint="change the tables network.visual and network.audio"
-        ) from error
-
-
-def framewise_config(network: SyncNetNetwork) -> FramewiseConfig:
-    """The framewise SyncNet that the recipe's table describes.
-
-    Raises:
-        RecipeError: its sizes do not fit together.
-    """
-    sizes = network.framewise.model_dump(exclude={"run_frames"})
-    try:
-        return FramewiseConfig(frames=network.frames, dropout=network.dropout, **sizes)
-    except ValueError as error:
-        raise RecipeError(f"network: {error}", hint="change network.frames or network.framewise") from error

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from latentsync.axes import expect_axes
 from latentsync.models.framewise import FramewiseSyncNet
-from latentsync.models.syncnet import SyncNet, SyncNetConfig
+from latentsync.models.syncnet import SyncNet
 from latentsync.models.vae import FaceVAE
+from latentsync.recipe.networks import SyncNetConfig
 from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.train.batches import Batch
 from latentsync.train.losses import matrix_losses, sync_loss

@@ -13,7 +13,7 @@ import torch
 
 from latentsync.events import Plan, Report, ignore
 from latentsync.models.vae import FaceVAE
-from latentsync.recipe.train_syncnet import SyncNetNetwork, SyncNetRecipe
+from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.runtime import choose_device
 from latentsync.train.checkpoint import AVERAGE
 from latentsync.train.clips import Features, find_clips, fingerprint, refuse_nothing_left
@@ -62,7 +62,7 @@ def run(job: TrainingJob, recipe: SyncNetRecipe, report: Report) -> TrainingResu
     found, workers = find_clips(job.data, held_out=recipe.held_out), count_readers(job.workers)
     pairs: Pairs = deque(maxlen=REMEMBERED_PAIRS)
     place = Place([*found[0], *found[1]], Features.beside(job.data, job.output), job.decoded_cache)
-    kind = choose_kind(recipe, place, _load_vae(recipe.network, accelerator.device), pairs)
+    kind = choose_kind(recipe, place, _load_vae(recipe, accelerator.device), pairs)
     clips = keep_usable(found, kind.check, accelerator, workers=workers, report=report)
     refuse_nothing_left(job.data, len(clips.training), clips.dropped)
     torch.manual_seed(recipe.seed)  # model initialisation
@@ -104,13 +104,13 @@ def run(job: TrainingJob, recipe: SyncNetRecipe, report: Report) -> TrainingResu
     return result_of(job, clips, ending, weights=weights, took_s=took_s, is_main=is_main)
 
 
-def _load_vae(network: SyncNetNetwork, device: torch.device) -> FaceVAE | None:
-    if network.space == "pixel":
+def _load_vae(recipe: SyncNetRecipe, device: torch.device) -> FaceVAE | None:
+    if recipe.syncnet == "framewise" or recipe.network.space == "pixel":
         return None
     from latentsync.weights.hub import need
     from latentsync.weights.released import vae_from_released
 
-    return vae_from_released(need(network.vae), device=device).requires_grad_(False)
+    return vae_from_released(need(recipe.weights.vae), device=device).requires_grad_(False)
 
 
 def _export_best(job: TrainingJob, *, is_main: bool) -> Path:

@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 
 from latentsync.axes import expect_axes
 from latentsync.manifest import ManifestClip
-from latentsync.models.framewise import FramewiseConfig, cut_region
+from latentsync.models.framewise import cut_region
+from latentsync.recipe.networks import FramewiseConfig
 from latentsync.recipe.train_syncnet import SpeechAugmentation, SyncNetRecipe
 from latentsync.train.augment import change_pictures
 from latentsync.train.batches import Batch

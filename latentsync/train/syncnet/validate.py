@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from latentsync.manifest import ManifestClip
-from latentsync.models.syncnet import SyncNetConfig
 from latentsync.models.vae import FaceVAE
+from latentsync.recipe.networks import SyncNetConfig
 from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.train.clips import random_of_sample
 from latentsync.train.loop import Check

@@ -14,9 +14,10 @@ from latentsync.errors import RecipeError, WeightsError
 from latentsync.metrics.networks import load_lpips
 from latentsync.models.autoencoder import AnyAutoencoder
 from latentsync.models.framewise import FramewiseSyncNet
-from latentsync.models.syncnet import SyncNet, SyncNetConfig
+from latentsync.models.syncnet import SyncNet
 from latentsync.models.vae import FaceVAE
-from latentsync.models.videomae import VideoEncoder, VideoEncoderConfig, build_video_encoder
+from latentsync.models.videomae import VideoEncoder, build_video_encoder
+from latentsync.recipe.networks import SyncNetConfig, VideoEncoderConfig
 from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.weights.catalog import load_catalog
 from latentsync.weights.checkpoints import is_checkpoint, load_checkpoint, read_note

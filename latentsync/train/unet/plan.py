@@ -11,21 +11,25 @@ from torch import Tensor, nn
 
 from latentsync.axes import frames_to_batch
 from latentsync.diffusion.view import build_view
-from latentsync.models.autoencoder import (
-    AnyAutoencoder,
-    TinyAutoencoderConfig,
-    build_tiny_autoencoder,
-)
-from latentsync.models.framewise import FramewiseConfig, FramewiseSyncNet, build_framewise
+from latentsync.models.autoencoder import AnyAutoencoder, build_tiny_autoencoder
+from latentsync.models.framewise import FramewiseSyncNet, build_framewise
 from latentsync.models.syncnet import SyncNet, build_syncnet, stack_frames
-from latentsync.models.unet import UNetConfig, build_unet
-from latentsync.models.vae import FaceVAE, VAEConfig, build_vae
-from latentsync.models.videomae import VideoEncoder, VideoEncoderConfig, build_video_encoder
-from latentsync.models.wav2lip import MEL_BANDS, MEL_STEPS, Wav2LipConfig, build_wav2lip
+from latentsync.models.unet import build_unet
+from latentsync.models.vae import FaceVAE, build_vae
+from latentsync.models.videomae import VideoEncoder, build_video_encoder
+from latentsync.models.wav2lip import MEL_BANDS, MEL_STEPS, build_wav2lip
+from latentsync.recipe.networks import (
+    FramewiseConfig,
+    TinyAutoencoderConfig,
+    UNetConfig,
+    VAEConfig,
+    VideoEncoderConfig,
+    Wav2LipConfig,
+)
 from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.train.estimate import Estimate, estimate, say_bytes, say_duration
 from latentsync.train.unet.frozen import PACKAGED
-from latentsync.train.unet.generators import network_config, train_only, wav2lip_config
+from latentsync.train.unet.generators import train_only
 from latentsync.weights.checkpoints import config_of, is_checkpoint, read_note
 from latentsync.weights.judges import RELEASED_SYNCNETS
 from latentsync.weights.models import BUNDLED
@@ -132,17 +136,11 @@ class _Whole(nn.Module):
         self.syncnet: SyncNet | FramewiseSyncNet | None = None
         if loss.sync:
             is_packaged = recipe.weights.syncnet == PACKAGED
-            self.syncnet = (
-                build_framewise(FramewiseConfig()) if is_packaged else build_syncnet(RELEASED_SYNCNETS[name])
-            )
+            self.syncnet = _bundled_syncnet() if is_packaged else build_syncnet(RELEASED_SYNCNETS[name])
         self.temporal: VideoEncoder | FramewiseSyncNet | None = None
         if loss.trepa:
             is_packaged = recipe.weights.temporal == PACKAGED
-            self.temporal = (
-                build_framewise(FramewiseConfig())
-                if is_packaged
-                else build_video_encoder(VideoEncoderConfig())
-            )
+            self.temporal = _bundled_syncnet() if is_packaged else build_video_encoder(VideoEncoderConfig())
         for network in (self.vae, self.syncnet, self.temporal):
             if network is not None:
                 network.requires_grad_(False)
@@ -159,8 +157,7 @@ class _Whole(nn.Module):
         factor = 8 if self.vae is None else self.vae.factor
         side = len(build_view(self.config.view, faces, factor=factor).small(faces))
         sample = torch.zeros(1, self.config.in_channels, frames, side, side)
-        heard = self.config.audio_dim if self.config.adapter_dim else self.config.cross_attention_dim
-        audio = torch.zeros(frames, TOKENS, heard)
+        audio = torch.zeros(frames, TOKENS, self.config.audio_dim)
         return sample, torch.zeros(1, dtype=torch.long), audio
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -210,8 +207,8 @@ def _region_of(syncnet: FramewiseSyncNet, made: Tensor) -> Tensor:
 def planned_config(recipe: UNetTrainingRecipe) -> UNetConfig | Wav2LipConfig:
     """The network that the recipe would train."""
     if recipe.generator == "wav2lip":
-        return wav2lip_config(recipe)
-    return network_config(recipe, latent_channels=autoencoder_config(recipe).latent_channels)
+        return recipe.wav2lip
+    return recipe.network.replaced(latent_channels=autoencoder_config(recipe).latent_channels)
 
 
 def autoencoder_config(recipe: UNetTrainingRecipe) -> VAEConfig | TinyAutoencoderConfig:
@@ -228,6 +225,11 @@ def autoencoder_config(recipe: UNetTrainingRecipe) -> VAEConfig | TinyAutoencode
 
 def _build_autoencoder(config: VAEConfig | TinyAutoencoderConfig) -> AnyAutoencoder:
     return build_vae(config) if isinstance(config, VAEConfig) else build_tiny_autoencoder(config)
+
+
+def _bundled_syncnet() -> FramewiseSyncNet:
+    note = read_note(BUNDLED / "syncnet.safetensors")
+    return build_framewise(config_of(note, FramewiseConfig))
 
 
 def _count(network: nn.Module) -> int:

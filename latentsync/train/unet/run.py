@@ -18,8 +18,7 @@ from latentsync.events import Note, Plan, Report, ignore
 from latentsync.manifest import ManifestClip
 from latentsync.metrics.sync import SyncJudge, choose_judge
 from latentsync.models.framewise import FramewiseSyncNet
-from latentsync.models.unet import UNetConfig
-from latentsync.models.wav2lip import Wav2LipConfig
+from latentsync.recipe.networks import UNetConfig, Wav2LipConfig
 from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.runtime import DTYPES, choose_device
 from latentsync.train.checkpoint import AVERAGE, find_last

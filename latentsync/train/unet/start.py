@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from latentsync.errors import WeightsError
-from latentsync.models.unet import LipUNet, UNetConfig, build_unet
-from latentsync.weights.checkpoints import is_checkpoint, read_note
+from latentsync.models.unet import LipUNet, build_unet
+from latentsync.recipe.networks import UNetConfig
+from latentsync.weights.checkpoints import config_of, is_checkpoint, read_note
 from latentsync.weights.read import name_keys, read_tensors
 from latentsync.weights.released import OTHER_UNETS, SAMPLE_CHANNELS, read_unet_file, rename_unet
 
@@ -140,8 +141,9 @@ def _refuse_unseen_differences(config: UNetConfig, path: Path) -> None:
         raise WeightsError(
             f"{str(path)!r} holds a {note.kind}, expected a unet", hint="give a U-Net to start from"
         )
+    made = config_of(note, UNetConfig)
     for name in UNSEEN:
-        found, wanted = note.config.get(name, getattr(UNetConfig(), name)), getattr(config, name)
+        found, wanted = getattr(made, name), getattr(config, name)
         if found != wanted:
             raise WeightsError(
                 f"{str(path)!r} was made with {name} = {found!r}, and the recipe has {wanted!r}",

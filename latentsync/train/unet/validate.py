@@ -22,7 +22,7 @@ from latentsync.media.sound import read_audio
 from latentsync.media.write import Encoding, VideoWriter
 from latentsync.metrics.sync import SyncJudge, score_sync
 from latentsync.models.autoencoder import AnyAutoencoder
-from latentsync.recipe.train_unet import NoiseTable, UNetTrainingRecipe
+from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.runtime import Seeds
 from latentsync.train.clips import VIDEO_FPS
 from latentsync.train.loop import Check, Validate
@@ -129,7 +129,8 @@ def make_unet_draw(recipe: UNetTrainingRecipe, vae: AnyAutoencoder) -> Draw:
             masked=batch_to_frames(view.known(faces, vae.encode), frames=frames).float(),
             reference=batch_to_frames(vae.encode(view.cut(faces)), frames=frames).float(),
         )
-        noise = draw_noise(known.reference.shape, seeds.generator("validation"), NoiseTable(kind="shared"))
+        shared = recipe.noise.replaced(kind="shared")  # as `sync` draws it
+        noise = draw_noise(known.reference.shape, seeds.generator("validation"), shared)
         latents = denoise(
             model,
             scheduler,

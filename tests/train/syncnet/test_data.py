@@ -12,12 +12,15 @@ from made_clips import FRAMES, tiny_recipe, write_clips
 from latentsync.audio.mel import mel_window
 from latentsync.errors import MediaError
 from latentsync.manifest import ManifestClip
-from latentsync.recipe.train_syncnet import NegativesTable, PictureAugmentation, SpeechAugmentation
+from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.train_syncnet import NegativesTable, SyncNetRecipe
 from latentsync.train.augment import change_pictures, change_speech
 from latentsync.train.clips import Features, Windows, clip_of_sample, find_clips
 from latentsync.train.pictures import Region
 from latentsync.train.syncnet import data as sync_pairs
 from latentsync.train.syncnet.data import ClipWindows, SyncSamples, wrong_start
+
+PAPER_RECIPE = load_recipe("syncnet", SyncNetRecipe)
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +44,9 @@ def test_wrong_starts_are_far_enough_and_all_are_drawn(distance: int) -> None:
 
 
 def test_a_sample_depends_on_its_number_alone(clips: list[ManifestClip]) -> None:
-    samples = samples_of(clips, NegativesTable(policy="same_clip", min_distance_frames=4))
+    samples = samples_of(clips, PAPER_RECIPE.negatives.replaced(policy="same_clip", min_distance_frames=4))
     first = {number: samples[number] for number in (5, 0, 3)}
-    again = samples_of(clips, NegativesTable(policy="same_clip", min_distance_frames=4))
+    again = samples_of(clips, PAPER_RECIPE.negatives.replaced(policy="same_clip", min_distance_frames=4))
     for number in (0, 3, 5):
         for name in ("frames_u8", "mel", "label", "starts"):
             assert torch.equal(first[number][name], again[number][name])
@@ -57,7 +60,7 @@ def test_every_epoch_shows_every_clip_once() -> None:
 
 
 def test_right_pairs_are_in_step_and_wrong_ones_are_not(clips: list[ManifestClip]) -> None:
-    samples = samples_of(clips, NegativesTable(policy="same_clip", min_distance_frames=6))
+    samples = samples_of(clips, PAPER_RECIPE.negatives.replaced(policy="same_clip", min_distance_frames=6))
     source = samples.source
     labels = []
     for number in range(24):
@@ -80,7 +83,7 @@ def _is_at(source: ClipWindows, clip: ManifestClip, start: int, frames: torch.Te
 
 
 def test_mixed_takes_speech_of_other_clips(clips: list[ManifestClip]) -> None:
-    mixed = NegativesTable(policy="mixed", min_distance_frames=4, other_clip_share=1.0)
+    mixed = PAPER_RECIPE.negatives.replaced(policy="mixed", min_distance_frames=4, other_clip_share=1.0)
     samples = samples_of(clips, mixed)
     foreign = 0
     for number in range(20):
@@ -94,7 +97,7 @@ def test_mixed_takes_speech_of_other_clips(clips: list[ManifestClip]) -> None:
 def test_a_clip_that_fails_is_replaced_and_named(
     clips: list[ManifestClip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    samples = samples_of(clips, NegativesTable())
+    samples = samples_of(clips, PAPER_RECIPE.negatives)
     read = sync_pairs.read_pictures
     broken = clips[clip_of_sample(0, clips=3, seed=samples.seed)]
 
@@ -122,7 +125,7 @@ def test_the_hash_of_the_content_names_the_features(clips: list[ManifestClip]) -
 def test_pictures_of_a_window_change_alike() -> None:
     frame = np.random.default_rng(0).integers(0, 255, (16, 32, 3)).astype(np.uint8)
     window = np.stack([frame] * 4)
-    how = PictureAugmentation(
+    how = PAPER_RECIPE.pictures.replaced(
         mirror=0.5,
         brightness=0.1,
         contrast=0.2,
@@ -137,14 +140,14 @@ def test_pictures_of_a_window_change_alike() -> None:
     assert changed.shape == window.shape and changed.dtype == np.uint8
     assert (changed == changed[:1]).all()
     assert not np.array_equal(changed, window)
-    untouched = change_pictures(window, PictureAugmentation(), np.random.default_rng(1))
+    untouched = change_pictures(window, PAPER_RECIPE.pictures, np.random.default_rng(1))
     assert np.array_equal(untouched, window)
 
 
 def test_speech_stays_in_its_range_and_masks_are_silent() -> None:
     mel = torch.randn(80, 52).clamp(-4, 4)
-    how = SpeechAugmentation(noise=1.0, gain_db=20.0, time_mask=20, frequency_mask=20)
+    how = PAPER_RECIPE.speech.replaced(noise=1.0, gain_db=20.0, time_mask=20, frequency_mask=20)
     changed = change_speech(mel, how, np.random.default_rng(2), behind=torch.zeros(80, 52))
     assert changed.min() >= -4 and changed.max() <= 4
     assert (changed == -4).all(0).any() or (changed == -4).all(1).any()
-    assert torch.equal(change_speech(mel, SpeechAugmentation(), np.random.default_rng(2)), mel)
+    assert torch.equal(change_speech(mel, PAPER_RECIPE.speech, np.random.default_rng(2)), mel)

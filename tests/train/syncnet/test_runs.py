@@ -9,17 +9,10 @@ from made_clips import write_clips
 
 from latentsync.events import ignore
 from latentsync.manifest import read_manifest
-from latentsync.models.framewise import FramewiseConfig, FramewiseSyncNet
+from latentsync.models.framewise import FramewiseSyncNet
+from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.train_syncnet import (
-    FramewiseTable,
-    LossTable,
-    NegativesTable,
-    OptimizerTable,
-    RunTable,
-    SpeechAugmentation,
-    SyncNetNetwork,
     SyncNetRecipe,
-    SyncValidation,
 )
 from latentsync.train.clips import Features, find_clips
 from latentsync.train.job import TrainingJob
@@ -28,20 +21,28 @@ from latentsync.train.syncnet.run import run
 from latentsync.train.syncnet.runs import ClipRuns, LipRegion, RunSamples, augment_states
 from latentsync.weights.judges import load_syncnet
 
-RECIPE = SyncNetRecipe(
+PAPER_RECIPE = load_recipe("syncnet", SyncNetRecipe)
+
+RECIPE = PAPER_RECIPE.replaced(
     held_out=("person_00", "person_01"),
-    network=SyncNetNetwork(
-        kind="framewise",
+    seed=42,
+    syncnet="framewise",
+    framewise=PAPER_RECIPE.framewise.replaced(
         frames=10,
+        rows=16,
+        columns=16,
+        channels=(4, 8),
+        speech_width=16,
+        width=32,
+        dimension=16,
         dropout=0.0,
-        framewise=FramewiseTable(
-            run_frames=24, rows=16, columns=16, channels=(4, 8), speech_width=16, width=32, dimension=16
-        ),
     ),
-    negatives=NegativesTable(policy="same_clip", min_distance_frames=1, pairing="in_clip_matrix"),
-    loss=LossTable(kind="contrastive", temperature=0.2),
-    optimizer=OptimizerTable(learning_rate=4e-3),
-    run=RunTable(
+    negatives=PAPER_RECIPE.negatives.replaced(
+        policy="same_clip", min_distance_frames=1, pairing="in_clip_matrix", run_frames=24
+    ),
+    loss=PAPER_RECIPE.loss.replaced(kind="contrastive", temperature=0.2),
+    optimizer=PAPER_RECIPE.optimizer.replaced(learning_rate=4e-3),
+    run=PAPER_RECIPE.run.replaced(
         samples=240,
         batch_samples=6,
         micro_batch_samples=6,
@@ -50,7 +51,7 @@ RECIPE = SyncNetRecipe(
         log_every_samples=24,
         save_every_samples=240,
     ),
-    validation=SyncValidation(every_samples=240, clips=2, windows_per_clip=30),
+    validation=PAPER_RECIPE.validation.replaced(every_samples=240, clips=2, windows_per_clip=30),
 )
 
 
@@ -61,7 +62,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def samples_of(data: Path, place: Path) -> RunSamples:
     clips, _ = find_clips(data, held_out=())
-    region = LipRegion(FramewiseConfig(frames=10, rows=16, columns=16))
+    region = LipRegion(PAPER_RECIPE.framewise.replaced(frames=10, rows=16, columns=16))
     return RunSamples(RECIPE, clips, ClipRuns(24, region, Features(place), is_decoded=False))
 
 
@@ -91,12 +92,12 @@ def test_features_heard_by_another_whisper_are_refused(data: Path, tmp_path: Pat
 def test_steps_are_changed_only_where_the_recipe_says_so() -> None:
     states = torch.randn(40, 5, 8, generator=torch.Generator().manual_seed(0))
     random = np.random.default_rng(0)
-    assert torch.equal(augment_states(states, SpeechAugmentation(), random), states)
-    masked = augment_states(states, SpeechAugmentation(time_mask=20), random)
+    assert torch.equal(augment_states(states, PAPER_RECIPE.speech, random), states)
+    masked = augment_states(states, PAPER_RECIPE.speech.replaced(time_mask=20), random)
     gone = (masked == 0).all(dim=(1, 2))
     assert 0 < gone.sum() <= 20
     assert torch.equal(masked[~gone], states[~gone])
-    noisy = augment_states(states, SpeechAugmentation(noise=0.1), random)
+    noisy = augment_states(states, PAPER_RECIPE.speech.replaced(noise=0.1), random)
     assert 0.08 < (noisy - states).std() / states.std() < 0.12
 
 

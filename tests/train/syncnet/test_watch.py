@@ -6,15 +6,18 @@ from collections import deque
 from pathlib import Path
 
 from latentsync.events import Event, Note
+from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.train.log import Row
 from latentsync.train.syncnet.watch import SyncNetWatch
+
+PAPER_RECIPE = load_recipe("syncnet", SyncNetRecipe)
 
 
 def test_a_plateau_is_told_once_with_a_picture(tmp_path: Path) -> None:
     events: list[Event] = []
     pairs = deque([(0.5, 1.0), (0.51, 0.0)])
-    watch = SyncNetWatch(SyncNetRecipe(), [], pairs, tmp_path, events.append)
+    watch = SyncNetWatch(PAPER_RECIPE, [], pairs, tmp_path, events.append)
     rows: list[Row] = []
     for number in range(1, 15):
         loss = 0.693 if number < 13 else 0.5

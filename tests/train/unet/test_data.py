@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from latentsync.manifest import ManifestClip
-from latentsync.recipe.train_syncnet import PictureAugmentation, RunTable
-from latentsync.recipe.train_unet import LipWindows, UNetTrainingRecipe
+from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.train.clips import Features, TooShort, Windows, find_clips
 from latentsync.train.pictures import Region
 from latentsync.train.syncnet.data import ClipWindows
@@ -29,6 +29,8 @@ from latentsync.train.unet.data import (
     make_source,
     people_alike,
 )
+
+STAGE2_RECIPE = load_recipe("stage2", UNetTrainingRecipe)
 
 FRAMES = 5
 
@@ -57,10 +59,10 @@ def source(clips: list[ManifestClip]) -> LipSource:
 def samples(
     clips: list[ManifestClip], source: LipSource, *, seed: int = 3, count: int = 20, **windows: Any
 ) -> LipSamples:
-    recipe = UNetTrainingRecipe(
+    recipe = STAGE2_RECIPE.replaced(
         seed=seed,
-        run=RunTable(samples=count, batch_samples=1, micro_batch_samples=1),
-        windows=LipWindows(frames=FRAMES, **windows),
+        run=STAGE2_RECIPE.run.replaced(samples=count, batch_samples=1, micro_batch_samples=1),
+        windows=STAGE2_RECIPE.windows.replaced(frames=FRAMES, **windows),
     )
     return LipSamples(clips, source, recipe)
 
@@ -78,7 +80,10 @@ def test_a_reference_of_one_frame_keeps_its_distance(
 ) -> None:
     monkeypatch.setattr(ClipWindows, "frames_at", numbered)
     one = make_source(
-        source.windows, None, LipWindows(reference="frame", reference_gap_frames=6), has_states=False
+        source.windows,
+        None,
+        STAGE2_RECIPE.windows.replaced(reference="frame", reference_gap_frames=6),
+        has_states=False,
     )
     drawn, gaps = samples(clips, one, count=60), set()
     for number in range(60):
@@ -94,8 +99,9 @@ def test_a_reference_of_one_frame_keeps_its_distance(
 
 
 def test_target_and_reference_change_alike(clips: list[ManifestClip], source: LipSource) -> None:
-    recipe = UNetTrainingRecipe(
-        windows=LipWindows(frames=FRAMES), pictures=PictureAugmentation(brightness=0.3)
+    recipe = STAGE2_RECIPE.replaced(
+        windows=STAGE2_RECIPE.windows.replaced(frames=FRAMES),
+        pictures=STAGE2_RECIPE.pictures.replaced(brightness=0.3),
     )
     plain, changed = samples(clips, source, seed=recipe.seed), LipSamples(clips, source, recipe)
     for number in range(4):

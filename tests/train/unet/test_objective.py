@@ -9,11 +9,14 @@ import torch
 from made_lips import FRAMES, STAGE1, STAGE2, SYNCNET, TEMPORAL, VAE, StandInLpips, lip_recipe
 from torch import Tensor, nn
 
-from latentsync.models.framewise import FramewiseConfig, build_framewise
-from latentsync.models.syncnet import SyncNet, SyncNetConfig, TowerConfig, build_syncnet
+from latentsync.models.framewise import build_framewise
+from latentsync.models.syncnet import SyncNet, build_syncnet
 from latentsync.models.vae import build_vae
 from latentsync.models.videomae import build_video_encoder, trepa_distance
-from latentsync.recipe.train_unet import LossWeights, NoiseTable
+from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.networks import TowerConfig
+from latentsync.recipe.train_syncnet import SyncNetRecipe
+from latentsync.recipe.train_unet import NoiseTable, UNetTrainingRecipe
 from latentsync.train.unet.frozen import FrozenNetworks
 from latentsync.train.unet.objective import (
     clean_loss,
@@ -26,6 +29,11 @@ from latentsync.train.unet.objective import (
     temporal_features,
 )
 from latentsync.train.unet.wav2lip import lower_half_out, make_wav2lip_step
+
+STAGE2_RECIPE = load_recipe("stage2", UNetTrainingRecipe)
+
+PAPER_SYNCNET = load_recipe("syncnet", SyncNetRecipe).network
+BUNDLED_SYNCNET = load_recipe("compact/syncnet", SyncNetRecipe).framewise
 
 NOWHERE = Path("nowhere")
 
@@ -116,10 +124,10 @@ def test_the_right_noise_costs_nothing() -> None:
 @pytest.mark.parametrize(
     ("table", "correlation"),
     [
-        (NoiseTable(kind="mixed", alpha=1.0), 0.5),
-        (NoiseTable(kind="mixed", alpha=2.0), 0.8),
-        (NoiseTable(kind="shared"), 1.0),
-        (NoiseTable(kind="independent"), 0.0),
+        (STAGE2_RECIPE.noise.replaced(kind="mixed", alpha=1.0), 0.5),
+        (STAGE2_RECIPE.noise.replaced(kind="mixed", alpha=2.0), 0.8),
+        (STAGE2_RECIPE.noise.replaced(kind="shared"), 1.0),
+        (STAGE2_RECIPE.noise.replaced(kind="independent"), 0.0),
     ],
 )
 def test_noise_of_two_frames(table: NoiseTable, correlation: float) -> None:
@@ -145,8 +153,8 @@ def test_sync_resizes_to_what_the_syncnet_sees(frozen: FrozenNetworks) -> None:
 
 
 def test_a_latent_syncnet_sees_no_decoded_frame(frozen: FrozenNetworks) -> None:
-    config = SyncNetConfig(
-        visual=TowerConfig(in_channels=20, channels=(8, 8), factors=(4, 4)),
+    config = PAPER_SYNCNET.replaced(
+        visual=TowerConfig(channels=(8, 8), factors=(4, 4), attention=()),
         audio=SYNCNET.audio,
         frames=FRAMES,
         resolution=32,
@@ -155,7 +163,7 @@ def test_a_latent_syncnet_sees_no_decoded_frame(frozen: FrozenNetworks) -> None:
         norm_groups=4,
     )
     seeing = FrozenNetworks(frozen.vae, build_syncnet(config).eval(), None, None)
-    loss = LossWeights(sync_space="latent", perceptual=0, trepa=0)
+    loss = STAGE2_RECIPE.loss.replaced(sync_space="latent", perceptual=0, trepa=0)
     assert frozen.vae is not None
     frozen.vae.decode = None  # type: ignore[method-assign, assignment]
     guess = Guess()
@@ -165,7 +173,7 @@ def test_a_latent_syncnet_sees_no_decoded_frame(frozen: FrozenNetworks) -> None:
 
 
 def test_a_framewise_syncnet_hears_whisper_steps() -> None:
-    config = FramewiseConfig(
+    config = BUNDLED_SYNCNET.replaced(
         frames=16, rows=16, columns=24, channels=(4, 4), width=8, dimension=8, whisper_dim=16
     )
     syncnet = build_framewise(config).eval()
@@ -179,7 +187,7 @@ def test_a_framewise_syncnet_hears_whisper_steps() -> None:
 
 
 def test_a_framewise_syncnet_tells_the_way_of_the_lips() -> None:
-    config = FramewiseConfig(frames=16, rows=16, columns=24, channels=(4, 4), width=8)
+    config = BUNDLED_SYNCNET.replaced(frames=16, rows=16, columns=24, channels=(4, 4), width=8)
     features = temporal_features(build_framewise(config).eval())
     video = torch.rand(2, 3, 16, 32, 32)
     assert features(video).shape == (2, 16 * 4)
@@ -187,8 +195,8 @@ def test_a_framewise_syncnet_tells_the_way_of_the_lips() -> None:
 
 
 def test_predicted_latents_are_held_against_the_target(frozen: FrozenNetworks) -> None:
-    clean = LossWeights(noise=0, clean=1, reconstruction=1, sync=0, perceptual=0, trepa=0)
-    noise = NoiseTable(prediction="clean", noisiest_share=1.0)
+    clean = STAGE2_RECIPE.loss.replaced(noise=0, clean=1, reconstruction=1, sync=0, perceptual=0, trepa=0)
+    noise = STAGE2_RECIPE.noise.replaced(prediction="clean", noisiest_share=1.0)
     recipe = lip_recipe(NOWHERE, loss=clean, noise=noise)
     alone, guess, given = FrozenNetworks(frozen.vae, None, None, None), Guess(), batch(0, 1)
     losses = make_unet_step(recipe, alone)(guess, given)
@@ -220,7 +228,9 @@ def test_wav2lip_draws_pixels_and_is_judged_alike(frozen: FrozenNetworks) -> Non
             return masked * 0.5
 
     recipe = lip_recipe(
-        NOWHERE, generator="wav2lip", loss=LossWeights(noise=0, reconstruction=1, perceptual=0)
+        NOWHERE,
+        generator="wav2lip",
+        loss=STAGE2_RECIPE.loss.replaced(noise=0, reconstruction=1, perceptual=0),
     )
     without_vae = FrozenNetworks(None, frozen.syncnet, None, frozen.temporal)
     copy = Copy()

@@ -14,18 +14,21 @@ from made_lips import STAGE1, STAGE2, StandInLpips, lip_recipe, write_lips, writ
 from latentsync.errors import MediaError, MemoryShortage, RecipeError, WeightsError
 from latentsync.events import Event, Note, Plan, ignore
 from latentsync.metrics.sync import SyncScore
-from latentsync.models.autoencoder import TinyAutoencoderConfig, build_tiny_autoencoder
-from latentsync.models.unet import UNetConfig, build_unet
-from latentsync.models.wav2lip import Wav2LipConfig, build_wav2lip
+from latentsync.models.autoencoder import build_tiny_autoencoder
+from latentsync.models.unet import build_unet
+from latentsync.models.wav2lip import build_wav2lip
 from latentsync.recipe.loading import load_recipe
-from latentsync.recipe.train_syncnet import RunTable
-from latentsync.recipe.train_unet import LossWeights, UNetTrainingRecipe, WeightsTable
+from latentsync.recipe.networks import TinyAutoencoderConfig, UNetConfig, Wav2LipConfig
+from latentsync.recipe.train_unet import UNetTrainingRecipe
+from latentsync.recipe.training import RunTable
 from latentsync.train.job import TrainingJob, TrainingResult
 from latentsync.train.unet import frozen
 from latentsync.train.unet.run import run
 from latentsync.weights.checkpoints import load_checkpoint, read_note, save_checkpoint
 from latentsync.weights.models import find_model
 from latentsync.weights.read import read_tensors
+
+STAGE2_RECIPE = load_recipe("stage2", UNetTrainingRecipe)
 
 
 class Judge:
@@ -110,13 +113,10 @@ def test_a_window_around_the_mouth_is_learnt_and_its_file_says_so(
     state = build_tiny_autoencoder(sizes).state_dict()
     save_checkpoint(vae, state, kind="autoencoder", config=sizes)
     recipe = lip_recipe(networks)
-    recipe = UNetTrainingRecipe.model_validate(
-        recipe.model_dump()
-        | {
-            "windows": recipe.windows.model_dump() | {"resolution": 64},
-            "weights": recipe.weights.model_dump() | {"vae": str(vae)},
-            "network": recipe.network.model_dump() | {"view": "mouth"},
-        }
+    recipe = recipe.replaced(
+        windows=recipe.windows.replaced(resolution=64),
+        weights=recipe.weights.replaced(vae=str(vae)),
+        network=recipe.network.replaced(view="mouth"),
     )
     result = train(data, tmp_path / "out", recipe)
     note = read_note(result.weights)
@@ -131,7 +131,7 @@ def test_stage_two_trains_what_it_should_and_continues_bit_for_bit(
     start = tmp_path / "start.safetensors"
     trainable = ("motion_modules.", "attn2.")
     stage_two = lip_recipe(networks, loss=STAGE2, trainable=trainable, start=str(start))
-    config = UNetConfig(**_sizes(stage_two))
+    config = stage_two.network.replaced(motion=True)
     save_checkpoint(start, build_unet(config).state_dict(), kind="unet", config=config)
     begun = {key: value.clone() for key, value in read_tensors(start).items()}
     events: list[Event] = []
@@ -165,20 +165,8 @@ def _weights(result: TrainingResult) -> Path:
     return result.weights
 
 
-def _sizes(recipe: UNetTrainingRecipe) -> dict[str, Any]:
-    sizes = recipe.network.model_dump()
-    names = (
-        "block_out_channels",
-        "attention_levels",
-        "layers_per_block",
-        "attention_head_dim",
-        "norm_num_groups",
-    )
-    return {name: sizes[name] for name in names} | {"cross_attention_dim": sizes["audio_dim"]}
-
-
 def test_wav2lip_is_trained_alike(data: Path, networks: Path, tmp_path: Path) -> None:
-    loss = LossWeights(noise=0, reconstruction=1, sync=0.03, perceptual=0, trepa=10)
+    loss = STAGE2_RECIPE.loss.replaced(noise=0, reconstruction=1, sync=0.03, perceptual=0, trepa=10)
     recipe = with_run(lip_recipe(networks, loss=loss, generator="wav2lip"), samples=8)
     result = train(data, tmp_path / "out", recipe)
     assert result.weights == tmp_path / "out" / "wav2lip.safetensors"
@@ -187,7 +175,7 @@ def test_wav2lip_is_trained_alike(data: Path, networks: Path, tmp_path: Path) ->
 
 
 def test_frozen_networks_are_still_and_unwanted_ones_are_not_loaded(networks: Path) -> None:
-    recipe = lip_recipe(networks, loss=LossWeights(perceptual=0, trepa=0))
+    recipe = lip_recipe(networks, loss=STAGE2_RECIPE.loss.replaced(perceptual=0, trepa=0))
     files = frozen.find_weights(recipe)
     assert files.keys() == {"vae", "whisper", "syncnet"}
     loaded = frozen.load_frozen(recipe, files, device=torch.device("cpu"), dtype=torch.bfloat16)
@@ -260,7 +248,7 @@ def test_a_syncnet_of_another_window_is_refused(data: Path, networks: Path, tmp_
 def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
     data: Path, networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = lip_recipe(networks, loss=LossWeights(perceptual=0, trepa=0))
+    recipe = lip_recipe(networks, loss=STAGE2_RECIPE.loss.replaced(perceptual=0, trepa=0))
     train(data, tmp_path / "out", with_run(recipe, samples=8))
     monkeypatch.setattr(
         "latentsync.train.unet.objective.pixel_sync_loss",
@@ -275,7 +263,8 @@ def test_a_dry_run_loads_nothing(networks: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("latentsync.train.unet.run.find_weights", None)
     events: list[Event] = []
     recipe = lip_recipe(
-        networks, weights=WeightsTable(start="scratch", vae=str(networks / "vae.safetensors"))
+        networks,
+        weights=STAGE2_RECIPE.weights.replaced(start="scratch", vae=str(networks / "vae.safetensors")),
     )
     result = train(tmp_path / "data", tmp_path / "out", recipe, dry_run=True, report=events.append)
     assert result.reason == "planned" and not (tmp_path / "out").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,24 @@ from torch import Tensor, nn
 
 from latentsync.compat import make_torchvision_importable
 from latentsync.errors import WeightsError
-from latentsync.models.unet import UNetConfig, build_unet
+from latentsync.models.unet import build_unet
+from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.networks import UNetConfig
+from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.train.unet.start import choose_trainable, start_unet
 from latentsync.weights.checkpoints import save_checkpoint
 
+RELEASED_UNET = load_recipe("stage2", UNetTrainingRecipe).network
+
 # As the released network: attention on three of four levels, two layers a level, so as many tensors.
-PLAIN = UNetConfig(
+PLAIN = RELEASED_UNET.replaced(
     block_out_channels=(8, 16, 32, 32),
-    cross_attention_dim=6,
+    audio_dim=6,
     attention_head_dim=2,
     norm_num_groups=4,
     motion=False,
 )
-MOVING = replace(PLAIN, motion=True)
+MOVING = PLAIN.replaced(motion=True)
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +70,12 @@ def test_stable_diffusion_gives_all_but_33_tensors(
 
 
 def test_another_view_takes_all_but_the_ends(tmp_path: Path) -> None:
-    path, seen = tmp_path / "unet.safetensors", replace(PLAIN, view="mouth", in_channels=161, out_channels=32)
+    path, seen = tmp_path / "unet.safetensors", PLAIN.replaced(view="mouth", latent_channels=32)
     save_checkpoint(path, build_unet(PLAIN).state_dict(), kind="unet", config=PLAIN)
     _, begun = start_unet(seen, path)
     assert set(begun.new) == {"conv_in.weight", "conv_out.weight", "conv_out.bias"}
     with pytest.raises(WeightsError, match="has shape"):
-        start_unet(replace(seen, view="face"), path)
+        start_unet(seen.replaced(view="face"), path)
 
 
 def test_stage_two_begins_with_stage_one(tmp_path: Path) -> None:
@@ -91,7 +95,7 @@ def test_stage_two_begins_with_stage_one(tmp_path: Path) -> None:
     save_checkpoint(path, second.state_dict(), kind="unet", config=MOVING)
     _, back = start_unet(PLAIN, path)
     assert back.new == () and set(back.left_out) == set(begun.new)
-    _, half = start_unet(replace(MOVING, motion_place="decoder"), path)
+    _, half = start_unet(MOVING.replaced(motion_modules="decoder"), path)
     assert half.left_out and all(name.startswith("down_blocks.") for name in half.left_out)
 
 
@@ -118,7 +122,7 @@ def test_settings_that_no_tensor_shows_must_agree(tmp_path: Path) -> None:
     path = tmp_path / "unet.safetensors"
     save_checkpoint(path, build_unet(PLAIN).state_dict(), kind="unet", config=PLAIN)
     with pytest.raises(WeightsError, match="attention_head_dim = 2, and the recipe has 4"):
-        start_unet(replace(PLAIN, attention_head_dim=4), path)
+        start_unet(PLAIN.replaced(attention_head_dim=4), path)
 
 
 def test_patterns_choose_what_is_trained() -> None:
@@ -135,7 +139,7 @@ def test_patterns_choose_what_is_trained() -> None:
 @pytest.mark.parametrize(
     ("place", "patterns", "tensors", "numbers"),
     [
-        ("everywhere", ("motion_modules.", "attentions."), 936, 674_792_320),
+        ("all", ("motion_modules.", "attentions."), 936, 674_792_320),
         ("decoder", ("motion_modules.", "attn2."), 392, 284_660_480),
     ],
 )
@@ -143,6 +147,6 @@ def test_as_many_are_trained_as_in_the_official_stage_two(
     place: Any, patterns: tuple[str, ...], tensors: int, numbers: int
 ) -> None:
     with torch.device("meta"):
-        network = build_unet(UNetConfig(motion_place=place)).network
+        network = build_unet(RELEASED_UNET.replaced(motion_modules=place)).network
         assert choose_trainable(network, patterns) == numbers
     assert sum(parameter.requires_grad for parameter in network.parameters()) == tensors

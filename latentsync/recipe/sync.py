@@ -1,0 +1,118 @@
+"""What a recipe of `latentsync sync` holds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from latentsync.recipe.schema import Count, Duration, Recipe, Table
+
+Steps = Annotated[int, Field(ge=1, le=1000)]
+Guidance = Annotated[float, Field(ge=0, le=20, allow_inf_nan=False)]
+
+
+class Sampling(Table):
+    """How latents are denoised. `None` leaves a value to the effort, and then to the model.
+
+    effort  what steps and guidance are where they are not set here: see `Efforts`
+    """
+
+    effort: Literal["draft", "standard", "best"]
+    steps: Steps | None = None
+    guidance: Guidance | None = None
+    mode: Literal["blended", "exact"]
+    window_frames: Count
+    overlap_frames: Annotated[int, Field(ge=0)] | None = None
+    resolution: Annotated[int, Field(ge=64, le=1024, multiple_of=8)] | None = None
+
+    @model_validator(mode="after")
+    def _overlap_leaves_something_new(self) -> Sampling:
+        if self.overlap_frames is not None and self.overlap_frames * 2 > self.window_frames:
+            raise ValueError(
+                f"overlap_frames = {self.overlap_frames} is over half of window_frames = {self.window_frames}"
+            )
+        return self
+
+
+class Effort(Table):
+    """What an effort sets. `None` leaves a value to the model."""
+
+    steps: Steps | None = None
+    guidance: Guidance | None = None
+
+
+class FewSteps(Table):
+    """For models that give the clean latents at once, as compact does."""
+
+    draft: Effort
+    best: Effort
+
+
+class ManySteps(Table):
+    """For models that predict noise, as the released ones do."""
+
+    draft: Effort
+    best: Effort
+
+
+class Efforts(Table):
+    """What "draft" and "best" stand for, by kind of model; "standard" is what the model itself states."""
+
+    few_steps: FewSteps
+    many_steps: ManySteps
+
+
+class Listening(Table):
+    """How long speech passes Whisper, which takes 30 s at a time."""
+
+    mode: Literal["overlap", "exact"]
+
+
+class Following(Table):
+    """How one face is followed through the video."""
+
+    detect_every_frames: Count
+    smoothing_s: Duration
+    max_gap_frames: Annotated[int, Field(ge=0, le=12)]
+
+
+class Pasting(Table):
+    """Which pixels of the frame the generated crop may change."""
+
+    region: Literal["mouth", "crop"]
+    fade_s: Duration
+
+
+class Encoded(Table):
+    """How the result is encoded, once."""
+
+    codec: Literal["libx264", "libx265", "h264_nvenc", "lossless"]
+    crf: Annotated[int, Field(ge=0, le=51)]
+    preset: Literal[
+        "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"
+    ]
+
+
+class SyncRecipe(Recipe):
+    """`latentsync sync`."""
+
+    kind: ClassVar[str] = "sync"
+    base: ClassVar[str | None] = "sync"
+
+    sampling: Sampling
+    effort: Efforts
+    audio: Listening
+    faces: Following
+    paste: Pasting
+    encoding: Encoded
+
+    @classmethod
+    def renamed(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Before version 0.1 effort was called quality."""
+        values = {"effort" if name == "quality" else name: value for name, value in values.items()}
+        if isinstance(sampling := values.get("sampling"), dict):
+            values["sampling"] = {
+                "effort" if name == "quality" else name: value for name, value in sampling.items()
+            }
+        return values
