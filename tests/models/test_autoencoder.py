@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from latentsync.weights.store import load_autoencoder
+from latentsync.weights.models import load_autoencoder
 
 from latentsync.axes import ShapeError
 from latentsync.models.autoencoder import TinyAutoencoder, build_tiny_autoencoder
