@@ -126,6 +126,12 @@ def test_batches_and_checkpoints_are_as_often_as_officially_on_eight_cards(name:
     assert run.save_every_samples == SAVE_STEPS * run.batch_samples
 
 
+@pytest.mark.parametrize(("stage", "numbers"), [("stage1", STAGE1), ("stage2", PAPER)])
+def test_the_papers_own_stages(stage: str, numbers: dict[str, Any]) -> None:
+    recipe = load_recipe(f"paper/{stage}", UNetTrainingRecipe)
+    assert {key: value_at(recipe, key) for key in numbers} == numbers
+
+
 @pytest.mark.parametrize("row", ROWS)
 def test_rows_of_the_papers_tables(row: str) -> None:
     recipe = load_recipe(f"ablations/{row}", UNetTrainingRecipe)
