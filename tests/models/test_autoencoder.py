@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from latentsync.weights.models import load_autoencoder
 
 from latentsync.axes import ShapeError
 from latentsync.models.autoencoder import TinyAutoencoder, build_tiny_autoencoder
 from latentsync.recipe.networks import TinyAutoencoderConfig
 from latentsync.weights.checkpoints import save_checkpoint
+from latentsync.weights.models import load_autoencoder
 
 SMALL = TinyAutoencoderConfig(
     latent_channels=6,
