@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 Facts = tuple[tuple[str, str], ...]  # label and text each
 DIFFERENT = "methods were scored on different clips: their means do not compare, and none is marked as best"
 CSV_COLUMNS = ("setting", "clip", "method", "number", "value", "reason", "used_s", "notes")
-BEST = "*"
+BEST, TAUGHT = "*", "!"
+TAUGHT_BY = "this network taught the model: its score says little about it"
 _DASH = "–"
 _TEMPLATES = Path(__file__).parent
 _SYNC_NUMBERS = (("sync_conf", "sync_offset"), ("sync_conf_compact", "sync_offset_compact"))
@@ -44,6 +45,7 @@ class EvaluationReport:
     facts        how it was measured
     circumstances  of this run: date, command, versions, device
     definitions  what each metric measures, by name
+    taught       by method, the metrics whose network its model was trained with
     paper, paper_settings, paper_source  as in the recipe of the set; empty if the set is not a paper's
     """
 
@@ -53,6 +55,7 @@ class EvaluationReport:
     scores: tuple[ClipScores, ...]
     circumstances: Facts = field(default=(), compare=False)
     definitions: Mapping[str, str] = field(default_factory=dict)
+    taught: Mapping[str, frozenset[str]] = field(default_factory=dict)
     paper: tuple[PaperRow, ...] = ()
     paper_settings: dict[str, tuple[str, ...]] | None = None
     paper_source: str = ""
@@ -124,12 +127,20 @@ class EvaluationReport:
         some = [clips for clips in used.values() if clips]
         return DIFFERENT if any(clips != some[0] for clips in some) else ""
 
+    def is_taught(self, method: str, column: Column) -> bool:
+        """Whether the method's model was trained with the network behind this number."""
+        return column.metric in self.taught.get(method, ())
+
     def best(self, setting: str, column: Column) -> frozenset[str]:
-        """The methods with the best mean of a number; none if means do not compare or are all alike."""
+        """The methods with the best mean of a number; none if means do not compare or are all alike.
+
+        A model that was trained with the network that judges it is never the best.
+        """
         means = {
             row.method: value
             for row in self.rows(setting)
             if (value := row.cells.get(column.name, Cell()).value) is not None
+            and not self.is_taught(row.method, column)
         }
         real = means.pop(REAL, None)
         if column.better == "higher":
@@ -183,6 +194,7 @@ def as_dict(report: EvaluationReport) -> dict[str, object]:
             for column in report.totals.columns
         },
         "not_available": {one.name: one.reason for one in report.totals.unavailable},
+        "taught": {method: sorted(names) for method, names in report.taught.items() if names},
         "paper_source": report.paper_source,
         "matched": dict(sorted(report.notes().items())),
     }
@@ -217,18 +229,17 @@ def text_table(report: EvaluationReport, setting: str) -> TextTable:
     rows, stated = report.rows(setting), report.stated(setting)
     columns = [setting, *(row.method for row in rows), *(f"{method} (paper)" for method, _ in stated)]
     table = [["clips used", *(f"{row.used} of {row.clips}" for row in rows), *("" for _ in stated)]]
-    is_marked = False
+    marks = set()
     for column in report.columns(setting):
-        best = report.best(setting, column)
-        is_marked = is_marked or bool(best)
-        cells = [row.cells.get(column.name, Cell()) for row in rows]
-        measured = [
-            f"{cell_text(cell)} {BEST}" if row.method in best else cell_text(cell)
-            for row, cell in zip(rows, cells, strict=True)
-        ]
+        measured = []
+        for row in rows:
+            cell, mark = row.cells.get(column.name, Cell()), _mark(report, row, column)
+            measured.append(f"{cell_text(cell)} {mark}".rstrip())
+            marks.add(mark)
         shown = [number(values[column.name]) if column.name in values else "" for _, values in stated]
         table.append([label(column), *measured, *shown])
-    remarks = [f"{BEST} best mean of the methods"] if is_marked else []
+    remarks = [f"{BEST} best mean of the methods"] if BEST in marks else []
+    remarks += [f"{TAUGHT} {TAUGHT_BY}"] if TAUGHT in marks else []
     absent = report.absent(setting)
     remarks += [f"not measured: {', '.join(names)} ({reason})" for reason, names in absent.items()]
     for row in rows:
@@ -238,6 +249,13 @@ def text_table(report: EvaluationReport, setting: str) -> TextTable:
     if report.caveat(setting):
         remarks.append(report.caveat(setting))
     return TextTable(columns, table, remarks)
+
+
+def _mark(report: EvaluationReport, row: MethodRow, column: Column) -> str:
+    if row.method in report.best(row.setting, column):
+        return BEST
+    has_value = row.cells.get(column.name, Cell()).value is not None
+    return TAUGHT if has_value and report.is_taught(row.method, column) else ""
 
 
 def closing_remarks(report: EvaluationReport) -> list[str]:
@@ -372,15 +390,14 @@ def _setting_context(report: EvaluationReport, setting: str, cache: Cache) -> di
     rows, stated = report.rows(setting), report.stated(setting)
     columns = report.columns(setting)
     scores = [one for one in report.scores if one.setting == setting and not one.reason]
-    table = []
+    table: list[dict[str, Any]] = []
     for column in columns:
-        best = report.best(setting, column)
         cells = [row.cells.get(column.name, Cell()) for row in rows]
         measured = [
             {
                 "text": _DASH if cell.value is None else number(cell.value),
                 "certainty": "" if cell.value is None else certainty(cell),
-                "is_best": row.method in best,
+                "mark": _mark(report, row, column),
             }
             for row, cell in zip(rows, cells, strict=True)
         ]
@@ -392,6 +409,7 @@ def _setting_context(report: EvaluationReport, setting: str, cache: Cache) -> di
         "stated": [name for name, _ in stated],
         "table": table,
         "caveat": report.caveat(setting),
+        "has_taught": any(cell["mark"] == TAUGHT for line in table for cell in line["measured"]),
         "absent": report.absent(setting),
         "plots": [_draw_clips(column, rows, scores) for column in columns if _has_values(column, scores)],
         "sync_plots": [

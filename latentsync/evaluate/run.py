@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 
 from latentsync import __version__
-from latentsync.errors import LatentSyncError, UsageError
+from latentsync.errors import LatentSyncError, MediaError, UsageError
 from latentsync.evaluate.pairs import Pair, load_set, match_files, pairs_of_set, read_pairs
 from latentsync.evaluate.report import (
     EvaluationReport,
@@ -46,15 +46,17 @@ from latentsync.evaluate.score import (
 from latentsync.evaluate.totals import total
 from latentsync.events import Event, Note, Plan, Progress, Report
 from latentsync.media.probe import require_audio, require_video
-from latentsync.metrics import build_metrics
+from latentsync.metrics import METRICS, build_metrics
+from latentsync.metrics.sync import BUNDLED_SYNCNET
 from latentsync.recipe.evaluate import SETTINGS, EvaluateRecipe, SetRecipe
 from latentsync.recipe.loading import dump_recipe, load_recipe
 from latentsync.recipe.sync import SyncRecipe
 from latentsync.runtime import DeviceName, choose_device, choose_dtype
 from latentsync.sync.run import SyncJob
 from latentsync.sync.run import run as run_sync
+from latentsync.weights.checkpoints import is_checkpoint, read_note
 from latentsync.weights.hub import cache_folder
-from latentsync.weights.models import DEFAULT_MODEL, LipModel, find_model, load_model
+from latentsync.weights.models import DEFAULT_MODEL, LipModel, ModelSpec, find_model, load_model
 
 PAGE, TABLE, NUMBERS = "report.html", "scores.csv", "report.json"
 LISTED = "generated"  # the method of videos that a list of pairs names itself
@@ -129,8 +131,8 @@ def run(
 
     Raises:
         UsageError: flags or columns do not fit together.
-        MediaError: the set, a method's folder or the output cannot be used. A clip that cannot
-            is listed instead.
+        MediaError: the set, a method's folder or the output cannot be used, or no video could be scored.
+            One video that cannot be scored is listed instead.
         WeightsError: a network that was asked for is damaged.
     """
     started = time.monotonic()
@@ -143,8 +145,9 @@ def run(
     device = choose_device(job.device)
     make_folder(job.output)
     made = _find_made(job, pairs)
-    if job.generate:
-        made = _with_generated(job, pairs, made, report)
+    spec = _model_to_generate(job) if job.generate else None
+    if spec is not None:
+        made = _with_generated(job, pairs, made, spec, report)
     settings = recipe.prepare, _cache_folder(job)
     options = WorkerOptions(
         engine=job.engine,
@@ -170,11 +173,14 @@ def run(
         definitions={metric.name: _definition(metric) for metric in [*metrics[0], *metrics[1]]},
         totals=total(scores, metrics, cache, recipe.intervals, seed=recipe.seed),
         scores=tuple(scores),
+        taught={name: _judges_that_taught(name, spec, metrics) for name in _method_names(assignments)},
         paper=test_set.paper if test_set else (),
         paper_settings=dict(test_set.paper_settings) if test_set else None,
         paper_source=test_set.paper_source if test_set else "",
     )
-    return _written(job, found, cache, time.monotonic() - started)
+    result = _written(job, found, cache, time.monotonic() - started)
+    _refuse_nothing_scored(result)
+    return result
 
 
 def _pairs(job: EvaluateJob) -> tuple[SetRecipe | None, list[Pair]]:
@@ -207,16 +213,21 @@ def _find_made(job: EvaluateJob, pairs: Sequence[Pair]) -> MadeOfPairs:
     return made
 
 
-def _with_generated(
-    job: EvaluateJob, pairs: Sequence[Pair], made: MadeOfPairs, report: Report
-) -> MadeOfPairs:
-    """Run `sync` over all pairs that this model has no video of yet; the model is loaded once."""
-    recipe = load_recipe(job.sync_recipe, SyncRecipe)
-    spec = find_model(job.model, resolution=recipe.sampling.resolution)
+def _model_to_generate(job: EvaluateJob) -> ModelSpec:
+    resolution = load_recipe(job.sync_recipe, SyncRecipe).sampling.resolution
+    spec = find_model(job.model, resolution=resolution)
     if any(method.name == spec.name for method in job.methods):
         raise UsageError(
             f"--method {spec.name}=…: --generate makes videos of that name", hint="give it another name"
         )
+    return spec
+
+
+def _with_generated(
+    job: EvaluateJob, pairs: Sequence[Pair], made: MadeOfPairs, spec: ModelSpec, report: Report
+) -> MadeOfPairs:
+    """Run `sync` over all pairs that this model has no video of yet; the model is loaded once."""
+    recipe = load_recipe(job.sync_recipe, SyncRecipe)
     # A video depends on these, so another model or recipe gets another folder.
     parts = [dump_recipe(recipe), *(content_hash(path) for path in (spec.unet, spec.vae, spec.whisper))]
     folder = job.output / "generated" / f"{Path(spec.name).stem}-{key_of(parts)[:8]}"
@@ -258,6 +269,36 @@ def _generate(pair: Pair, path: Path, recipe: SyncRecipe, model: LipModel, repor
     return ""
 
 
+def _method_names(assignments: Sequence[Assignment]) -> list[str]:
+    return list(dict.fromkeys(made.method for one in assignments for made in one.made))
+
+
+def _judges_that_taught(method: str, spec: ModelSpec | None, metrics: Metrics) -> frozenset[str]:
+    """The metrics whose network this method's model was trained with, as far as that is known."""
+    if method == DEFAULT_MODEL:
+        teachers = {content_hash(BUNDLED_SYNCNET)}
+    elif spec is not None and method == spec.name and is_checkpoint(spec.unet):
+        taught_by = read_note(spec.unet).facts.get("taught_by")
+        teachers = set(map(str, taught_by)) if isinstance(taught_by, list) else set()
+    else:
+        return frozenset()
+    judges = {
+        one.name: METRICS[one.name].judge_file() for one in [*metrics[0], *metrics[1]] if one.name in METRICS
+    }
+    return frozenset(name for name, judge in judges.items() if judge and content_hash(judge) in teachers)
+
+
+def _refuse_nothing_scored(result: EvaluateResult) -> None:
+    """End with an error if no generated video was scored, or, without methods, no real one."""
+    scores = [one for one in result.report.scores if one.method != REAL] or list(result.report.scores)
+    if all(one.reason for one in scores):
+        reasons = Counter(one.reason for one in scores)
+        counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+        raise MediaError(
+            f"none of {len(scores)} videos could be scored: {counts}", hint=f"see '{result.table}'"
+        )
+
+
 def _cache_folder(job: EvaluateJob) -> Path:
     return (job.cache or cache_folder() / "scores").absolute()
 
@@ -272,8 +313,9 @@ def _plan_lines(
     counts = Counter(one.pair.setting for one in assignments)
     pairs = ", ".join(f"{counts[setting]} {setting}" for setting in SETTINGS if counts[setting])
     present = Counter(made.method for one in assignments for made in one.made if made.path)
-    methods = dict.fromkeys(made.method for one in assignments for made in one.made)
-    named = ", ".join(f"{name} ({present[name]} of {len(assignments)} videos)" for name in methods)
+    named = ", ".join(
+        f"{name} ({present[name]} of {len(assignments)} videos)" for name in _method_names(assignments)
+    )
     return (
         f"set      {test_set.title if test_set else job.pairs}: {pairs}",
         f"methods  {named or 'none: only the real videos'}",

@@ -134,6 +134,14 @@ class Metric(ABC):
         is_ready = not cls.weights or is_present(find_entry(cls.weights))
         return "" if is_ready else f"run 'latentsync models pull {cls.weights}'"
 
+    @classmethod
+    def judge_file(cls) -> Path | None:
+        """The weights of the network that judges, if one does: a model may have been trained with it."""
+        from latentsync.weights.catalog import find_entry
+        from latentsync.weights.hub import path_of
+
+        return path_of(find_entry(cls.weights)) if cls.weights else None
+
 
 class ClipMetric(Metric):
     """One number, or a few named ones, per clip."""

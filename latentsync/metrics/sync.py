@@ -362,6 +362,10 @@ class CompactSyncConfidence(SyncConfidence):
     def lacking(cls, setup: MetricSetup) -> str:
         return "" if BUNDLED_SYNCNET.is_file() else "this package was made without the bundled SyncNet"
 
+    @classmethod
+    def judge_file(cls) -> Path | None:
+        return BUNDLED_SYNCNET
+
     @property
     def version(self) -> str:
         """Changes with the bundled file, so that scores by another one are not taken for its."""

@@ -114,6 +114,15 @@ def test_equal_means_are_not_marked(fair: EvaluationReport) -> None:
     assert not replace(fair, totals=replace(fair.totals, rows=rows)).best("reconstruction", COLUMNS[0])
 
 
+def test_a_network_that_taught_the_model_is_marked_and_never_the_best(fair: EvaluationReport) -> None:
+    taught = replace(fair, taught={"Ours": frozenset({"ssim"})})
+    assert not taught.best("reconstruction", COLUMNS[0])
+    table = text_table(taught, "reconstruction")
+    assert [row[2][-1] for row in table.rows if row[0].startswith("ssim")] == ["!"]
+    assert any(remark.startswith("! this network taught the model") for remark in table.remarks)
+    assert as_dict(taught)["taught"] == {"Ours": ["ssim"]}
+
+
 def test_the_csv_has_a_reason_for_every_missing_score(report: EvaluationReport, tmp_path: Path) -> None:
     write_csv(report, tmp_path / "scores.csv")
     rows = list(csv.DictReader((tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines()))

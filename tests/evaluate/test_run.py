@@ -219,8 +219,10 @@ def test_a_metric_with_a_bug_leaves_its_clip_failed(job: EvaluateJob, recipe: Ev
             raise ZeroDivisionError("division by zero")
 
     threads = torch.get_num_threads()
-    result = run(job, recipe, ignore, metrics=([Broken()], [], []))
-    assert {one.reason for one in result.report.scores if one.clip == "good"} == {"failed"}
+    with pytest.raises(MediaError, match="none of 2 videos could be scored: failed 1, missing 1"):
+        run(job, recipe, ignore, metrics=([Broken()], [], []))
+    table = (job.output / "scores.csv").read_text(encoding="utf-8")
+    assert "good,Ours,length,,failed: ZeroDivisionError" in table
     assert torch.get_num_threads() == threads
 
 
