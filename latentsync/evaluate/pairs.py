@@ -140,14 +140,15 @@ def read_pairs(file: Path, *, data: Path | None = None) -> list[Pair]:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """The file of a method for a pair, or why there is none."""
+class Made:
+    """A method's video of a pair, or why there is none."""
 
+    method: str
     path: Path | None
     reason: str = ""
 
 
-def match_files(pairs: Sequence[Pair], folder: Path) -> dict[tuple[Setting, str], Found]:
+def match_files(pairs: Sequence[Pair], folder: Path, *, method: str) -> dict[tuple[Setting, str], Made]:
     """Find the finished video of every pair in a method's folder, by (setting, name).
 
     Looked up in `folder/SETTING`, else in `folder`: NAME.mp4 or another suffix of a video, else the only
@@ -159,7 +160,7 @@ def match_files(pairs: Sequence[Pair], folder: Path) -> dict[tuple[Setting, str]
     """
     if not folder.is_dir():
         raise MediaError(f"'{folder}': no such folder", hint="name the folder of finished videos")
-    matched: dict[tuple[Setting, str], Found] = {}
+    matched: dict[tuple[Setting, str], Made] = {}
     for setting in sorted({pair.setting for pair in pairs}):
         own = folder / setting
         used = own if own.is_dir() else folder
@@ -167,7 +168,7 @@ def match_files(pairs: Sequence[Pair], folder: Path) -> dict[tuple[Setting, str]
         rivals = [pair for pair in pairs if pair.setting == setting or not own.is_dir()]
         claims = _claims(rivals, files)
         for pair in (pair for pair in pairs if pair.setting == setting):
-            matched[setting, pair.name] = _answer(claims[setting, pair.name], used)
+            matched[setting, pair.name] = _choose_file(method, claims[setting, pair.name], used)
     return matched
 
 
@@ -192,14 +193,15 @@ def _claims(
     return claims
 
 
-def _answer(claims: list[tuple[int, Path]], folder: Path) -> Found:
+def _choose_file(method: str, claims: list[tuple[int, Path]], folder: Path) -> Made:
     if not claims:
-        return Found(None, f"no video of that name in '{folder}'")
+        return Made(method, None, f"no video of that name in '{folder}'")
     best = min(rank for rank, _ in claims)
     paths = [path for rank, path in claims if rank == best]
     if len(paths) > 1:
-        return Found(None, f"several videos of that name in '{folder}': {paths[0].name}, {paths[1].name}")
-    return Found(paths[0])
+        names = f"{paths[0].name}, {paths[1].name}"
+        return Made(method, None, f"several videos of that name in '{folder}': {names}")
+    return Made(method, paths[0])
 
 
 def _choose(recipe: SetRecipe, names: Iterable[str]) -> list[str]:

@@ -272,13 +272,14 @@ def label(column: Column) -> str:
 
 def cell_text(cell: Cell) -> str:
     """A number with its interval and the count of clips behind it."""
-    return _DASH if cell.value is None else f"{number(cell.value)} {certainty(cell)}"
+    if cell.value is None:
+        return _DASH
+    return " ".join(part for part in (number(cell.value), interval(cell), f"n={cell.clips}") if part)
 
 
-def certainty(cell: Cell) -> str:
-    """The interval of a number and the count of clips behind it."""
-    interval = "" if cell.low is None or cell.high is None else f"[{number(cell.low)}, {number(cell.high)}] "
-    return f"{interval}n={cell.clips}"
+def interval(cell: Cell) -> str:
+    """The interval of a number; empty if it has none."""
+    return "" if cell.low is None or cell.high is None else f"[{number(cell.low)}, {number(cell.high)}]"
 
 
 def number(value: float) -> str:
@@ -396,7 +397,8 @@ def _setting_context(report: EvaluationReport, setting: str, cache: Cache) -> di
         measured = [
             {
                 "text": _DASH if cell.value is None else number(cell.value),
-                "certainty": "" if cell.value is None else certainty(cell),
+                "interval": interval(cell),
+                "clips": cell.clips,
                 "mark": _mark(report, row, column),
             }
             for row, cell in zip(rows, cells, strict=True)
@@ -493,7 +495,9 @@ def panels(width_px: int, height_px: int, *, count: int = 1) -> tuple[Figure, Se
     """A figure with panels side by side that share their axes."""
     from matplotlib.figure import Figure  # no pyplot: it keeps figures and looks for a display
 
-    figure = Figure(figsize=(width_px * _PX, height_px * _PX), layout="constrained")
+    figure = Figure(figsize=(width_px * _PX, height_px * _PX))
+    # Fixed margins: a layout engine would draw every figure twice.
+    figure.subplots_adjust(66 / width_px, 56 / height_px, 1 - 8 / width_px, 1 - 28 / height_px, wspace=0.08)
     all_axes = figure.subplots(1, count, sharex=True, sharey=True, squeeze=False)[0]
     for axes in all_axes:
         axes.spines[["top", "right"]].set_visible(False)

@@ -18,7 +18,7 @@ import torch
 
 from latentsync import __version__
 from latentsync.errors import LatentSyncError, MediaError, UsageError
-from latentsync.evaluate.pairs import Pair, load_set, match_files, pairs_of_set, read_pairs
+from latentsync.evaluate.pairs import Made, Pair, load_set, match_files, pairs_of_set, read_pairs
 from latentsync.evaluate.report import (
     EvaluationReport,
     Facts,
@@ -33,7 +33,6 @@ from latentsync.evaluate.score import (
     REAL,
     Assignment,
     Cache,
-    Made,
     Metrics,
     WorkerOptions,
     choose_scorer,
@@ -204,8 +203,8 @@ def _find_made(job: EvaluateJob, pairs: Sequence[Pair]) -> MadeOfPairs:
             raise UsageError(f"--method {name}=…: this name {why}", hint="give every method its own name")
     made: MadeOfPairs = {(pair.setting, pair.name): [] for pair in pairs}
     for method in job.methods:
-        for key, found in match_files(pairs, method.folder).items():
-            made[key].append(Made(method.name, found.path, found.reason))
+        for key, found in match_files(pairs, method.folder, method=method.name).items():
+            made[key].append(found)
     if any(pair.generated for pair in pairs):
         for pair in pairs:
             listed = Made(LISTED, pair.generated, "the list names no generated video")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from latentsync.errors import LatentSyncError, MediaError, RecipeError, UsageError, WeightsError
-from latentsync.evaluate.pairs import Pair
+from latentsync.evaluate.pairs import Made, Pair
 from latentsync.evaluate.prepare import VERSION, Faces, RealSide, Reason, Unfit, made_clip, real_clip
 from latentsync.events import Note, Progress, Report
 from latentsync.faces.detect import Detector
@@ -138,15 +138,6 @@ class Cache:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_or_nothing(path) as part:
             part.write_bytes(content)
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A method's video of a pair, or why there is none."""
-
-    method: str
-    path: Path | None
-    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -203,18 +203,9 @@ def _roc(
 
 def as_dict(found: SyncNetAccuracy) -> dict[str, object]:
     """What was found in values that JSON can hold."""
-    return {
-        "clips": found.clips,
-        "pairs": found.pairs,
-        "threshold": found.threshold,
-        "accuracy": found.accuracy,
-        "balanced_accuracy": found.balanced_accuracy,
-        "auc": found.auc,
-        "best_accuracy": found.best_accuracy,
-        "best_threshold": found.best_threshold,
+    return asdict(found) | {
         "within_one_frame": found.within_one_frame,
         "offsets": {str(offset): count for offset, count in found.offsets.items()},
-        "roc": [list(point) for point in found.roc],
         "paper": dict(PAPER_ACCURACY),
         "excluded": [{"clip": clip, "reason": reason} for clip, reason in found.excluded],
     }

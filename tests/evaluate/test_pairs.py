@@ -140,6 +140,6 @@ def pair_called(name: str, video: str = "v.mp4", speech: str = "s.wav") -> Pair:
 )
 def test_which_file_belongs_to_a_pair(tmp_path: Path, files: tuple[str, ...], expected: str | None) -> None:
     pairs = [pair_called("clip_1"), pair_called("clip_1_2", video="w.mp4")]
-    found = match_files(pairs, make_files(tmp_path, *files))["cross", "clip_1"]
+    found = match_files(pairs, make_files(tmp_path, *files), method="Ours")["cross", "clip_1"]
     assert found.path == (None if expected is None else tmp_path / expected)
     assert (found.reason == "") == (expected is not None)

@@ -219,7 +219,7 @@ def test_a_metric_with_a_bug_leaves_its_clip_failed(job: EvaluateJob, recipe: Ev
             raise ZeroDivisionError("division by zero")
 
     threads = torch.get_num_threads()
-    with pytest.raises(MediaError, match="none of 2 videos could be scored: failed 1, missing 1"):
+    with pytest.raises(MediaError, match="none of 2 videos could be scored: missing 1, failed 1"):
         run(job, recipe, ignore, metrics=([Broken()], [], []))
     table = (job.output / "scores.csv").read_text(encoding="utf-8")
     assert "good,Ours,length,,failed: ZeroDivisionError" in table

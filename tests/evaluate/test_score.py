@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from latentsync.evaluate.pairs import Pair
+from latentsync.evaluate.pairs import Made, Pair
 from latentsync.evaluate.prepare import Faces
-from latentsync.evaluate.score import REAL, Assignment, Cache, ClipScores, Made, Scorer
+from latentsync.evaluate.score import REAL, Assignment, Cache, ClipScores, Scorer
 from latentsync.evaluate.totals import Totals, total
 from latentsync.metrics.metric import (
     ClipMetric,
