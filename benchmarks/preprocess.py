@@ -111,7 +111,7 @@ def video_s(raw: Path) -> float:
 
 def measured(raw: Path, out: Path, *, workers: int, used: tuple[float, float]) -> dict[str, Any]:
     """The numbers of one finished run, from its log."""
-    settled = read_past(out / "log").settled.values()
+    settled = [entry.values for entry in read_past(out / "log").settled.values()]
     timed = [entry for entry in settled if "took_s" in entry]
     steps: Counter[str] = Counter()
     for entry in timed:

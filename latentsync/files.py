@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 from latentsync.errors import MediaError
 
@@ -87,6 +89,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def integer_from(text: str) -> int:
+    """The first 64 bits of the SHA-256 of `text`: the same in every process, unlike `hash`."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+
+
 def open_regular(path: Path, *, most_bytes: int | None = None) -> BufferedReader:
     """Open a file for reading if it is a regular one: a FIFO or a device would block or never end.
 
@@ -116,6 +123,33 @@ def open_regular(path: Path, *, most_bytes: int | None = None) -> BufferedReader
         raise
 
 
+def json_lines(path: Path, *, most_line_bytes: int = 1 << 24) -> Iterator[tuple[int, Any]]:
+    """The values in a file with one JSON value per line, with the numbers of their lines from 1.
+
+    A last line without its line end is skipped: a killed writer left it, or a living one is writing it.
+
+    Raises:
+        OSError: it does not exist or cannot be read.
+        MediaError: it is not a regular file, or a line is too long or not JSON.
+    """
+    with open_regular(path) as file:
+        number = 0
+        while (line := file.readline(most_line_bytes + 1)).endswith(b"\n"):
+            number += 1
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError) as error:
+                reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+                raise damaged_line(path, number, f"not JSON ({reason})") from error
+        if len(line) > most_line_bytes:
+            raise damaged_line(path, number + 1, f"longer than {most_line_bytes:,} bytes")
+
+
+def damaged_line(path: Path, number: int, reason: str) -> MediaError:
+    """The error about a line that another program, or a failing disk, changed."""
+    return MediaError(f"'{path}', line {number}: {reason}", hint="remove this line, or restore the file")
+
+
 def free_bytes(path: Path) -> int:
     """Free disk space where `path` is or would be: at the nearest folder above it that exists."""
     return shutil.disk_usage(nearest_folder(path)).free
@@ -139,7 +173,11 @@ def _flush(part: Path) -> None:
 
 
 def _host() -> str:
-    return hashlib.sha256(os.uname().nodename.encode() if hasattr(os, "uname") else b"").hexdigest()[:6]
+    """A digest of the machine's name and, in a container, of its namespace: only there is a pid unique."""
+    name = os.uname().nodename if hasattr(os, "uname") else ""
+    with suppress(OSError):
+        name += os.readlink("/proc/self/ns/pid")
+    return hashlib.sha256(name.encode()).hexdigest()[:6]
 
 
 def _is_alive(pid: int) -> bool:

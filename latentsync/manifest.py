@@ -4,23 +4,49 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from latentsync import __version__
 from latentsync.errors import MediaError
-from latentsync.files import whole_or_nothing
+from latentsync.files import damaged_line, integer_from, json_lines, open_regular, whole_or_nothing
 from latentsync.media.probe import require_video
-from latentsync.runtime import integer_from
 
 PARQUET, JSON_LINES = "manifest.parquet", "decisions.jsonl"
 Split = Literal["train", "validation"]
 CLIPS, FEATURES = "clips", "features"
 _VALIDATION_SHARE = 0.05  # of a folder without a manifest
 _LONGEST_NAME_BYTES = 200
+_MAKE_AGAIN = "make the manifest again with 'latentsync preprocess'"
+_MOST_BYTES = 1 << 32  # of a manifest; a million clips take 0.1 GB
+_BATCH_ROWS = 256  # few, because a small file can repeat a long text in every row
+
+
+def _below(name: str) -> str:
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or "\0" in name:
+        raise ValueError("is not a path below the folder")
+    if max(len(part.encode()) for part in parts) > 255 or len(name.encode()) > 4095:
+        raise ValueError("is too long for a path")
+    return name
+
+
+# Types for reading back: another program may have written or changed the files. Writing does not check.
+Text = Annotated[str, Field(strict=True, max_length=1 << 16)]
+Number = Annotated[float, Field(strict=True)]
+Seconds = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(strict=True, ge=0, le=1 << 40)]
+Frames = Annotated[int, Field(strict=True, ge=-(1 << 40), le=1 << 40)]
+Flag = Annotated[bool, Field(strict=True)]
+ClipName = Annotated[str, Field(strict=True), AfterValidator(_below)]
+Sha256 = Annotated[str, Field(strict=True, pattern="^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,29 +72,29 @@ class Decision:
     sha256           of the clip file
     """
 
-    source: str
+    source: Text
     outcome: Literal["kept", "dropped", "failed"]
-    reason: str = ""
-    detail: str = ""
-    clip: str | None = None
-    start_s: float | None = None
-    end_s: float | None = None
-    frames: int | None = None
-    resolution: int | None = None
-    fps: float | None = None
-    face_px: float | None = None
-    face_yaw: float | None = None
-    other_faces: float | None = None
-    offset_frames: int | None = None
-    confidence: float | None = None
-    judge: str | None = None
-    offset_applied: bool = False
-    quality: float | None = None
-    quality_measure: str | None = None
-    blockiness: float | None = None
-    person: str | None = None
+    reason: Text = ""
+    detail: Text = ""
+    clip: ClipName | None = None
+    start_s: Seconds | None = None
+    end_s: Seconds | None = None
+    frames: Count | None = None
+    resolution: Count | None = None
+    fps: Seconds | None = None
+    face_px: Number | None = None
+    face_yaw: Number | None = None
+    other_faces: Number | None = None
+    offset_frames: Frames | None = None
+    confidence: Number | None = None
+    judge: Text | None = None
+    offset_applied: Flag = False
+    quality: Number | None = None
+    quality_measure: Text | None = None
+    blockiness: Number | None = None
+    person: Text | None = None
     split: Split | None = None
-    sha256: str | None = None
+    sha256: Sha256 | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,16 +105,22 @@ class ManifestClip:
     """
 
     path: Path
-    name: str
-    source: str
-    frames: int
-    resolution: int
+    name: ClipName
+    source: Text
+    frames: Annotated[Count, Field(ge=1)]
+    resolution: Annotated[Count, Field(ge=1)]
     split: Split
-    person: str
-    sha256: str | None
-    offset_frames: int | None = None
-    confidence: float | None = None
-    quality: float | None = None
+    person: Text
+    sha256: Sha256 | None
+    offset_frames: Frames | None = None
+    confidence: Number | None = None
+    quality: Number | None = None
+
+
+_DECISION = TypeAdapter(Decision)
+_CLIP = TypeAdapter(ManifestClip)
+_REQUIRED = ("clip", "source", "frames", "resolution", "split", "person", "sha256")
+_OPTIONAL = ("offset_frames", "confidence", "quality")
 
 
 def source_name(path: Path, raw_dir: Path) -> str:
@@ -115,7 +147,13 @@ def clip_folder(out_dir: Path, source: str) -> Path:
 
 
 def features_path(out_dir: Path, sha256: str) -> Path:
-    """The path of the features of the clip with this hash, without a suffix such as `.mel.safetensors`."""
+    """The path of the features of the clip with this hash, without a suffix such as `.mel.safetensors`.
+
+    Raises:
+        ValueError: `sha256` is not 64 hex digits, so it could lead anywhere.
+    """
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise ValueError(f"'{sha256}' is not a SHA-256")
     return out_dir / FEATURES / sha256[:2] / sha256
 
 
@@ -159,12 +197,28 @@ def read_decisions(out_dir: Path) -> list[Decision]:
     """
     path = out_dir / JSON_LINES
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # names may contain other line ends
-        return [Decision(**json.loads(line)) for line in lines]
-    except (OSError, UnicodeDecodeError, ValueError, TypeError) as error:
+        return [_checked(_DECISION, line, path, number) for number, line in json_lines(path)]
+    except OSError as error:
         raise MediaError(
-            f"'{path}': cannot be read ({error})", hint="make it again with 'latentsync preprocess'"
+            f"'{path}': cannot be read ({error.strerror})", hint="make it again with 'latentsync preprocess'"
         ) from error
+
+
+def _checked(adapter: TypeAdapter[Decision], values: Any, path: Path, number: int) -> Decision:
+    try:
+        return adapter.validate_python(values)
+    except ValidationError as error:
+        raise damaged_line(path, number, fault_of(error)) from error
+
+
+def fault_of(error: ValidationError) -> str:
+    """The first fault that a schema found, as one phrase: the key, what is wrong, and the value."""
+    fault = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in fault["loc"])
+    value = repr(fault["input"])
+    shown = value if len(value) <= 60 else f"{value[:57]}..."
+    what = fault["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    return f"'{key}' {what}, got {shown}" if key else f"{what}, got {shown}"
 
 
 def read_manifest(path: Path) -> list[ManifestClip]:
@@ -175,15 +229,22 @@ def read_manifest(path: Path) -> list[ManifestClip]:
             in the last case every clip is its own person.
 
     Raises:
-        MediaError: no manifest or clip exists, a column is missing, or a listed clip does not exist.
+        MediaError: no manifest or clip exists, a column is missing or has the wrong type, or a listed clip
+            does not exist, or not below the folder.
     """
     parquet = path / PARQUET if path.is_dir() else path
     if path.is_dir() and not parquet.is_file():
         return _clips_of_folder(path)
-    clips = [_manifest_clip(row, parquet) for row in _read_parquet(parquet)]
+    clips: dict[str, ManifestClip] = {}
+    _real_folder.cache_clear()
+    for number, row in enumerate(_read_parquet(parquet)):
+        clip = _manifest_clip(row, parquet, number)
+        if clip.name in clips:
+            raise MediaError(f"'{parquet}', row {number}: lists '{clip.name}' again", hint=_MAKE_AGAIN)
+        clips[clip.name] = clip
     if not clips:
         raise MediaError(f"'{parquet}' lists no clip", hint="see decisions.jsonl beside it for the reasons")
-    return clips
+    return list(clips.values())
 
 
 def _short_name(part: str) -> str:
@@ -219,50 +280,89 @@ def _arrow_type(kind: Any) -> Any:
     return next((kinds[option] for option in (kind, *get_args(kind)) if option in kinds), pyarrow.string())
 
 
-def _read_parquet(path: Path) -> list[dict[str, Any]]:
+def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a manifest, with the columns of a `ManifestClip`; memory is bounded."""
     import pyarrow
     from pyarrow import parquet
 
     try:
-        with path.open("rb") as file:
-            rows: list[dict[str, Any]] = parquet.ParquetFile(file).read().to_pylist()
+        with open_regular(path, most_bytes=_MOST_BYTES) as stream:
+            file = parquet.ParquetFile(stream)
+            columns = _check_columns(file.schema_arrow, path)
+            groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
+            stated_bytes = sum(group.total_byte_size for group in groups)
+            if stated_bytes > _MOST_BYTES:
+                raise MediaError(f"'{path}': states {stated_bytes:,} bytes of rows", hint=_MAKE_AGAIN)
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
+                yield from batch.to_pylist()
     except FileNotFoundError as error:
         raise MediaError(
             f"'{path}' does not exist", hint="give the out folder of 'latentsync preprocess'"
         ) from error
-    except (pyarrow.ArrowException, OSError) as error:
-        raise MediaError(
-            f"'{path}' cannot be read as a manifest ({error})",
-            hint="make it again with 'latentsync preprocess'",
-        ) from error
-    return rows
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise MediaError(f"'{path}' cannot be read as a manifest ({reason})", hint=_MAKE_AGAIN) from error
 
 
-def _manifest_clip(row: dict[str, Any], parquet: Path) -> ManifestClip:
-    for column in ("clip", "source", "frames", "resolution", "split", "person", "sha256"):
-        if row.get(column) is None:
+def _check_columns(schema: Any, path: Path) -> list[str]:
+    """The columns to read; one of the wrong type is refused before anything of it is decoded."""
+    kinds = get_type_hints(Decision)
+    columns = [name for name in (*_REQUIRED, *_OPTIONAL) if schema.get_field_index(name) >= 0]
+    for name in columns:
+        expected, found = _arrow_type(kinds[name]), schema.field(name).type
+        if not _is_like(found, expected):
             raise MediaError(
-                f"'{parquet}': column '{column}' is missing or empty",
-                hint="make the manifest again with 'latentsync preprocess'",
+                f"'{path}': column '{name}' has type {found}, expected {expected}", hint=_MAKE_AGAIN
             )
-    path = parquet.parent / row["clip"]
-    if not path.is_file():
+    return columns
+
+
+def _is_like(found: Any, expected: Any) -> bool:
+    """Whether values of one Arrow type are read as values of the other."""
+    from pyarrow import types
+
+    if types.is_dictionary(found):
+        found = found.value_type
+    if types.is_string(expected):
+        return bool(types.is_string(found) or types.is_large_string(found) or types.is_null(found))
+    if types.is_floating(expected) and types.is_floating(found):
+        return True
+    return bool(types.is_integer(found) or types.is_null(found))
+
+
+def _manifest_clip(row: dict[str, Any], parquet: Path, number: int) -> ManifestClip:
+    for column in _REQUIRED:
+        if row.get(column) is None:
+            raise MediaError(f"'{parquet}': column '{column}' is missing or empty", hint=_MAKE_AGAIN)
+    values = {name: row.get(name) for name in (*_REQUIRED[1:], *_OPTIONAL)}
+    try:
+        clip = _CLIP.validate_python({**values, "name": row["clip"], "path": parquet.parent / row["clip"]})
+    except ValidationError as error:
+        fault = fault_of(error).replace("'name'", "'clip'")
+        raise MediaError(f"'{parquet}', row {number}: {fault}", hint=_MAKE_AGAIN) from error
+    if not clip.path.is_file():
         raise MediaError(
-            f"'{parquet}': column 'clip' lists '{row['clip']}', which does not exist",
+            f"'{parquet}': column 'clip' lists '{clip.name}', which does not exist",
             hint="copy the clips to the folder of the manifest, or run 'latentsync preprocess' again",
         )
-    optional = {name: row.get(name) for name in ("offset_frames", "confidence", "quality")}
-    return ManifestClip(
-        path=path,
-        name=row["clip"],
-        source=row["source"],
-        frames=row["frames"],
-        resolution=row["resolution"],
-        split=row["split"],
-        person=row["person"],
-        sha256=row["sha256"],
-        **optional,
-    )
+    if not _is_below(clip.path, parquet.parent):
+        raise MediaError(
+            f"'{parquet}': column 'clip' lists '{clip.name}', a link out of the folder",
+            hint="copy the clips below the folder of the manifest",
+        )
+    return clip
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    """Whether a path leads below `folder`, through whatever links."""
+    real = os.path.realpath(path) if path.is_symlink() else _real_folder(path.parent)
+    above = _real_folder(folder)
+    return os.path.commonpath([above, real]) == above
+
+
+@lru_cache(maxsize=1 << 16)  # a source has many clips
+def _real_folder(folder: Path) -> str:
+    return os.path.realpath(folder)
 
 
 def _clips_of_folder(folder: Path) -> list[ManifestClip]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from latentsync.errors import UsageError
+from latentsync.files import integer_from as integer_from
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 DtypeName = Literal["auto", "fp32", "fp16", "bf16"]
@@ -57,8 +57,3 @@ class Seeds:
     def integer(self, name: str) -> int:
         """A number of 64 bits that depends on (root, rank, name) only."""
         return integer_from(f"{self.root}/{self.rank}/{name}")
-
-
-def integer_from(text: str) -> int:
-    """The first 64 bits of the SHA-256 of `text`: the same in every process, unlike `hash`."""
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")

@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from latentsync.errors import MediaError
-from latentsync.files import free_bytes, open_regular, part_beside, sha256_of, sweep_parts, whole_or_nothing
+from latentsync.files import (
+    free_bytes,
+    json_lines,
+    open_regular,
+    part_beside,
+    sha256_of,
+    sweep_parts,
+    whole_or_nothing,
+)
 
 
 def test_a_file_appears_at_the_end(tmp_path: Path) -> None:
@@ -82,3 +90,16 @@ def test_the_hash_is_that_of_the_bytes(tmp_path: Path) -> None:
 
 def test_room_is_looked_for_where_the_file_will_be(tmp_path: Path) -> None:
     assert free_bytes(tmp_path / "not" / "yet" / "there.mp4") == free_bytes(tmp_path) > 0
+
+
+def test_lines_of_json_are_numbered_and_an_unfinished_one_is_skipped(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n[2]\n{"b"')
+    assert list(json_lines(tmp_path / "a.jsonl")) == [(1, {"a": 1}), (2, [2])]
+
+
+@pytest.mark.parametrize("line", ["{'a': 1}", "[" * 100_000, "9" * 5000, '"' + "a" * 1000 + '"', "\udcff"])
+def test_a_line_that_is_no_json_is_named(line: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"1\n" + os.fsencode(line) + b"\n")
+    limit = 500 if len(line) == 1002 else 1 << 20
+    with pytest.raises(MediaError, match=r"a\.jsonl', line 2: (not JSON|longer than 500 bytes)"):
+        list(json_lines(tmp_path / "a.jsonl", most_line_bytes=limit))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from latentsync.errors import MediaError
 from latentsync.manifest import (
     Decision,
     clip_folder,
+    features_path,
     person_of,
     read_decisions,
     read_manifest,
@@ -111,6 +112,71 @@ def test_what_is_refused(out_dir: Path) -> None:
     (out_dir / "clips/b/1.mp4").unlink()
     with pytest.raises(MediaError, match="which does not exist"):
         read_manifest(out_dir)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("clip", "../outside.mp4", "row 0: 'clip' is not a path below the folder"),
+        ("clip", "/etc/hosts", "row 0: 'clip' is not a path below the folder"),
+        ("clip", "clips/b/link.mp4", "a link out of the folder"),
+        ("clip", "a\0.mp4", "row 0: 'clip' is not a path below the folder"),
+        ("clip", "a" * 300, "row 0: 'clip' is too long for a path"),
+        ("clip", b"a", "column 'clip' has type binary, expected string"),
+        ("clip", "clips/b/1.mp4", "row 1: lists 'clips/b/1.mp4' again"),
+        ("sha256", "../../outside", "row 0: 'sha256' String should match pattern"),
+        ("sha256", 5, "column 'sha256' has type int64, expected string"),
+        ("frames", {"a": 1}, "column 'frames' has type struct<a: int64>, expected int64"),
+        ("frames", 0, "row 0: 'frames' should be greater than or equal to 1, got 0"),
+        ("resolution", 1.5, "column 'resolution' has type double, expected int64"),
+        ("split", "test", "row 0: 'split' should be 'train' or 'validation', got 'test'"),
+        ("confidence", "high", "column 'confidence' has type string, expected double"),
+    ],
+)
+def test_rows_that_another_program_changed_are_refused(
+    column: str, value: object, message: str, out_dir: Path
+) -> None:
+    (out_dir.parent / "outside.mp4").touch()
+    (out_dir / "clips/b/link.mp4").symlink_to(out_dir.parent / "outside.mp4")
+    rows = [{**asdict(one), column: value} for one in (EARLIER, KEPT)]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), out_dir / "manifest.parquet")
+    with pytest.raises(MediaError) as refused:
+        read_manifest(out_dir)
+    assert message in str(refused.value) and "\n" not in str(refused.value) and refused.value.hint
+
+
+def test_pandas_types_are_read(out_dir: Path) -> None:
+    table = pyarrow.Table.from_pylist([asdict(KEPT)])
+    for name, kind in {
+        "clip": pyarrow.large_string(),
+        "source": pyarrow.dictionary(pyarrow.int8(), pyarrow.string()),
+        "frames": pyarrow.int32(),
+        "confidence": pyarrow.float32(),
+        "quality": pyarrow.null(),
+    }.items():
+        table = table.set_column(table.schema.get_field_index(name), name, table[name].cast(kind))
+    parquet.write_table(table, out_dir / "manifest.parquet")
+    assert [clip.name for clip in read_manifest(out_dir)] == ["clips/b/1.mp4"]
+
+
+def test_a_pipe_is_no_manifest(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "manifest.parquet")
+    with pytest.raises(MediaError, match="is not a regular file"):
+        read_manifest(tmp_path / "manifest.parquet")
+
+
+def test_only_a_hash_names_features(tmp_path: Path) -> None:
+    assert features_path(tmp_path, "ab" * 32) == tmp_path / "features" / "ab" / ("ab" * 32)
+    with pytest.raises(ValueError, match="not a SHA-256"):
+        features_path(tmp_path, "../../outside")
+
+
+def test_a_decision_that_another_program_changed_is_named(out_dir: Path) -> None:
+    write_manifest(out_dir, ALL)
+    path = out_dir / "decisions.jsonl"
+    path.write_text(path.read_text().replace('"frames": 125', '"frames": "many"'))
+    with pytest.raises(MediaError, match=r"decisions.jsonl', line 2: 'frames' should be a valid integer"):
+        read_decisions(out_dir)
 
 
 def test_a_folder_of_clips_needs_no_manifest(tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from latentsync.errors import MediaError
+from latentsync.files import open_regular
 
 SUFFIXES = (
     *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4"),
     *(".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
 )
 LIST_SUFFIX = ".txt"
+_MOST_LIST_BYTES = 1 << 28  # a million paths take 0.1 GB
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,10 @@ def _checked(files: dict[str, Path]) -> Found:
 def _listed(file: Path) -> dict[str, Path]:
     """The paths of a list, named by their whole path: whatever else is listed, a name stays and is unique."""
     folder = Path(os.path.abspath(file.parent))
-    lines = [line.rstrip("\r") for line in os.fsdecode(file.read_bytes()).split("\n")]
+    with open_regular(file, most_bytes=_MOST_LIST_BYTES) as stream:
+        content = stream.read()
+    if b"\0" in content:
+        raise MediaError(f"'{file}': is not a text file", hint="give a list with one path per line")
+    lines = [line.rstrip("\r") for line in os.fsdecode(content).split("\n")]
     paths = [Path(os.path.normpath(folder / line)) for line in lines if line]
     return {path.relative_to(path.anchor).as_posix(): path for path in paths}

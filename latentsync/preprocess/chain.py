@@ -98,7 +98,8 @@ def process(source: Source, steps: Sequence[Step], out_dir: Path) -> list[Decisi
 
 def remove_clips(source: Source, out_dir: Path) -> None:
     """Remove the clips of a source, and parts of clips."""
-    for path in sorted(clip_folder(out_dir, source.name).glob("*.mp4")):
+    folder = clip_folder(out_dir, source.name)
+    for path in sorted([*folder.glob("*.mp4"), *folder.glob("*.part")]):
         path.unlink()
 
 

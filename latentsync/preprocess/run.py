@@ -11,10 +11,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from latentsync.errors import MediaError, UsageError
 from latentsync.events import Note, Plan, Progress, Report
 from latentsync.files import free_bytes, sweep_parts
-from latentsync.manifest import CLIPS, FEATURES, PARQUET, Decision, source_name, write_manifest
+from latentsync.manifest import (
+    CLIPS,
+    FEATURES,
+    PARQUET,
+    Count,
+    Decision,
+    Flag,
+    fault_of,
+    source_name,
+    write_manifest,
+)
 from latentsync.media.folder import Found, find_videos
 from latentsync.preprocess.chain import make_work, remove_clips
 from latentsync.preprocess.measure_quality import has_hyperiqa
@@ -26,11 +38,26 @@ from latentsync.runtime import DeviceName, choose_device
 from latentsync.weights.catalog import find_entry
 from latentsync.weights.hub import is_present
 from latentsync.workers.local import LocalPool
-from latentsync.workers.log import Log, Shard, are_others_running, one_at_a_time, read_past
+from latentsync.workers.log import Entry, Log, Shard, are_others_running, one_at_a_time, read_past
 from latentsync.workers.outputs import RECIPE, explained, keep_recipe, sweep
 from latentsync.workers.pool import Attempt, Rules, Task, WorkerPool, run_tasks
 from latentsync.workers.ray import RayPool
 
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """What an entry of the log that settles a source has, beside the times.
+
+    bytes      size of the source; None if it could not be read
+    is_unread  the source could not be opened by its name
+    """
+
+    bytes: Count | None
+    decisions: list[Decision]
+    is_unread: Flag = False
+
+
+_SETTLED = TypeAdapter(_Settled)
 EngineName = Literal["local", "ray"]
 LOG, LOCK = "log", "merge.turn"
 _SHOWN_REASONS = 4  # beside the progress bar
@@ -160,7 +187,7 @@ def summarize(out: Path, report: Report) -> tuple[Funnel, list[Path]]:
         The counts, and the pictures that were written into `out/summary`.
 
     Raises:
-        MediaError: `out` is not a folder that `preprocess` wrote.
+        MediaError: `out` is not a folder that `preprocess` wrote, or a line of its logs is damaged.
     """
     decisions = collect(out)
     if not decisions:
@@ -171,8 +198,15 @@ def summarize(out: Path, report: Report) -> tuple[Funnel, list[Path]]:
 
 def collect(out: Path) -> list[Decision]:
     """All decisions in the logs of `out`: the last ones of each source."""
-    settled = read_past(out / LOG).settled
-    return [Decision(**values) for entry in settled.values() for values in entry["decisions"]]
+    entries = read_past(out / LOG).settled.values()
+    return [decision for entry in entries for decision in _settled(entry).decisions]
+
+
+def _settled(entry: Entry) -> _Settled:
+    try:
+        return _SETTLED.validate_python(entry.values)
+    except ValidationError as error:
+        raise entry.damaged(fault_of(error)) from error
 
 
 def _check_folders(job: PreprocessJob) -> None:
@@ -204,12 +238,13 @@ def _resolved(recipe: PreprocessRecipe) -> PreprocessRecipe:
 def _todo(job: PreprocessJob, found: Found) -> _Todo:
     """What this shard has to do: sources that no log lists, that changed, or whose clips are missing."""
     past = read_past(job.out / LOG, has=job.shard.has)
+    settled = {name: _settled(entry) for name, entry in past.settled.items()}
     sources = {_named(name): path for name, path in found.videos.items()}
     mine = [name for name in sources if job.shard.has(name)]
-    left = [name for name in mine if not _is_finished(job, sources[name], past.settled.get(name))]
+    left = [name for name in mine if not _is_finished(job, sources[name], settled.get(name))]
     unreadable = {_named(name): why for name, why in found.unreadable.items()}
-    new = [name for name, why in unreadable.items() if not _is_logged(past.settled.get(name), why)]
-    unread = [name for name, entry in past.settled.items() if entry.get("is_unread")]
+    new = [name for name, why in unreadable.items() if not _is_logged(settled.get(name), why)]
+    unread = [name for name, entry in settled.items() if entry.is_unread]
     return _Todo(
         sources=len(mine),
         tasks=[Task(name, Source(sources[name], name), past.tries[name]) for name in left],
@@ -223,19 +258,18 @@ def _named(name: str) -> str:
     return source_name(Path(name), Path())
 
 
-def _is_logged(entry: dict[str, Any] | None, why: str) -> bool:
-    return entry is not None and "is_unread" in entry and entry["decisions"][0]["detail"] == why
+def _is_logged(entry: _Settled | None, why: str) -> bool:
+    return entry is not None and entry.is_unread and [one.detail for one in entry.decisions] == [why]
 
 
-def _is_finished(job: PreprocessJob, path: Path, entry: dict[str, Any] | None) -> bool:
+def _is_finished(job: PreprocessJob, path: Path, entry: _Settled | None) -> bool:
     """Whether a source was logged, and neither it nor its clips changed since."""
     if entry is None:
         return False
-    decisions = entry["decisions"]
-    if job.retry_failed and any(decision["outcome"] == "failed" for decision in decisions):
+    if job.retry_failed and any(decision.outcome == "failed" for decision in entry.decisions):
         return False
-    clips = [decision["clip"] for decision in decisions if decision["clip"] is not None]
-    return bool(entry["bytes"] == _size_bytes(path)) and all((job.out / clip).is_file() for clip in clips)
+    clips = [decision.clip for decision in entry.decisions if decision.clip is not None]
+    return entry.bytes == _size_bytes(path) and all((job.out / clip).is_file() for clip in clips)
 
 
 def _size_bytes(path: Path) -> int | None:

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentsync.errors import MediaError
-from latentsync.files import sha256_of
+from latentsync.files import part_beside, sha256_of
 from latentsync.manifest import clip_folder, person_of, split_of
 from latentsync.media.write import Encoding, VideoWriter
 from latentsync.preprocess.step import Clip, Drop, Written, speech_during
@@ -53,24 +52,25 @@ class WriteClip:
         # One thread: the output of x264 depends on their number, and there is a worker for each core anyway.
         encoding = Encoding(self.encoding.codec, self.encoding.crf, self.encoding.preset, threads=1)
         side = crops_u8.shape[1]
-        with TemporaryDirectory() as folder:
-            speech = Path(folder) / "speech.wav"
+        speech = part_beside(path)  # beside the clip, so that a run finds it if this worker is killed
+        try:
             _write_wav(speech, samples)
-            try:
-                with VideoWriter(
-                    path,
-                    width=side,
-                    height=side,
-                    fps=Fraction(VIDEO_FPS),
-                    like=None,
-                    speech=speech,
-                    encoding=encoding,
-                ) as writer:
-                    for crop_u8 in crops_u8:
-                        writer.write(crop_u8)
-            except MediaError as error:
-                # A full or broken disk is not this source's fault: it must not become a drop.
-                raise OSError(getattr(error.__cause__, "errno", None) or errno.EIO, str(error)) from error
+            with VideoWriter(
+                path,
+                width=side,
+                height=side,
+                fps=Fraction(VIDEO_FPS),
+                like=None,
+                speech=speech,
+                encoding=encoding,
+            ) as writer:
+                for crop_u8 in crops_u8:
+                    writer.write(crop_u8)
+        except MediaError as error:
+            # A full or broken disk is not this source's fault: it must not become a drop.
+            raise OSError(getattr(error.__cause__, "errno", None) or errno.EIO, str(error)) from error
+        finally:
+            speech.unlink(missing_ok=True)
 
 
 def _write_wav(path: Path, samples: NDArray[np.float32]) -> None:

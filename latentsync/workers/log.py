@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import time
 from collections import Counter
@@ -14,8 +15,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from latentsync.errors import UsageError
-from latentsync.runtime import integer_from
+from latentsync.errors import MediaError, UsageError
+from latentsync.files import damaged_line, integer_from, json_lines
 
 _NAME = "shard-{index}-of-{count}"
 _LOCK_TRIES, _LOCK_WAIT_S = 10, 0.1
@@ -99,6 +100,21 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of a log. `values` are as `append` got them, or as somebody changed them since."""
+
+    key: str
+    at_s: float
+    values: dict[str, Any]
+    path: Path
+    line: int
+
+    def damaged(self, reason: str) -> MediaError:
+        """The error about an entry that its reader cannot use."""
+        return damaged_line(self.path, self.line, reason)
+
+
+@dataclass(frozen=True, slots=True)
 class Past:
     """What the logs say.
 
@@ -106,7 +122,7 @@ class Past:
     tries    failed attempts at a key since then
     """
 
-    settled: dict[str, dict[str, Any]]
+    settled: dict[str, Entry]
     tries: Counter[str]
 
 
@@ -115,24 +131,30 @@ def read_past(folder: Path, *, has: Callable[[str], bool] = lambda key: True) ->
 
     Args:
         has: which keys are wanted; others are not kept in memory.
+
+    Raises:
+        MediaError: a line is not an entry.
     """
-    lines = [entry for entry in _entries(folder) if has(entry["key"])]
     past = Past({}, Counter())
-    for entry in sorted(lines, key=lambda entry: float(entry["at_s"])):
-        if entry.get("failure"):
-            past.tries[entry["key"]] += 1
+    for entry in sorted(_entries(folder, has), key=lambda entry: entry.at_s):
+        if entry.values.get("failure"):
+            past.tries[entry.key] += 1
         else:
-            past.settled[entry["key"]] = entry
-            past.tries[entry["key"]] = 0
+            past.settled[entry.key] = entry
+            past.tries[entry.key] = 0
     return past
 
 
-def _entries(folder: Path) -> Iterator[dict[str, Any]]:
+def _entries(folder: Path, has: Callable[[str], bool]) -> Iterator[Entry]:
     for path in sorted(folder.glob("*.jsonl")):
-        with path.open("rb") as file:
-            for line in file:
-                with suppress(ValueError):  # the unfinished last line of a shard that runs or was killed
-                    yield json.loads(line)
+        for number, values in json_lines(path):
+            key, at_s = (values.get("key"), values.get("at_s")) if isinstance(values, dict) else (None, None)
+            if not isinstance(key, str):
+                raise damaged_line(path, number, "has no 'key' that is a text")
+            if isinstance(at_s, bool) or not isinstance(at_s, int | float) or not abs(at_s) < math.inf:
+                raise damaged_line(path, number, "has no 'at_s' that is a number")
+            if has(key):
+                yield Entry(key, float(at_s), values, path, number)
 
 
 def are_others_running(folder: Path) -> bool | None:

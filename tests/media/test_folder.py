@@ -91,3 +91,12 @@ def test_one_video_is_itself(tmp_path: Path) -> None:
 def test_a_place_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="nowhere"):
         find_videos(tmp_path / "nowhere")
+
+
+def test_a_list_is_a_regular_text_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(MediaError, match="is not a regular file"):
+        find_videos(tmp_path / "pipe.txt")
+    (tmp_path / "binary.txt").write_bytes(b"a.mp4\n\0")
+    with pytest.raises(MediaError, match="is not a text file"):
+        find_videos(tmp_path / "binary.txt")

@@ -360,6 +360,28 @@ def test_a_stopped_run_resumes_and_ends_with_the_same_files(
     assert files(out) == files(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"decisions"', '"decisiveness"'),
+        ('"frames": 25', '"frames": 2.5'),
+        ('"clip": "clips/', '"clip": "../clips/'),
+        ('"outcome": "kept"', '"outcome": "lost"'),
+        ('"bytes": 4', '"bytes": "four"'),
+    ],
+)
+def test_a_log_that_another_program_changed_is_named(before: str, after: str, fill: Fill, out: Path) -> None:
+    raw = fill(**{"a.mp4": "keep"})
+    go(raw, out)
+    log = out / "log" / "shard-1-of-1.jsonl"
+    assert before in log.read_text()
+    log.write_text(log.read_text().replace(before, after))
+    with pytest.raises(MediaError, match=r"shard-1-of-1\.jsonl', line 1: "):
+        go(raw, out)
+    with pytest.raises(MediaError, match=r"shard-1-of-1\.jsonl', line 1: "):
+        summarize(out, ignore)
+
+
 def test_what_is_finished_can_be_counted_while_shards_run(fill: Fill, out: Path) -> None:
     raw = fill(**{f"{n}.mp4": "drop" for n in range(4)})
     go(raw, out, shard=Shard(1, 2))

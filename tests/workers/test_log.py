@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from latentsync.errors import UsageError
+from latentsync.errors import MediaError, UsageError
 from latentsync.workers.log import Log, Shard, are_others_running, parse_shard, read_past
 
 
@@ -19,7 +19,7 @@ def test_entries_come_back_with_any_name(tmp_path: Path) -> None:
         for number, name in enumerate(names):
             log.append(name, {"number": number})
     past = read_past(tmp_path)
-    assert {name: entry["number"] for name, entry in past.settled.items()} == dict(
+    assert {name: entry.values["number"] for name, entry in past.settled.items()} == dict(
         zip(names, range(5), strict=True)
     )
 
@@ -33,6 +33,16 @@ def test_a_torn_last_line_is_no_entry_and_spoils_no_other(tmp_path: Path) -> Non
     with closing(Log(tmp_path, Shard())) as log:
         log.append("c", {})
         assert [json.loads(line)["key"] for line in log.path.read_text().splitlines()] == ["a", "c"]
+
+
+@pytest.mark.parametrize("line", ["[1]", "{}", '{"key": 1, "at_s": 1}', '{"key": "a", "at_s": NaN}', "what"])
+def test_a_line_that_is_no_entry_is_named(line: str, tmp_path: Path) -> None:
+    with closing(Log(tmp_path, Shard())) as log:
+        log.append("a", {})
+    log.path.write_text(f"{log.path.read_text()}{line}\n")
+    with pytest.raises(MediaError, match=r"shard-1-of-1\.jsonl', line 2: ") as refused:
+        read_past(tmp_path)
+    assert "remove this line" in str(refused.value.hint)
 
 
 def test_tries_count_from_the_last_time_it_was_settled(tmp_path: Path) -> None:
@@ -52,7 +62,7 @@ def test_the_latest_entry_counts_whatever_shard_wrote_it(tmp_path: Path) -> None
     with closing(Log(tmp_path, Shard())) as second:
         second.append("a", {"turn": 2})
     past = read_past(tmp_path, has=lambda key: key == "a")
-    assert past.settled["a"]["turn"] == 2
+    assert past.settled["a"].values["turn"] == 2
     assert not read_past(tmp_path, has=lambda key: False).settled
 
 
