@@ -104,30 +104,26 @@ def build_view(name: ViewName, mask: Tensor, *, factor: int) -> View:
     return MouthView(mask, factor=factor) if name == "mouth" else FaceView(mask, factor=factor)
 
 
-def paste_masks(
-    name: ViewName, mask: NDArray[np.float32], *, feather: float
+def shown_part(
+    name: ViewName, side: int, *, feather: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Where what was made is shown, and where its colours are compared with the source's: both (h w), 0..1.
+    """Where in an aligned face (h w) what was made is shown, 0..1, and what is made at all, 0 or 1.
 
-    Of the whole face all is shown, and what the mask keeps is compared. Of a window its inside is shown,
-    softly less towards its border, and that border is compared, since hardly anything in a window is kept.
+    All of the whole face; of a window its inside, softly less towards its border.
 
     Args:
-        mask: (h w) in pixels of the aligned face, 1 = kept.
         feather: width of the soft border, as a share of the face's side.
     """
     if name == "face":
-        return np.ones_like(mask), mask
-    side = len(mask)
+        return np.ones((side, side), np.float32), np.ones((side, side), np.float32)
     depth_px = np.full((2, side), -1.0)  # of each row and column inside the window
     for depth, start in zip(depth_px, (WINDOW_TOP, WINDOW_LEFT), strict=True):
         first, length = round(start * side), round(WINDOW_SIDE * side)
-        places = np.arange(length)
-        depth[first : first + length] = np.minimum(places, length - 1 - places)
+        inwards = np.arange(length)
+        depth[first : first + length] = np.minimum(inwards, length - 1 - inwards)
     inside = np.minimum(depth_px[0][:, None], depth_px[1])  # h w
     ramp = np.clip(inside / (feather * side), 0, 1)
-    shown = (ramp * ramp * (3 - 2 * ramp)).astype(np.float32)
-    return shown, np.where(inside >= 0, 1 - shown, 0).astype(np.float32)
+    return (ramp * ramp * (3 - 2 * ramp)).astype(np.float32), (inside >= 0).astype(np.float32)
 
 
 def _folded(pictures: Tensor, side_px: int) -> Tensor:

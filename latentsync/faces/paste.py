@@ -14,9 +14,15 @@ from latentsync.faces.align import crop_bounds, mouth_mask, square_from_window, 
 from latentsync.types import AffineFrame, FrameImage
 
 FEATHER = 0.05  # width of the soft border inside the mouth region, as a share of the crop's side
-LARGEST_SHIFT = 40.0  # grey levels by which the colour of the crop may be moved towards the frame's
+LARGEST_SHIFT = 20.0  # grey levels by which the colour of the crop may be moved towards the frame's
+STRAY_LEVELS = 18.0  # from the median difference in colour: what is farther away hardly counts
+SMOOTH_PX = 64  # at this size colour differences are smoothed
+# Shares of the side; the far one is for where no skin is near.
+SMOOTH_SIGMAS, FAR_WEIGHT = (0.1, 0.3), 0.05
+AROUND_MOUTH = 0.1  # of the side: how far lips and chin move
 BELOW_CHIN = 0.07  # of the crop's side: how far a jaw moves when the mouth opens
 CHIN = slice(5, 12)  # of the outline: what moves down with the mouth; the jaw's corners hardly do
+LIPS = slice(48, 60)  # their outer outline
 OUTLINE = (*range(17), *range(26, 16, -1))  # of the 68 points: along the jaw, back over the brows
 
 Pixels = NDArray[np.float32] | NDArray[np.uint8]
@@ -148,25 +154,51 @@ def face_region(
     return np.asarray(soft / np.float32(255), np.float32)
 
 
-def match_surroundings(
-    made: NDArray[np.float32], source_u8: FrameImage, kept: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Shift the colours of a generated crop (h w c), 0..255, so that it meets the source where that is kept.
+def still_skin(points: NDArray[np.floating], affine: AffineFrame) -> NDArray[np.float32]:
+    """Where the square crop (h w) shows skin that keeps its colour when the mouth moves: 0..1.
 
-    The difference is known where `kept` (h w) is above 0 and is carried smoothly into the rest, near its
-    border from what is next to it, further in from all around.
+    That is well inside the face, so that no colour of the background, the hair or the collar comes in, and
+    away from the mouth, wherever that may be during speech.
+
+    Args:
+        points: (68, 2) in pixels of the frame.
+    """
+    side = affine.resolution
+    skin = np.clip(2 * face_region(points, affine, below=0.0) - 1, 0, 1)
+    matrix = square_from_window(side) @ np.vstack([affine.crop_from_frame, [0, 0, 1]])
+    lips = points[LIPS] @ matrix[:2, :2].T + matrix[:2, 2]
+    mouth = np.zeros((side, side), np.uint8)
+    cv2.fillPoly(mouth, [cv2.convexHull(np.rint(lips).astype(np.int32))], 255)
+    reach_px = round(AROUND_MOUTH * side)
+    mouth = cv2.dilate(mouth, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach_px | 1, reach_px | 1)))
+    mouth = cv2.dilate(mouth, np.ones((reach_px + 1, 1), np.uint8), anchor=(0, reach_px))  # a jaw goes down
+    return np.asarray(skin * (1 - mouth / np.float32(255)), np.float32)
+
+
+def match_colours(
+    made: NDArray[np.float32], source_u8: FrameImage, compared: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Shift the colours of a generated crop (h w c), 0..255, towards the source's, the same skin seen.
+
+    The difference is known where `compared` (h w) is above 0. What differs from its median by much (hair, a
+    shadow, a hand) counts less. It is carried smoothly over the crop, so that it changes no detail.
 
     Source: ours; a cheap relative of seamless cloning (Perez et al. 2003).
     """
     expect_axes(made, "h w c", c=3)
-    side = made.shape[0]
-    weight = kept[..., None]
-    difference = (source_u8 - made) * weight
-    total, share = np.zeros_like(made), np.full_like(made, 1e-6)
-    for sigma, power in ((0.05 * side, 1.0), (0.25 * side, 0.02)):
-        total += power * cv2.GaussianBlur(difference, (0, 0), sigma)
-        share += power * cv2.GaussianBlur(np.repeat(weight, 3, 2), (0, 0), sigma)
-    return np.asarray(made + np.clip(total / share, -LARGEST_SHIFT, LARGEST_SHIFT), np.float32)
+    difference = source_u8 - made
+    known = difference[compared > 0.5]
+    if not len(known):
+        return made
+    stray = np.abs(difference - np.median(known, axis=0)).max(2)
+    weight = compared * np.exp(-((stray / STRAY_LEVELS) ** 2))
+    weighted = np.dstack([difference * weight[..., None], weight]).astype(np.float32)  # h w 4
+    small = cv2.resize(weighted, (SMOOTH_PX, SMOOTH_PX), interpolation=cv2.INTER_AREA)
+    near, far = (cv2.GaussianBlur(small, (0, 0), share * SMOOTH_PX) for share in SMOOTH_SIGMAS)
+    total = near + FAR_WEIGHT * far
+    shift = np.clip(total[..., :3] / (total[..., 3:] + 1e-6), -LARGEST_SHIFT, LARGEST_SHIFT)
+    side = (made.shape[1], made.shape[0])
+    return np.asarray(made + cv2.resize(shift, side, interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 @lru_cache(maxsize=8)

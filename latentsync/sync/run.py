@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from latentsync import __version__
 from latentsync.audio.whisper import SpeechStates
-from latentsync.diffusion.view import ViewName, paste_masks
+from latentsync.diffusion.view import ViewName, shown_part
 from latentsync.errors import MediaError
 from latentsync.events import Note, Plan, Progress, Report
 from latentsync.faces.align import mouth_mask
 from latentsync.faces.follow import FollowSettings
-from latentsync.faces.paste import FEATHER, face_region, match_surroundings, paste
+from latentsync.faces.paste import FEATHER, face_region, match_colours, paste, still_skin
 from latentsync.faces.track import TrackedFrame, TrackSettings, track
 from latentsync.files import whole_or_nothing
 from latentsync.media.write import VideoWriter
@@ -208,19 +208,15 @@ def _pasted(generated: GeneratedFrame, setup: Setup) -> FrameImage:
     assert crop is not None and cut.crop_u8 is not None and affine is not None and face is not None
     if region == "crop":
         return paste(cut.tracked.frame.rgb_u8, crop, affine, region="crop")
-    shown, compared = _masks(setup.spec.view, affine.resolution, setup.job.mask)
+    shown, generated_part = _parts(setup.spec.view, affine.resolution)
     within = shown * face_region(face.points, affine)
-    # Only what is well inside the face counts, so that no colour of the background or the collar comes in.
-    skin = np.clip(2 * face_region(face.points, affine, below=0.0) - 1, 0, 1)
-    matched = match_surroundings(crop, cut.crop_u8, skin * compared)
+    matched = match_colours(crop, cut.crop_u8, generated_part * still_skin(face.points, affine))
     return paste(cut.tracked.frame.rgb_u8, matched, affine, within=within)
 
 
 @lru_cache(maxsize=4)
-def _masks(
-    view: ViewName, resolution: int, file: Path | None
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    return paste_masks(view, mouth_mask(resolution, file), feather=FEATHER)
+def _parts(view: ViewName, resolution: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    return shown_part(view, resolution, feather=FEATHER)
 
 
 def _write_report(path: Path, result: SyncResult, recipe: SyncRecipe) -> None:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentsync.diffusion.view import MouthView, build_view, paste_masks
+from latentsync.diffusion.view import MouthView, build_view, shown_part
 from latentsync.faces.align import mouth_mask
 from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.train_unet import UNetTrainingRecipe
@@ -54,10 +54,9 @@ def test_the_views_have_the_channels_that_a_unet_is_built_for() -> None:
         assert 2 * channels + 1 + known.shape[1] == config.in_channels
 
 
-def test_a_window_is_shown_inside_and_compared_at_its_border() -> None:
-    shown, compared = paste_masks("mouth", mouth_mask(SIDE), feather=0.05)
+def test_a_window_is_shown_inside_and_softly_at_its_border() -> None:
+    shown, made = shown_part("mouth", SIDE, feather=0.05)
     window = mouth_view().cut(torch.from_numpy(shown))
     assert np.count_nonzero(shown) == window.count_nonzero()
     assert (window[13:-13, 13:-13] == 1).all() and (window[[0, -1]] == 0).all()
-    assert (compared[shown == 1] == 0).all() and compared.max() == 1
-    assert np.count_nonzero(compared) == mouth_view().cut(torch.from_numpy(compared)).count_nonzero()
+    assert made.sum() == 128**2 == mouth_view().cut(torch.from_numpy(made)).sum()

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from latentsync.faces.align import align, mouth_mask, window_px
-from latentsync.faces.paste import face_region, match_surroundings, paste, paste_window, soft_mouth
+from latentsync.faces.paste import face_region, match_colours, paste, paste_window, soft_mouth, still_skin
 from latentsync.types import AffineFrame, FrameImage
 
 
@@ -68,11 +68,29 @@ def test_a_crop_may_reach_over_the_border(left: float, top: float, region: str) 
     assert paste(frame, crop, affine, region=region).shape == frame.shape  # type: ignore[arg-type]
 
 
-def test_a_tint_is_matched_to_what_is_kept() -> None:
+def test_a_tint_is_taken_out_though_something_else_is_in_the_way() -> None:
     crop = align(_frame(), _affine())
     tinted = crop.astype(np.float32) + np.array([16, -14, 13], np.float32)
-    matched = match_surroundings(tinted, crop, mouth_mask(256))
+    matched = match_colours(tinted, crop, mouth_mask(256))
     assert np.abs(matched - crop).max() < 0.5
+    flag = crop.copy()
+    flag[:60, :60] = (255, 0, 0)  # seen in the source and not made
+    assert np.abs(match_colours(tinted, flag, mouth_mask(256)) - crop).max() < 1
+    assert (match_colours(tinted, crop, np.zeros((256, 256), np.float32)) == tinted).all()
+
+
+def test_the_mouth_is_no_still_skin() -> None:
+    affine = AffineFrame(np.array([[1.0, 0, 0], [0, 1, 0]]), 256)  # the window is 210 x 280
+    angles = np.linspace(np.pi, 0, 17)
+    points = np.full((68, 2), 105.0)
+    points[:17] = np.stack([105 + 90 * np.cos(angles), 100 + 160 * np.sin(angles)], 1)
+    points[17:27] = np.stack([np.linspace(20, 190, 10), np.full(10, 40.0)], 1)
+    points[48:60] = 105, 190
+    points[48, 0], points[54, 0] = 80, 130
+    skin = still_skin(points, affine)
+    scale = 256 / 280
+    assert skin[round(190 * scale), 128] == 0 and skin[round(205 * scale), 128] == 0
+    assert skin[round(120 * scale), 128] == 1 and skin[2, 2] == 0
 
 
 def test_the_face_region_follows_the_outline() -> None:

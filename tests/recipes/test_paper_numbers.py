@@ -11,8 +11,8 @@ from latentsync.models.syncnet import build_syncnet
 from latentsync.recipe.loading import load_recipe, shipped_names
 from latentsync.recipe.train_syncnet import SyncNetRecipe
 
-# What an ablation is about, and what of it the paper or an official file says; empty: the data differs. All but the
-# batch sizes, and ours, have batch 512, as the captions of the figures say.
+# What an ablation is about, and what of it the paper or an official file says; empty: the data differs. All
+# but the batch sizes, and ours, have batch 512, as the captions of the figures say.
 ABLATIONS: dict[str, dict[str, Any]] = {
     "batch-128": {"run.batch_samples": 128},  # paper: stuck at 0.693
     "batch-256": {"run.batch_samples": 256},  # official syncnet_16_pixel.yaml: batch_size
