@@ -136,7 +136,7 @@ def _fast(given: Tensor) -> torch.autocast:
 def has_fast_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 itself; elsewhere float32 is faster."""
     ask = getattr(torch.cpu, "get_capabilities", dict)  # an older torch has none
-    capabilities = ask()
+    capabilities: dict[str, bool] = ask()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
