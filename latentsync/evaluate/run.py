@@ -137,10 +137,7 @@ def run(
     started = time.monotonic()
     test_set, pairs = _pairs(job)
     chosen = len({pair.video for pair in pairs})
-    title = test_set.title if test_set else str(job.pairs)
-    if test_set is not None and test_set.clips is not None and chosen < test_set.clips:
-        title = f"{title}, {chosen} of {test_set.clips} clips"
-        report(Note(f"{title} are present: means are not those of the set", "warning"))
+    title = _title(job, test_set, chosen, report)
     device = choose_device(job.device)
     make_folder(job.output)
     made = _find_made(job, pairs)
@@ -180,6 +177,17 @@ def run(
     result = _written(job, found, cache, time.monotonic() - started)
     _refuse_nothing_scored(result)
     return result
+
+
+def _title(job: EvaluateJob, test_set: SetRecipe | None, chosen: int, report: Report) -> str:
+    """What is evaluated; a set of which clips are missing says so."""
+    if test_set is None:
+        return str(job.pairs)
+    if test_set.clips is None or chosen >= test_set.clips:
+        return test_set.title
+    title = f"{test_set.title}, {chosen} of {test_set.clips} clips"
+    report(Note(f"{title} are present: means are not those of the set", "warning"))
+    return title
 
 
 def _pairs(job: EvaluateJob) -> tuple[SetRecipe | None, list[Pair]]:

@@ -11,7 +11,7 @@ import pytest
 from latentsync.events import Report
 from latentsync.faces.choice import FaceChoice
 from latentsync.recipe.loading import load_recipe
-from latentsync.recipe.sync import Sampling, SyncRecipe
+from latentsync.recipe.sync import SyncRecipe
 from latentsync.sync import run as core
 from latentsync.sync.run import SyncJob, SyncResult
 from latentsync_cli import app as cli
@@ -126,7 +126,7 @@ def test_an_unknown_effort_names_the_choices(
 
 def test_effort_was_called_quality(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
     give(monkeypatch, "a.mp4", "b.wav", "--quality", "draft")
-    assert calls.recipes[0].sampling == Sampling(quality="draft")
+    assert calls.recipes[0].sampling.effort == "draft"
 
 
 def test_the_model_may_come_from_the_environment(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
