@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from latentsync.errors import UsageError
 from latentsync_cli import console
 from latentsync_cli.options import (
     DeviceOption,
@@ -24,8 +26,13 @@ from latentsync_cli.options import (
 if TYPE_CHECKING:
     from latentsync.sync.run import SyncResult
 
+_TIME = re.compile(
+    r"(?:(?:(?P<hours>\d{1,4}):)?(?P<minutes>\d{1,2}):)?(?P<seconds>\d{1,9}(?:\.\d*)?|\.\d+)", re.ASCII
+)
+
 Duration = Literal["speech", "video", "loop", "ping-pong", "hold"]
 Effort = Literal["draft", "standard", "best"]
+PixelFormat = Literal["auto", "keep"]
 
 VideoArgument = Annotated[
     Path, typer.Argument(metavar="VIDEO", help="A video of a talking person, or a picture.")
@@ -41,8 +48,30 @@ FaceOption = Annotated[
     str,
     typer.Option(metavar="CHOICE", help="largest, left, right, a number from the left (0 first), or x,y."),
 ]
-StartOption = Annotated[float, typer.Option(metavar="S", help="Use the video from here, in seconds.")]
-EndOption = Annotated[float | None, typer.Option(metavar="S", help="Use the video up to here, in seconds.")]
+StartOption = Annotated[
+    str, typer.Option(metavar="TIME", help="Use the video from here: seconds, or HH:MM:SS(.ms).")
+]
+EndOption = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Use the video up to here: seconds, or HH:MM:SS(.ms).")
+]
+VideoTrackOption = Annotated[
+    int | None,
+    typer.Option(min=0, metavar="N", help="Which video stream, 0 first.", show_default="the default one"),
+]
+AudioTrackOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0, metavar="N", help="Which audio stream of SPEECH, 0 first.", show_default="the default one"
+    ),
+]
+KeepFpsOption = Annotated[
+    bool,
+    typer.Option("--keep-fps", help="Repeat no frames of a video below 10 fps, though its lips then jump."),
+]
+PixelFormatOption = Annotated[
+    PixelFormat,
+    typer.Option(help="auto: yuv420p, odd sizes made even; keep: odd sizes, which few players take."),
+]
 DurationOption = Annotated[
     Duration,
     typer.Option(help="speech: as long as the speech, turning a shorter video round; video: as the video."),
@@ -77,8 +106,10 @@ def sync(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     face: FaceOption = "largest",
-    start: StartOption = 0.0,
+    start: StartOption = "0",
     end: EndOption = None,
+    video_track: VideoTrackOption = None,
+    audio_track: AudioTrackOption = None,
     duration: DurationOption = "speech",
     effort: EffortOption = None,
     quality: QualityOption = None,
@@ -87,6 +118,8 @@ def sync(
     seed: SeedOption = None,
     codec: CodecOption = None,
     crf: CrfOption = None,
+    pixel_format: PixelFormatOption = "auto",
+    keep_fps: KeepFpsOption = False,
     mask: MaskOption = None,
     compare: CompareOption = False,
     recipe: RecipeOption = "sync",
@@ -111,11 +144,15 @@ def sync(
         device=device,
         dtype=dtype,
         face=parse_face_choice(face),
-        start_s=start,
-        end_s=end,
+        start_s=_seconds("--start", start),
+        end_s=None if end is None else _seconds("--end", end),
         duration=duration,
         compare=compare,
         mask=mask,
+        video_track=video_track,
+        audio_track=audio_track,
+        keep_fps=keep_fps,
+        pixel_format=pixel_format,
         report=report,
         force=force,
         dry_run=dry_run,
@@ -131,6 +168,19 @@ def sync(
     chosen = load_recipe(recipe, SyncRecipe, overrides=[*(settings or []), *_overrides(flags)])
     result = run(job, chosen, console.make_report(quiet))
     _show(result, as_json=as_json, quiet=quiet)
+
+
+def _seconds(flag: str, text: str) -> float:
+    """Read a time: seconds, or hours, minutes and seconds.
+
+    >>> _seconds("--start", "1:02:03.5"), _seconds("--start", "90")
+    (3723.5, 90.0)
+    """
+    match = _TIME.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"{flag} '{text}': is no time", hint="write seconds such as 2.5, or 00:01:30.250")
+    hours, minutes, seconds = match["hours"] or 0, match["minutes"] or 0, match["seconds"]
+    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
 
 
 def _overrides(flags: dict[str, float | str | None]) -> list[str]:

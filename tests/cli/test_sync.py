@@ -73,8 +73,8 @@ def test_two_files_are_enough(
 
 def test_flags_become_a_job(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = (
-        "-o -out.mp4 --model here --device cpu --dtype bf16 --face 12,40 --start 1 --end 2.5 "
-        "--duration ping-pong --mask m.png --compare --report r.json --force --dry-run --quiet"
+        "-o -out.mp4 --model here --device cpu --dtype bf16 --face 12,40 --start 1 --end 00:00:02.5 "
+        "--video-track 1 --audio-track 2 --keep-fps --pixel-format keep --duration ping-pong --mask m.png --compare --report r.json --force --dry-run --quiet"
     )
     give(monkeypatch, *flags.split(), "--", "-in.mp4", "-a.wav")
     assert calls.jobs == [
@@ -90,6 +90,10 @@ def test_flags_become_a_job(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> No
             end_s=2.5,
             duration="ping-pong",
             mask=Path("m.png"),
+            video_track=1,
+            audio_track=2,
+            keep_fps=True,
+            pixel_format="keep",
             compare=True,
             report=Path("r.json"),
             force=True,
@@ -160,6 +164,8 @@ def test_json_is_all_there_is_on_stdout(
     ("flags", "code", "named"),
     [
         (["--face", "nose"], 2, "--face 'nose'"),
+        (["--start", "1:2:3:4"], 2, "--start '1:2:3:4'"),
+        (["--end", "-1"], 2, "--end '-1'"),
         (["--set", "paste.fade=1"], 3, "paste.fade"),
         (["--codec", "vp9"], 3, "encoding.codec"),
         (["--set", "sampling.quality=ultra"], 3, "expected 'draft', 'standard' or 'best'"),
