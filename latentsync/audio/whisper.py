@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -12,10 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from latentsync.audio.whisper_files import WhisperDims, read_whisper_file
 from latentsync.axes import expect_axes
 from latentsync.compat import make_torchvision_importable
-from latentsync.errors import WeightsError
 
 RATE_HZ = 16000
 MELS = 80
@@ -28,6 +26,17 @@ FADE_STATES = 10  # on either side of a seam, because the table of positions jum
 KEPT_CHUNKS = 2
 
 ChunkMode = Literal["overlap", "exact"]
+
+
+@dataclass(frozen=True, slots=True)
+class WhisperDims:
+    """Dimensions of an encoder, under the names of OpenAI's checkpoints."""
+
+    n_mels: int
+    n_audio_ctx: int
+    n_audio_state: int
+    n_audio_head: int
+    n_audio_layer: int
 
 
 class WhisperEncoder(nn.Module):
@@ -85,40 +94,6 @@ class WhisperEncoder(nn.Module):
             for hook in hooks:
                 hook.remove()
         return torch.stack(states, dim=2)  # b t n d
-
-
-def load_whisper(path: Path, *, device: torch.device | str, dtype: torch.dtype) -> WhisperEncoder:
-    """Load the encoder of a Whisper model, strictly and without running code from the file.
-
-    Args:
-        path: OpenAI's `tiny.pt`, a Hugging Face folder or its `model.safetensors`, or our own safetensors.
-        device: where the encoder goes.
-        dtype: number format of its weights and of its states.
-
-    Raises:
-        WeightsError: the file is missing, damaged, or not a Whisper encoder with 80 mel bands.
-    """
-    tensors, dims = read_whisper_file(path)
-    encoder = WhisperEncoder(dims)
-    expected = encoder.transformer.state_dict()
-    missing = sorted(expected.keys() - tensors.keys())
-    unexpected = sorted(tensors.keys() - expected.keys())
-    if missing or unexpected:
-        key, fault = (missing[0], "lacks") if missing else (unexpected[0], "has an unknown")
-        raise WeightsError(
-            f'"{path}" {fault} Whisper encoder tensor "{key}" '
-            f"({len(missing)} missing, {len(unexpected)} unknown of {len(expected)})",
-            hint="the file is damaged or of another kind of Whisper: fetch it again",
-        )
-    for key, tensor in tensors.items():
-        shape, wanted = tuple(tensor.shape), tuple(expected[key].shape)
-        if shape != wanted:
-            raise WeightsError(
-                f'"{path}": tensor "{key}" has shape {shape}, expected {wanted}',
-                hint="the dimensions stated in the file do not fit its tensors: fetch it again",
-            )
-    encoder.transformer.load_state_dict(tensors, strict=True)
-    return encoder.to(device, dtype).eval().requires_grad_(False)
 
 
 @lru_cache(maxsize=1)

@@ -254,8 +254,8 @@ def choose_judge(
 
 def own_judge(syncnet: SyncNet | FramewiseSyncNet, device: torch.device) -> SyncJudge:
     """A judge out of a SyncNet of either kind; a framewise one gets the bundled Whisper encoder."""
-    from latentsync.audio.whisper import load_whisper
     from latentsync.weights.models import BUNDLED
+    from latentsync.weights.released import load_whisper
 
     if isinstance(syncnet, SyncNet):
         return SyncNetJudge(syncnet, device)

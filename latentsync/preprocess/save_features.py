@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from latentsync.audio.mel import mel_spectrogram
-from latentsync.audio.whisper import WhisperEncoder, encode_speech, load_whisper
+from latentsync.audio.whisper import WhisperEncoder, encode_speech
 from latentsync.files import whole_or_nothing
 from latentsync.manifest import features_path
 from latentsync.media.sound import read_audio
@@ -20,6 +20,7 @@ from latentsync.rates import AUDIO_HZ
 from latentsync.recipe.preprocess import Features
 from latentsync.weights.hub import need
 from latentsync.weights.models import BUNDLED
+from latentsync.weights.released import load_whisper
 
 
 @dataclass

@@ -19,13 +19,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from latentsync.audio.mel import MEL_STEPS_PER_S, RATE_HZ, mel_spectrogram
-from latentsync.audio.whisper import WhisperEncoder, encode_speech, load_whisper
+from latentsync.audio.whisper import WhisperEncoder, encode_speech
 from latentsync.errors import LatentSyncError, MediaError
 from latentsync.events import Progress, Report
 from latentsync.manifest import ManifestClip, features_path, read_manifest
 from latentsync.media.sound import read_audio
 from latentsync.runtime import Seeds
 from latentsync.weights.models import BUNDLED
+from latentsync.weights.released import load_whisper
 
 VIDEO_FPS = 25
 MEL_KIND = "mel.safetensors"

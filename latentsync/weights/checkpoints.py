@@ -13,9 +13,10 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
 from latentsync.errors import WeightsError
-from latentsync.weights.mapping import forget_pages, mapped_spans
 from latentsync.weights.read import (
     DOWNLOAD_AGAIN,
+    forget_pages,
+    mapped_spans,
     name_keys,
     read_metadata,
     read_tensors,
@@ -29,7 +30,11 @@ USED_BY = {
     "autoencoder": "an autoencoder lies as vae.safetensors beside its U-Net, and is found there",
     "vae": "a VAE lies as vae.safetensors beside its U-Net, and is found there",
     "syncnet": "a SyncNet judges lip sync; `latentsync sync --model` takes a U-Net",
-    "landmarks": "the landmark network comes with the package; `latentsync sync --model` takes a U-Net",
+    "framewise_syncnet": "a SyncNet judges lip sync; `latentsync sync --model` takes a U-Net",
+    "temporal": "a video encoder is for the temporal loss of `latentsync train-unet`",
+    "wav2lip": "a Wav2Lip generator is trained on from with `latentsync train-unet --from`",
+    "whisper": "a Whisper encoder lies as whisper/tiny.pt beside a released U-Net, or in the package",
+    "landmarks": "the landmark network is bundled; `latentsync sync --model` takes a U-Net",
 }
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)

@@ -1,7 +1,7 @@
 """Converts files that others have published into our own safetensors: `latentsync models import`.
 
-A U-Net becomes a checkpoint of kind "unet", a SyncNet one of kind "syncnet" (`checkpoints.py`), a Whisper the
-file that `audio.whisper_files` reads. What a checkpoint's facts say:
+A U-Net becomes a checkpoint of kind "unet", a SyncNet one of kind "syncnet", a Whisper encoder one of kind
+"whisper" (`checkpoints.py`). What a checkpoint's facts say:
 
     origin       "released": it wants to be used as the released models are, and not as ours are
     version      of a U-Net: "1.0", "1.5", "1.6", "1.5 or 1.6" (their structure is one) or "stage2_efficient";
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -28,26 +27,29 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from latentsync.audio.whisper import WhisperEncoder
 from latentsync.errors import UsageError, WeightsError
 from latentsync.models.unet import build_unet
 from latentsync.runtime import DTYPES
 from latentsync.weights.catalog import load_catalog
-from latentsync.weights.checkpoints import WHOLE_FILE, check_fit, note_text
+from latentsync.weights.checkpoints import FORMAT, WHOLE_FILE, check_fit, note_text
 from latentsync.weights.fingerprints import describe_unknown, identify
 from latentsync.weights.models import RESOLUTION_OF
 from latentsync.weights.read import Content, read_content, write_tensors
 from latentsync.weights.released import (
+    WHISPER_DECODER,
     name_of,
     rename_unet,
     require_unet,
     require_version,
     unet_config_of,
     version_of,
+    whisper_name,
+    whisper_of,
 )
 
 Kind = Literal["unet", "syncnet", "whisper"]
 KEPT_BESIDE = ("global_step", "dims")  # they go into what the new file says about itself
-DECODER = ("decoder.", "model.decoder.", "proj_out.")  # of Whisper, which writes text and is not heard
 SPARE_BYTES = 16 << 20  # of disk, beside the tensors
 CONVERTIBLE = "a U-Net, a SyncNet and a Whisper of LatentSync's release can be imported"
 
@@ -144,7 +146,7 @@ def import_file(
 
 def _choose(path: Path, content: Content) -> tuple[Kind, Callable[[_Source], _Converted]]:
     keys = content.tensors.keys()
-    if content.beside.get("format") in ("latentsync-1", "latentsync.whisper-encoder"):
+    if content.beside.get("format") == FORMAT:
         raise WeightsError(f"{str(path)!r} is one of our own files already", hint="use it as it is")
     if "conv_in.weight" in keys and "conv_out.weight" in keys:
         return "unet", _convert_unet
@@ -201,21 +203,13 @@ def _convert_syncnet(source: _Source) -> _Converted:
 
 
 def _convert_whisper(source: _Source) -> _Converted:
-    from latentsync.audio.whisper import WhisperEncoder
-    from latentsync.audio.whisper_files import hugging_face_name, read_whisper_file
-
-    _, dims = read_whisper_file(source.path)
-    names = {key: hugging_face_name(key) for key in source.content.tensors if not key.startswith(DECODER)}
-    tensors = {name: source.content.tensors[key] for key, name in names.items()}
+    tensors, dims = whisper_of(source.content, source.path)
+    names = {key: whisper_name(key) for key in source.content.tensors if not key.startswith(WHISPER_DECODER)}
     with torch.device("meta"):
         encoder = WhisperEncoder(dims).transformer
     check_fit(encoder, tensors, source.path)
     version = {384: "tiny", 768: "small"}.get(dims.n_audio_state, f"of width {dims.n_audio_state}")
-    metadata = {
-        "format": "latentsync.whisper-encoder",
-        "dims": json.dumps(dataclasses.asdict(dims)),
-        "facts": json.dumps(_facts(source, version, licence="MIT")),
-    }
+    metadata = note_text("whisper", dims, _facts(source, version, licence="MIT"))
     decoder = [key for key in source.content.tensors if key not in names]
     return _Converted(
         version,

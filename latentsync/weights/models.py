@@ -251,10 +251,9 @@ def load_model(spec: ModelSpec, *, device: torch.device, dtype: torch.dtype) -> 
     Raises:
         WeightsError: a file is damaged or belongs to another network.
     """
-    from latentsync.audio.whisper import load_whisper
     from latentsync.models.unet import build_unet
     from latentsync.weights.checkpoints import load_checkpoint
-    from latentsync.weights.released import load_unet
+    from latentsync.weights.released import load_unet, load_whisper
 
     vae = load_autoencoder(spec.vae, device=device, dtype=dtype)
     if spec.is_released:

@@ -2,41 +2,39 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
+import ctypes
+import functools
 import itertools
 import json
 import math
+import mmap
 import os
-import pickle
-import pickletools
-import warnings
-import zipfile
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from latentsync.errors import WeightsError
-from latentsync.weights.mapping import forget_pages, mapped_spans
+from latentsync.errors import MediaError, WeightsError
+from latentsync.files import open_regular, whole_or_nothing
+from latentsync.weights import unpickle
+from latentsync.weights.download import plain
 
-ZIP_MAGIC = b"PK\x03\x04"
-PICKLE_MAGIC = b"\x80\x02"
 DOWNLOAD_AGAIN = "fetch it again: the copy is not whole, or it is not a weights file"
 NEEDS_WEIGHTS = "give the file that holds the network's weights"
 SHOWN_KEYS = 3
 
 # What a file may ask for before its tensors are looked at; the released files stay a hundred times below.
 HEADER_BYTES = 4 << 20  # the table of contents of a safetensors file
-PICKLE_BYTES = 16 << 20  # the same of a torch file, with the losses of a training run in it
-OLD_PICKLE_BYTES = 4 << 20  # the same of a torch file before 1.6, which no training of LatentSync wrote
 KEYS = 20_000
 KEY_LETTERS = 500
 SHARED = 2  # tied weights are stored once and count twice
+MAPS = Path("/proc/self/maps")
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 FORMATS = {
@@ -53,16 +51,11 @@ FORMATS = {
 }
 FORMAT_OF = {dtype: name for name, dtype in FORMATS.items()}
 
-# Files that are no weights files, by their first bytes: what they are, and what to do.
+# What a failed download leaves, by its first bytes: what it is, and what to do.
 MAGICS = (
-    (b"GGUF", "a GGUF file", "GGUF is for language models: give the released .pt or .safetensors file"),
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run `git lfs pull`"),
     (b"<", "a web page", "the download wants a login or a licence to be accepted first"),
-    (b"\x1f\x8b", "a gzip archive", "unpack it first"),
-    (b"\x89HDF", "a HDF5 file", NEEDS_WEIGHTS),
-    (b"\x93NUMPY", "a NumPy array", NEEDS_WEIGHTS),
 )
-ONNX_HINT = "this project needs no InsightFace or other ONNX model: its own face networks are in the package"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +88,8 @@ def read_content(path: Path) -> Content:
     Raises:
         WeightsError: there is no such file, it is damaged, or it holds no tensors.
     """
-    start = _first_bytes(path)
-    if start.startswith((ZIP_MAGIC, PICKLE_MAGIC)) and not _is_safetensors(start):
-        content = _read_torch(path, is_zip=start.startswith(ZIP_MAGIC))
-    else:
-        content = _read_safetensors(path)
+    with _opened(path) as file:
+        content = _read_safetensors(path, file) if _is_safetensors(file) else _read_torch(path, file)
     if not content.tensors:
         raise WeightsError(f"{str(path)!r} holds no tensors", hint=NEEDS_WEIGHTS)
     _check_tensors(path, content.tensors)
@@ -112,7 +102,8 @@ def read_metadata(path: Path) -> dict[str, str]:
     Raises:
         WeightsError: it is not a safetensors file.
     """
-    metadata = _read_header(path).get("__metadata__", {})
+    with _opened(path) as file:
+        metadata = _read_header(path, file).get("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise WeightsError(f"{str(path)!r} is damaged: its metadata is not text", hint=DOWNLOAD_AGAIN)
     return metadata
@@ -146,25 +137,19 @@ def write_tensors(
     }
     order = sorted(tensors, key=lambda key: (-formats[key].itemsize, key))  # so that every tensor is aligned
     spans = [] if source is None else mapped_spans(source)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
+        with whole_or_nothing(path) as part, part.open("wb") as file:
             file.write(_header(order, tensors, formats, metadata))
             for key in order:
                 tensor = tensors[key].detach()
                 fitting = tensor if dtype is None else _convert(key, tensor, formats[key])
                 file.write(fitting.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
                 forget_pages(tensor, spans)
-            size_bytes = file.tell()
-        os.replace(part, path)
+            return file.tell()
     except OSError as error:
         hint = "check that the folder is writable and the disk has room"
         raise WeightsError(f"cannot write {str(path)!r}: {error}", hint=hint) from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
-    return size_bytes
 
 
 def name_keys(keys: set[str]) -> str:
@@ -206,141 +191,89 @@ def _header(
     return len(text).to_bytes(8, "little") + text
 
 
-def _first_bytes(path: Path) -> bytes:
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a weights file, whose first bytes are not those of something else."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(64)
+            if not start:
+                raise WeightsError(f"{str(path)!r} is empty", hint=DOWNLOAD_AGAIN)
+            for magic, what, hint in () if start[8:9] == b"{" else MAGICS:
+                if start.startswith(magic):
+                    raise WeightsError(f"{str(path)!r} is not a weights file: it is {what}", hint=hint)
+            file.seek(0)
+            yield file
     except FileNotFoundError as error:
         hint = "check the path, or see `latentsync models list`"
         raise WeightsError(f"no weights file {str(path)!r}", hint=hint) from error
     except OSError as error:
-        hint = "give a file that can be read"
-        raise WeightsError(f"cannot read {str(path)!r}: {error.strerror}", hint=hint) from error
-    if not start:
-        raise WeightsError(f"{str(path)!r} is empty", hint=DOWNLOAD_AGAIN)
-    if _is_safetensors(start):
-        return start
-    for magic, what, hint in MAGICS:
-        if start.startswith(magic):
-            raise WeightsError(f"{str(path)!r} is not a weights file: it is {what}", hint=hint)
-    if path.suffix == ".onnx" or (start[:1] == b"\x08" and (b"pytorch" in start or b"onnx" in start)):
-        raise WeightsError(f"{str(path)!r} is not a weights file: it is an ONNX model", hint=ONNX_HINT)
-    return start
+        raise WeightsError(f"cannot read {str(path)!r}: {error.strerror}", hint=NEEDS_WEIGHTS) from error
+    except MediaError as error:  # it is no regular file
+        raise WeightsError(str(error), hint=NEEDS_WEIGHTS) from error
 
 
-def _is_safetensors(start: bytes) -> bool:
+def _is_safetensors(file: BinaryIO) -> bool:
     """By the brace after the length, which itself may begin like any other format."""
+    start = file.read(9)
+    file.seek(0)
     return start[8:9] == b"{"
 
 
-def _read_torch(path: Path, *, is_zip: bool) -> Content:
+def _read_torch(path: Path, file: BinaryIO) -> Content:
     try:
-        with path.open("rb") as file:
-            (_check_zip if is_zip else _check_pickle)(file, path)
-        with warnings.catch_warnings(action="ignore"):  # of what stops the reader a line later
-            content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except WeightsError:
-        raise
-    except pickle.UnpicklingError as error:
-        message = f"{str(path)!r} holds more than tensors, which is not loaded for safety, or it is damaged"
+        content = unpickle.load(path, file)
+    except unpickle.MoreThanTensors as error:
+        message = f"{str(path)!r} {error}; more than tensors is not loaded, for safety"
         raise WeightsError(message, hint=DOWNLOAD_AGAIN) from error
-    except Exception as error:  # a junk file breaks the readers in many ways: struct, index, key, end of file
-        message = f"{str(path)!r} is damaged: {_first_sentence(error)}"
-        raise WeightsError(message, hint=DOWNLOAD_AGAIN) from error
-    if not isinstance(content, Mapping):
+    except unpickle.Malformed as error:
+        raise WeightsError(f"{str(path)!r} {error}", hint=DOWNLOAD_AGAIN) from error
+    if not isinstance(content, dict):
         message = f"{str(path)!r} holds a {type(content).__name__} instead of named tensors"
         raise WeightsError(message, hint=NEEDS_WEIGHTS)
-    place = next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
-    if place is None:
+    wrapper = next((name for name in WRAPPERS if isinstance(content.get(name), dict)), None)
+    if wrapper is None:
         tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
         return Content(tensors, {key: value for key, value in content.items() if key not in tensors})
-    strays = {
-        str(key)[:KEY_LETTERS] for key, value in content[place].items() if not isinstance(value, Tensor)
-    }
+    wrapped = content.pop(wrapper)
+    strays = {str(key)[:KEY_LETTERS] for key, value in wrapped.items() if not isinstance(value, Tensor)}
     if strays:
         message = f"{str(path)!r} has entries among its weights that are no tensors: {name_keys(strays)}"
         raise WeightsError(message, hint=NEEDS_WEIGHTS)
-    beside = {key: value for key, value in content.items() if key != place}
-    return Content(dict(content[place]), beside)
+    return Content(wrapped, content)
 
 
-def _check_zip(file: BinaryIO, path: Path) -> None:
-    """Refuse a zip that torch did not write: packed, overlapping or oversized members, programs."""
-    size_bytes = os.fstat(file.fileno()).st_size
-    with zipfile.ZipFile(file) as archive:
-        members = archive.infolist()
-    names = {member.filename.partition("/")[2] for member in members}
-    if "constants.pkl" in names:
-        hint = "give the plain weights; `latentsync models list` names the files that are read"
-        message = f"{str(path)!r} is a TorchScript program (as I3D's and 2DFAN4's are), not a set of weights"
-        raise WeightsError(message, hint=hint)
-    if "data.pkl" not in names:
-        raise WeightsError(f"{str(path)!r} is a zip archive without weights", hint=NEEDS_WEIGHTS)
-    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise WeightsError(
-            f"{str(path)!r} is a packed zip archive, which torch does not write", hint=DOWNLOAD_AGAIN
-        )
-    stated = sum(max(member.file_size, member.compress_size) for member in members)
-    if stated > size_bytes:
-        raise WeightsError(
-            f"{str(path)!r} is damaged: it states {stated} bytes of content in {size_bytes}",
-            hint=DOWNLOAD_AGAIN,
-        )
-    pickles = max(member.file_size for member in members if member.filename.endswith("data.pkl"))
-    if pickles > PICKLE_BYTES:
-        raise WeightsError(f"{str(path)!r} has a list of contents of {pickles} bytes", hint=NEEDS_WEIGHTS)
-
-
-def _check_pickle(file: BinaryIO, path: Path) -> None:
-    """Refuse an old torch file whose lists of contents do not end: they would fill the memory."""
-    head = io.BytesIO(file.read(OLD_PICKLE_BYTES))
-    try:
-        for _ in range(5):  # magic number, protocol, machine, content, names of the storages
-            for _ in pickletools.genops(head):
-                pass
-    except ValueError:
-        if head.tell() == OLD_PICKLE_BYTES:
-            message = f"{str(path)!r} has a list of contents of over {OLD_PICKLE_BYTES} bytes"
-            raise WeightsError(message, hint=NEEDS_WEIGHTS) from None
-        raise
-
-
-def _read_safetensors(path: Path) -> Content:
-    header = _read_header(path)
-    strange = {
-        str(entry.get("dtype")) for key, entry in header.items() if key != "__metadata__"
-    } - FORMATS.keys()
-    if strange:
+def _read_safetensors(path: Path, file: BinaryIO) -> Content:
+    header = _read_header(path, file)
+    strange = {str(entry.get("dtype")) for key, entry in header.items() if key != "__metadata__"}
+    if strange := strange - FORMATS.keys():
         message = f"{str(path)!r} has tensors in formats that are not read: {name_keys(strange)}"
         raise WeightsError(message, hint="give the weights as fp32, fp16 or bf16")
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return Content(tensors, dict(file.metadata() or {}))
-    except Exception as error:  # besides its own error, the reader lets some of torch's through
-        message = f"{str(path)!r} is not a weights file: {_first_sentence(error)}"
+        with safe_open(path, framework="pt") as opened:
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            return Content(tensors, dict(opened.metadata() or {}))
+    # Besides its own error, the reader lets some of torch's through.
+    except (SafetensorError, ValueError, TypeError, RuntimeError, OverflowError, OSError) as error:
+        message = f"{str(path)!r} is damaged: {plain(str(error).partition('. ')[0])}"
         raise WeightsError(message, hint=DOWNLOAD_AGAIN) from error
 
 
-def _read_header(path: Path) -> dict[str, Any]:
+def _read_header(path: Path, file: BinaryIO) -> dict[str, Any]:
     """The table of contents of a safetensors file, whose length is checked before it is read."""
-    start = _first_bytes(path)
     try:
-        if not _is_safetensors(start):
+        if not _is_safetensors(file):
             raise ValueError("it begins like no file of weights")
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            left_bytes = os.fstat(file.fileno()).st_size - 8
-            if length > left_bytes:
-                raise ValueError(f"it states a header of {length} bytes and has {max(left_bytes, 0)}")
-            if length > HEADER_BYTES:
-                raise ValueError(f"it states a header of {length} bytes")
-            header = json.loads(file.read(length))
+        length = int.from_bytes(file.read(8), "little")
+        left_bytes = os.fstat(file.fileno()).st_size - 8
+        if length > min(left_bytes, HEADER_BYTES):
+            raise ValueError(f"it states a header of {length} bytes in {max(left_bytes, 0)}")
+        header = json.loads(file.read(length))
         if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
             raise ValueError("its header is not a table of tensors")
         return header
-    except (ValueError, RecursionError, OSError) as error:  # JSON's errors and bad UTF-8 are ValueErrors
-        message = f"{str(path)!r} is neither safetensors nor a torch file: {_first_sentence(error)}"
+    except (ValueError, RecursionError) as error:  # JSON's errors and bad UTF-8 are ValueErrors
+        message = f"{str(path)!r} is neither safetensors nor a torch file: {plain(str(error))}"
         raise WeightsError(message, hint=DOWNLOAD_AGAIN) from error
 
 
@@ -363,6 +296,35 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         raise WeightsError(message, hint=DOWNLOAD_AGAIN)
 
 
-def _first_sentence(error: Exception) -> str:
-    said = str(error).partition("\n")[0].partition(". ")[0]
-    return said if said.isprintable() and said else type(error).__name__
+def mapped_spans(path: Path) -> list[range]:
+    """The addresses at which this process has mapped `path`; none but on Linux."""
+    if sys.platform != "linux":
+        return []
+    wanted, spans = str(path.resolve()), []
+    for line in MAPS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        addresses, *_, name = line.split(maxsplit=5)
+        if name == wanted:
+            first, _, end = addresses.partition("-")
+            spans.append(range(int(first, 16), int(end, 16)))
+    return spans
+
+
+def forget_pages(tensor: Tensor, spans: Sequence[range]) -> None:
+    """Drop the pages under `tensor` from memory if they lie in `spans`; read again, they come from the file.
+
+    Pages that the tensor shares with its neighbours stay. Whatever lies outside `spans` is left alone: there,
+    the same request would fill memory in use with zeros.
+    """
+    madvise = _madvise()
+    first = tensor.untyped_storage().data_ptr() + tensor.storage_offset() * tensor.element_size()
+    end = first + tensor.nbytes
+    first, end = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
+    is_mapped = any(span.start <= first and end <= span.stop for span in spans)
+    if madvise is not None and first < end and is_mapped:
+        madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_DONTNEED)
+
+
+@functools.cache
+def _madvise() -> Callable[..., int] | None:
+    found: Callable[..., int] | None = getattr(ctypes.CDLL(None), "madvise", None)
+    return found

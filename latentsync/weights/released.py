@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from latentsync.audio.whisper import WhisperDims, WhisperEncoder
 from latentsync.errors import WeightsError
 from latentsync.models.unet import LipUNet, build_unet
 from latentsync.models.vae import FaceVAE, build_vae
 from latentsync.recipe.networks import UNetConfig, VAEConfig
-from latentsync.weights.checkpoints import assign_strictly, is_checkpoint, load_checkpoint
+from latentsync.weights.checkpoints import FORMAT, assign_strictly, is_checkpoint, load_checkpoint, read_note
 from latentsync.weights.fingerprints import describe_unknown, identify
-from latentsync.weights.read import Content, read_content
+from latentsync.weights.read import DOWNLOAD_AGAIN, Content, read_content
 
 SAMPLE_CHANNELS = 13  # noisy, mask, masked, reference: 4 + 1 + 4 + 4
 LATENT_CHANNELS = 4
@@ -47,6 +50,24 @@ VAE_RENAMES = (
     (".value.", ".to_v."),
     (".proj_attn.", ".to_out.0."),
 )
+
+WHISPER_RENAMES = (
+    (r"^positional_embedding$", "embed_positions.weight"),
+    (r"^blocks\.", "layers."),
+    (r"^ln_post\.", "layer_norm."),
+    (r"\.attn\.query\.", ".self_attn.q_proj."),
+    (r"\.attn\.key\.", ".self_attn.k_proj."),
+    (r"\.attn\.value\.", ".self_attn.v_proj."),
+    (r"\.attn\.out\.", ".self_attn.out_proj."),
+    (r"\.attn_ln\.", ".self_attn_layer_norm."),
+    (r"\.mlp\.0\.", ".fc1."),
+    (r"\.mlp\.2\.", ".fc2."),
+    (r"\.mlp_ln\.", ".final_layer_norm."),
+)
+WHISPER_PREFIXES = ("model.encoder.", "encoder.")
+WHISPER_DECODER = ("model.decoder.", "decoder.", "proj_out.")
+WHISPER_NAMED = "give OpenAI's tiny.pt, a Hugging Face Whisper folder or its model.safetensors"
+HEAD_CHANNELS = 64  # of every released Whisper, where a file does not say
 
 VERSION_NEEDS = {"1.0": "1.0", "1.5": "1.5 or 1.6", "1.6": "1.5 or 1.6"}
 
@@ -270,6 +291,100 @@ def vae_from_released(
         vae = build_vae(config)
     assign_strictly(vae, tensors, path, device=device, dtype=dtype)
     return vae.eval()
+
+
+def load_whisper(path: Path, *, device: torch.device | str, dtype: torch.dtype) -> WhisperEncoder:
+    """Load the encoder of a Whisper model, in eval mode and without gradients.
+
+    Args:
+        path: OpenAI's `tiny.pt`, a Hugging Face folder or its `model.safetensors`, or our own safetensors.
+        device: where the encoder goes.
+        dtype: number format of its weights and of its states.
+
+    Raises:
+        WeightsError: the file is missing, damaged, or not a Whisper encoder with 80 mel bands.
+    """
+    file = path / "model.safetensors" if path.is_dir() else path
+    tensors, dims = whisper_of(read_content(file), file)
+    with torch.device("meta"):
+        encoder = WhisperEncoder(dims)
+    assign_strictly(encoder.transformer, tensors, file, device=device, dtype=dtype)
+    return encoder.eval().requires_grad_(False)
+
+
+def whisper_of(content: Content, path: Path) -> tuple[dict[str, Tensor], WhisperDims]:
+    """The tensors of a Whisper encoder under Hugging Face's names, and its dimensions.
+
+    Raises:
+        WeightsError: it holds another network, or its dimensions are not those of its tensors.
+    """
+    names = {key: whisper_name(key) for key in content.tensors if not key.startswith(WHISPER_DECODER)}
+    tensors = {name: content.tensors[key] for key, name in names.items()}
+    if "conv1.weight" not in tensors or "embed_positions.weight" not in tensors:
+        found = identify(content) or describe_unknown(content.tensors)
+        raise WeightsError(f"{str(path)!r} is not a Whisper: it {found.what}", hint=WHISPER_NAMED)
+    return tensors, _whisper_dims(path, tensors, _stated_dims(content, path))
+
+
+def whisper_name(key: str) -> str:
+    """What Hugging Face calls the encoder tensor `key` of any layout.
+
+    >>> whisper_name("encoder.blocks.0.attn.query.weight")
+    'layers.0.self_attn.q_proj.weight'
+    """
+    name = next((key.removeprefix(prefix) for prefix in WHISPER_PREFIXES if key.startswith(prefix)), key)
+    for pattern, replacement in WHISPER_RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _stated_dims(content: Content, path: Path) -> Mapping[str, object]:
+    """The dimensions that a Whisper file states: in itself, or in the config.json beside it."""
+    if content.beside.get("format") == FORMAT:
+        note = read_note(path)
+        if note.kind != "whisper":
+            raise WeightsError(f"{str(path)!r} holds a {note.kind}, expected a whisper", hint=WHISPER_NAMED)
+        return note.config
+    if isinstance(content.beside.get("dims"), dict):  # OpenAI's layout
+        return dict(content.beside["dims"])
+    config = path.with_name("config.json")
+    try:
+        stated = json.loads(config.read_bytes()) if config.is_file() else {}
+        return {"n_audio_head": stated["encoder_attention_heads"]} if stated else {}
+    except (ValueError, LookupError, TypeError, OSError, RecursionError) as error:
+        message = f"'{config}' does not state the Whisper's number of attention heads"
+        raise WeightsError(message, hint=DOWNLOAD_AGAIN) from error
+
+
+def _whisper_dims(path: Path, tensors: Mapping[str, Tensor], stated: Mapping[str, object]) -> WhisperDims:
+    """Dimensions as the file states them; what it does not state follows from the tensors."""
+    positions, conv = tensors["embed_positions.weight"], tensors["conv1.weight"]
+    if (positions.ndim, conv.ndim) != (2, 3):
+        raise WeightsError(f"{str(path)!r} has Whisper's names but not its shapes", hint=WHISPER_NAMED)
+    context, width = positions.shape
+    found = {
+        "n_mels": conv.shape[1],
+        "n_audio_ctx": context,
+        "n_audio_state": width,
+        "n_audio_head": width // HEAD_CHANNELS,
+        "n_audio_layer": len({name.split(".")[1] for name in tensors if name.startswith("layers.")}),
+    }
+    for name, number in found.items():
+        said = stated.get(name, number)
+        if said != number and (name != "n_audio_head" or type(said) is not int):
+            fault = f"{name} is {said!r}, and its tensors say {number}"
+            raise WeightsError(f"{str(path)!r}: {fault}", hint=DOWNLOAD_AGAIN)
+        found[name] = number if name != "n_audio_head" else cast(int, said)
+    dims = WhisperDims(**found)
+    if (dims.n_mels, dims.n_audio_ctx) != (80, 1500):
+        raise WeightsError(
+            f"{str(path)!r}: {dims.n_mels} mel bands and {dims.n_audio_ctx} states, expected 80 and 1500",
+            hint="use Whisper tiny, which the released models were trained with",
+        )
+    if dims.n_audio_head < 1 or dims.n_audio_state % dims.n_audio_head or not dims.n_audio_layer:
+        heads = f"{dims.n_audio_state} features do not divide into {dims.n_audio_head} heads"
+        raise WeightsError(f"{str(path)!r}: {heads}", hint=WHISPER_NAMED)
+    return dims
 
 
 def _weights_in(folder: Path) -> Path:

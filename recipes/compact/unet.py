@@ -16,7 +16,6 @@ from schemas import CompactUNetRecipe, Hearing
 from torch import Tensor, nn
 from torch.nn import functional
 
-from latentsync.audio.whisper import load_whisper
 from latentsync.diffusion.sampling import build_scheduler
 from latentsync.events import Measured, Plan, Progress, Report
 from latentsync.faces.align import latent_mask, mouth_mask
@@ -28,6 +27,7 @@ from latentsync.runtime import Seeds
 from latentsync.train.losses import mouth_weights, pixel_loss
 from latentsync.weights.checkpoints import load_checkpoint, save_checkpoint
 from latentsync.weights.models import BUNDLED
+from latentsync.weights.released import load_whisper
 
 CROP_PX = 128
 

@@ -11,17 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from latentsync.audio.whisper import (
-    CHUNK_STATES,
-    SpeechStates,
-    WhisperEncoder,
-    encode_speech,
-    load_whisper,
-    log_mel,
-)
+from latentsync.audio.whisper import CHUNK_STATES, SpeechStates, WhisperEncoder, encode_speech, log_mel
 from latentsync.audio.windows import states_for_frames
 from latentsync.axes import expect_axes
 from latentsync.media.sound import read_audio
+from latentsync.weights.released import load_whisper
 
 SPEECH = ("english_2.wav", "english_3.wav")  # 38 s together
 

@@ -312,7 +312,7 @@ def whisper(golden: Path, synthetic: ModuleType, tmp_path: Path) -> Path:
 
 
 def test_a_whisper(whisper: Path) -> None:
-    from latentsync.audio.whisper import load_whisper
+    from latentsync.weights.released import load_whisper
 
     result = import_file(whisper, dtype="fp16")
     assert (result.kind, result.dropped.keys()) == ("whisper", {"decoder.ln.weight"})

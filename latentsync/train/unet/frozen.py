@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from latentsync.audio.whisper import WhisperEncoder, load_whisper
+from latentsync.audio.whisper import WhisperEncoder
 from latentsync.errors import RecipeError, WeightsError
 from latentsync.metrics.networks import load_lpips
 from latentsync.models.autoencoder import AnyAutoencoder
@@ -24,6 +24,7 @@ from latentsync.weights.checkpoints import is_checkpoint, load_checkpoint, read_
 from latentsync.weights.hub import is_present, need
 from latentsync.weights.judges import load_syncnet, videomae_from_released
 from latentsync.weights.models import BUNDLED, load_autoencoder
+from latentsync.weights.released import load_whisper
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
