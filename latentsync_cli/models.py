@@ -11,7 +11,7 @@ from latentsync_cli import console
 from latentsync_cli.options import Dtype, JsonOption, QuietOption
 
 if TYPE_CHECKING:
-    from latentsync.weights.hub import Listed, Verified
+    from latentsync.weights.hub import Listed, Pulled, Verified
 
 app = typer.Typer(
     help="Weights: list, fetch, check, convert and remove them.",
@@ -53,32 +53,17 @@ def list_entries(as_json: JsonOption = False) -> None:
         entries = [_listed_as_dict(entry) for entry in listed]
         console.show_json({**folders, "compact": "bundled", "models": entries})
         return
-    _show_table(listed)
+    rows = [
+        ("compact", "", "present, bundled", "see its model card", "see its model card", SYNC),
+        *map(_row, listed),
+    ]
+    console.table("weights", rows, columns=COLUMNS)
     console.say("folders: " + ", ".join(map(str, folders.values())))
     if any(entry.path is None for entry in listed):
         console.say("'latentsync models pull NAME' brings what is missing, and what it needs")
 
 
-def _show_table(listed: list[Listed]) -> None:
-    """A table on stdout as wide as the terminal; in a pipe, one line for each entry."""
-    import sys
-
-    from rich.console import Console
-    from rich.table import Table
-
-    folds = sys.stdout.isatty()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title, columns in TABLE.items():
-        table.add_column(title, no_wrap=columns is None, max_width=columns if folds else None)
-    table.add_row("compact", "", "present, bundled", "see its model card", "see its model card", SYNC)
-    for entry in listed:
-        table.add_row(*_row(entry))
-    Console(width=None if folds else PIPE_COLUMNS, highlight=False, markup=False).print(table)
-
-
-# Titles of the table, and at how many columns a cell is folded on a terminal at the latest.
-TABLE = {"NAME": None, "SIZE": None, "STATE": 18, "LICENCE": 14, "COMMERCIAL USE": 10, "ENABLES": 80}
-PIPE_COLUMNS = 400
+COLUMNS = ("name", "size", "state", "licence", "commercial use", "enables")
 SYNC = "sync without a download, for drafts"
 
 
@@ -100,17 +85,13 @@ def pull(
     except KeyboardInterrupt:
         console.say("interrupted: files that are whole stay, and the same command fetches the rest")
         raise SystemExit(console.INTERRUPTED) from None
-    if as_json:
-        files = [
-            {"name": file.entry, "path": file.path, "outcome": file.outcome, "sha256": file.sha256}
-            for file in pulled
-        ]
-        console.show_json({"files": files})
-        return
-    for file in pulled:
-        if file.outcome == "present" and not quiet:
-            console.say(f"{file.entry}: is here already")
-        console.wrote(file.path)
+    console.show(
+        {"files": [_pulled_as_dict(file) for file in pulled]},
+        as_json=as_json,
+        quiet=quiet,
+        words=[f"{file.entry}: is here already" for file in pulled if file.outcome == "present"],
+        paths=[file.path for file in pulled],
+    )
 
 
 @app.command()
@@ -120,15 +101,14 @@ def verify(names: SomeNamesArgument = None, as_json: JsonOption = False, quiet: 
     from latentsync.weights.hub import verify as check
 
     checked = check(names or [], console.make_report(quiet))
-    if as_json:
-        console.show_json({"files": [_verified_as_dict(file) for file in checked]})
     bad = [file for file in checked if file.fault]
-    if not as_json:
-        console.end_bars()
-        for file in checked:
-            print(f"{_verdict(file)}  {file.entry}  {file.path}")
-    if not checked and not quiet:
-        console.say("nothing is here yet: see 'latentsync models list'")
+    console.show(
+        {"files": [_verified_as_dict(file) for file in checked]},
+        as_json=as_json,
+        quiet=quiet,
+        words=[] if checked else ["nothing is here yet: see 'latentsync models list'"],
+        text=[f"{_verdict(file)}  {file.entry}  {file.path}" for file in checked],
+    )
     if bad:
         raise WeightsError(
             "; ".join(f"{file.entry}: '{file.path}' {file.fault}" for file in bad),
@@ -142,11 +122,9 @@ def path(names: NamesArgument, as_json: JsonOption = False) -> None:
     from latentsync.weights.hub import need
 
     found = {name: need(name) for name in names}
-    if as_json:
-        console.show_json({name: [str(file)] for name, file in found.items()})
-        return
-    for file in found.values():
-        console.wrote(file)
+    console.show(
+        {name: [str(file)] for name, file in found.items()}, as_json=as_json, paths=list(found.values())
+    )
 
 
 @app.command()
@@ -155,13 +133,14 @@ def remove(names: NamesArgument, as_json: JsonOption = False, quiet: QuietOption
     from latentsync.weights.hub import remove as delete
 
     freed_bytes = delete(names, console.make_report(quiet))
-    if as_json:
-        console.show_json({"removed": list(freed_bytes), "freed_bytes": sum(freed_bytes.values())})
-        return
-    for gone in freed_bytes:
-        console.wrote(gone)
-    if not quiet:
-        console.say(f"{sum(freed_bytes.values())} bytes freed")
+    total_bytes = sum(freed_bytes.values())
+    console.show(
+        {"removed": list(freed_bytes), "freed_bytes": total_bytes},
+        as_json=as_json,
+        quiet=quiet,
+        words=[f"{total_bytes} bytes freed"],
+        paths=list(freed_bytes),
+    )
 
 
 @app.command("import")
@@ -176,17 +155,19 @@ def import_checkpoint(
     from latentsync.weights.convert import import_file
 
     result = import_file(file, dtype=dtype, output=output, is_forced=force)
-    if as_json:
-        console.show_json(result.as_dict())
-        return
-    for reason in dict.fromkeys(result.dropped.values()):
-        keys = [key for key, why in result.dropped.items() if why == reason]
-        console.say(f"{len(keys)} dropped, {keys[0]} first: {reason}")
-    console.say(
-        f"{result.kind} {result.version}: {result.keys} tensors, {len(result.renamed)} renamed (--json names"
-        f" every key), {result.dtype}, {result.size_bytes / 1e6:.1f} MB; written to:"
+    reasons: dict[str, list[str]] = {}
+    for key, reason in result.dropped.items():
+        reasons.setdefault(reason, []).append(key)
+    console.show(
+        result.as_dict(),
+        as_json=as_json,
+        words=[
+            *(f"{len(keys)} dropped, {keys[0]} first: {reason}" for reason, keys in reasons.items()),
+            f"{result.kind} {result.version}: {result.keys} tensors, {len(result.renamed)} renamed (--json"
+            f" names every key), {result.dtype}, {result.size_bytes / 1e6:.1f} MB; written to:",
+        ],
+        paths=[result.output],
     )
-    console.wrote(result.output)
 
 
 def _row(listed: Listed) -> tuple[str, ...]:
@@ -227,6 +208,10 @@ def _listed_as_dict(listed: Listed) -> dict[str, object]:
         "needs": list(entry.needs),
         "files": [str(path_of(entry))],
     }
+
+
+def _pulled_as_dict(file: Pulled) -> dict[str, object]:
+    return {"name": file.entry, "path": file.path, "outcome": file.outcome, "sha256": file.sha256}
 
 
 def _verified_as_dict(file: Verified) -> dict[str, object]:
