@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -374,7 +373,7 @@ def _whisper_dims(path: Path, tensors: Mapping[str, Tensor], stated: Mapping[str
         if said != number and (name != "n_audio_head" or type(said) is not int):
             fault = f"{name} is {said!r}, and its tensors say {number}"
             raise WeightsError(f"{str(path)!r}: {fault}", hint=DOWNLOAD_AGAIN)
-        found[name] = number if name != "n_audio_head" else cast(int, said)
+        found[name] = number if name != "n_audio_head" else said
     dims = WhisperDims(**found)
     if (dims.n_mels, dims.n_audio_ctx) != (80, 1500):
         raise WeightsError(

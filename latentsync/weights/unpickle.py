@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -101,6 +101,7 @@ class _Interpreter:
         stack: list[Any] = []
         marks: list[list[Any]] = []
         memo: dict[int, Any] = {}
+        argument: Any
         for opcode, argument, _ in pickletools.genops(data):
             self._count(1)
             name = opcode.name
@@ -186,7 +187,7 @@ class _Interpreter:
             found = storages[storage.key]
             if found.nbytes() < storage.numel * storage.dtype.itemsize:
                 raise Malformed("is damaged: it states more numbers than it has")
-            tensor.set_(found, offset, size, stride)  # type: ignore[call-overload]
+            tensor.set_(found, offset, size, stride)
 
 
 def load(path: Path, file: BinaryIO) -> Any:
@@ -232,7 +233,7 @@ def _load_zip(path: Path, file: BinaryIO) -> Any:
 def _members(file: BinaryIO) -> dict[str, tuple[int, int]]:
     """Where the bytes of each member of a zip lie: (first, count), none packed or outside the file."""
     try:
-        with zipfile.ZipFile(_SmallReads(file)) as archive:  # type: ignore[arg-type]
+        with zipfile.ZipFile(_SmallReads(file)) as archive:
             infos = archive.infolist()
     except NotImplementedError as error:  # of a later version of the format
         raise Malformed("is a zip archive that torch did not write") from error
@@ -300,13 +301,14 @@ def _load_old(path: Path, file: BinaryIO) -> Any:
 def _mapped(path: Path, file: BinaryIO) -> torch.UntypedStorage:
     """The whole file as memory that is read when it is looked at, and never written back."""
     size_bytes = os.fstat(file.fileno()).st_size
-    return torch.UntypedStorage.from_file(str(path), False, size_bytes)  # type: ignore[no-any-return]
+    whole: Any = torch.UntypedStorage.from_file(str(path), False, size_bytes)
+    return cast(torch.UntypedStorage, whole)
 
 
 def _cut(whole: torch.UntypedStorage, start: int, count: int) -> torch.UntypedStorage:
     if start + count > whole.nbytes():
         raise Malformed("is cut off")
-    piece = whole[start : start + count]
+    piece: torch.UntypedStorage = whole[start : start + count]
     # Old files place numbers at any byte, where not every processor reads them.
     return piece if start % 8 == 0 else piece.clone()
 
