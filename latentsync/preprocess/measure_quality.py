@@ -17,7 +17,7 @@ from latentsync.recipe.preprocess import Quality
 from latentsync.types import FrameImage
 from latentsync.weights.catalog import find_entry
 from latentsync.weights.hub import is_present, need
-from latentsync.weights.quality import hyperiqa_from_released
+from latentsync.weights.judges import hyperiqa_from_released
 
 _BLOCK_PX = 8  # side of the blocks in which video is compressed
 _SMALLEST_STEP = 0.25  # grey levels: keeps the ratio at 1 for a picture without detail

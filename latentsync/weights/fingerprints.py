@@ -30,7 +30,6 @@ class Identity:
 
 # What a network is, what to do with its file, and patterns of keys that it alone has together.
 MARKS = (
-    ("a LoRA, which changes another network", OTHER_PROJECT, r"\.?(lora_(A|B|up|down)|lora_unet_)"),
     (
         "a LatentSync SyncNet",
         "convert it with `latentsync models import`; it judges, while --model takes a U-Net",
@@ -60,7 +59,6 @@ MARKS = (
     ),
     ("a small VAE", f"it goes with the compact model; {PULL}", r"^decoder\.layers\.0\.weight$"),
     ("VideoMAE v2", EVALUATION.format("videomae-v2"), r"^blocks\.0\.attn\.q_bias$"),
-    ("a vision transformer", OTHER_PROJECT, r"^blocks\.0\.attn\.qkv\.weight$"),
     ("I3D", EVALUATION.format("i3d"), r"^(Mixed_3b|Conv3d_1a_7x7|conv3d_1a_7x7)\."),
     (
         "the S3FD face detector",
@@ -77,10 +75,6 @@ MARKS = (
     ("HyperIQA", EVALUATION.format("hyperiqa"), r"^(res\.)?lda1_pool\.0\.weight$", r"^fc1w_conv\.weight$"),
     ("LPIPS or a VGG network", EVALUATION.format("vgg-lpips"), r"^(features\.0|lin0\.model\.1)\.weight$"),
     ("an Inception network", EVALUATION.format("inception"), r"^Mixed_5b\.branch1x1\."),
-    ("the Wav2Lip generator", OTHER_PROJECT, r"^face_encoder_blocks\.0\.0\.conv_block\.0\.weight$"),
-    ("Wav2Lip's SyncNet", OTHER_PROJECT, r"^face_encoder\.0\.conv_block\.0\.weight$"),
-    ("a CLIP text encoder", OTHER_PROJECT, r"^text_model\.embeddings\.token_embedding\.weight$"),
-    ("an ArcFace network", OTHER_PROJECT, r"^layer4\.2\.prelu\.weight$"),
 )
 
 
@@ -93,18 +87,15 @@ def identify(content: Content) -> Identity | None:
     keys, beside = content.tensors.keys(), content.beside
     if {"optimizer", "step"} <= beside.keys():
         return Identity("is the state of a training run", "give the .safetensors file that the run wrote")
-    if all("motion_modules." in key for key in keys):
-        return Identity("seems to hold motion modules only, as AnimateDiff's files do", OTHER_PROJECT)
     if "module.conv_in.weight" in keys:
         return Identity(
             "has keys that begin with 'module.', as saved from inside DistributedDataParallel", BARE
         )
     bare = {re.sub(r"^(module|model)\.", "", key) for key in keys}
-    source = "a Lightning checkpoint of " if "pytorch-lightning_version" in beside else ""
     for what, use, *patterns in MARKS:
         if all(any(re.search(pattern, key) for key in bare) for pattern in patterns):
-            return Identity(f"seems to be {source}{what}", use)
-    return Identity("seems to be a Lightning checkpoint of an unknown network", BARE) if source else None
+            return Identity(f"seems to be {what}", use)
+    return None
 
 
 def describe_unknown(keys: Collection[str]) -> Identity:

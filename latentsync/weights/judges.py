@@ -1,4 +1,4 @@
-"""Weights of the networks that judge: the released SyncNets, SyncNet v2 and VideoMAE-v2."""
+"""Weights of the networks that judge: the released SyncNets, SyncNet v2, VideoMAE-v2 and HyperIQA."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from torch import Tensor
 
 from latentsync.errors import WeightsError
 from latentsync.models.framewise import FramewiseSyncNet, build_framewise
+from latentsync.models.hyperiqa import HyperIQA
 from latentsync.models.syncnet import SyncNet, build_syncnet
 from latentsync.models.syncnet_v2 import SyncNetV2
 from latentsync.models.videomae import VideoEncoder, build_video_encoder
 from latentsync.recipe.networks import FramewiseConfig, SyncNetConfig, TowerConfig, VideoEncoderConfig
 from latentsync.weights.checkpoints import assign_strictly, is_checkpoint, load_checkpoint, read_note
 from latentsync.weights.fingerprints import describe_unknown, identify
-from latentsync.weights.read import Content, read_content
+from latentsync.weights.read import Content, read_content, read_tensors
 
 _AUDIO_16 = TowerConfig(
     channels=(32, 64, 128, 256, 512, 1024, 2048), factors=((2, 1), 2, 2, 1, 2, 2, (2, 3)), attention=()
@@ -180,6 +181,22 @@ def videomae_from_released(
         encoder = build_video_encoder(config)
     assign_strictly(encoder, tensors, path, device=device, dtype=dtype)
     return encoder.eval()
+
+
+def hyperiqa_from_released(path: Path, *, device: torch.device | str = "cpu") -> HyperIQA:
+    """Load `koniq_pretrained.pkl`, in eval mode.
+
+    Raises:
+        WeightsError: the file is damaged, holds another network, or a key is missing or left over.
+    """
+    tensors = {key: tensor for key, tensor in read_tensors(path).items() if not key.startswith("res.fc.")}
+    with torch.device("meta"):
+        network = HyperIQA()
+    for key, tensor in network.state_dict().items():
+        if key.endswith("num_batches_tracked"):  # old files lack it; it plays no part in eval mode
+            tensors.setdefault(key, torch.zeros(tensor.shape, dtype=tensor.dtype))
+    assign_strictly(network, tensors, path, device=device, dtype=torch.float32)
+    return network.eval()
 
 
 def _layout(tensors: Mapping[str, Tensor], tower: str) -> TowerLayout:

@@ -9,7 +9,7 @@ import torch
 
 from latentsync.errors import WeightsError
 from latentsync.models.hyperiqa import HyperIQA
-from latentsync.weights.quality import hyperiqa_from_released
+from latentsync.weights.judges import hyperiqa_from_released
 
 
 @pytest.fixture(scope="module")
