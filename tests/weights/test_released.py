@@ -179,7 +179,6 @@ def test_another_unet(changes: dict[str, int], channels: int, message: str, tmp_
         ("netcnnaud.0.weight", "SyncNet v2"),
         ("encoder.embed_positions.weight", r"a Whisper model \(Hugging Face"),
         ("blocks.0.attn.q_bias", "VideoMAE v2"),
-        ("module.face_encoder_blocks.0.0.conv_block.0.weight", "the Wav2Lip generator"),
         ("res.lda1_pool.0.weight", "is unknown"),
         ("encoder.positional_embedding", "a Whisper model"),
         ("encoder.down_blocks.0.resnets.0.conv1.weight", "a VAE"),
