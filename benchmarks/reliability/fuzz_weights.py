@@ -27,8 +27,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from latentsync.audio.whisper import WhisperDims, WhisperEncoder
+from latentsync.audio.whisper import WhisperEncoder
 from latentsync.errors import WeightsError
+from latentsync.recipe.networks import WhisperDims
 from latentsync.weights.checkpoints import is_checkpoint, read_note
 from latentsync.weights.convert import import_file
 from latentsync.weights.models import BUNDLED

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from latentsync.axes import expect_axes
 from latentsync.compat import make_torchvision_importable
+from latentsync.recipe.networks import WhisperDims
 
 RATE_HZ = 16000
 MELS = 80
@@ -26,17 +26,6 @@ FADE_STATES = 10  # on either side of a seam, because the table of positions jum
 KEPT_CHUNKS = 2
 
 ChunkMode = Literal["overlap", "exact"]
-
-
-@dataclass(frozen=True, slots=True)
-class WhisperDims:
-    """Dimensions of an encoder, under the names of OpenAI's checkpoints."""
-
-    n_mels: int
-    n_audio_ctx: int
-    n_audio_state: int
-    n_audio_head: int
-    n_audio_layer: int
 
 
 class WhisperEncoder(nn.Module):

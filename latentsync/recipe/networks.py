@@ -147,6 +147,16 @@ class TinyAutoencoderConfig(Table):
     decoder_blocks: Blocks = (2, 2, 2)
 
 
+class WhisperDims(Table):
+    """Dimensions of a Whisper encoder, under the names of OpenAI's checkpoints."""
+
+    n_mels: int
+    n_audio_ctx: int
+    n_audio_state: int
+    n_audio_head: int
+    n_audio_layer: int
+
+
 class TowerConfig(Table):
     """One of the two towers of a SyncNet, an entry per block.
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from latentsync.audio.whisper import WhisperDims, WhisperEncoder
+from latentsync.audio.whisper import WhisperEncoder
 from latentsync.errors import WeightsError
 from latentsync.models.unet import LipUNet, build_unet
 from latentsync.models.vae import FaceVAE, build_vae
-from latentsync.recipe.networks import UNetConfig, VAEConfig
+from latentsync.recipe.networks import UNetConfig, VAEConfig, WhisperDims
 from latentsync.weights.checkpoints import FORMAT, assign_strictly, is_checkpoint, load_checkpoint, read_note
 from latentsync.weights.fingerprints import describe_unknown, identify
 from latentsync.weights.read import DOWNLOAD_AGAIN, Content, read_content

@@ -74,7 +74,8 @@ def test_two_files_are_enough(
 def test_flags_become_a_job(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = (
         "-o -out.mp4 --model here --device cpu --dtype bf16 --face 12,40 --start 1 --end 00:00:02.5 "
-        "--video-track 1 --audio-track 2 --keep-fps --pixel-format keep --duration ping-pong --mask m.png --compare --report r.json --force --dry-run --quiet"
+        "--video-track 1 --audio-track 2 --keep-fps --pixel-format keep --duration ping-pong "
+        "--mask m.png --compare --report r.json --force --dry-run --quiet"
     )
     give(monkeypatch, *flags.split(), "--", "-in.mp4", "-a.wav")
     assert calls.jobs == [

@@ -11,7 +11,7 @@ from made_clips import write_clips
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from latentsync.audio.whisper import WhisperDims, WhisperEncoder
+from latentsync.audio.whisper import WhisperEncoder
 from latentsync.models.syncnet import build_syncnet
 from latentsync.models.vae import build_vae
 from latentsync.models.videomae import build_video_encoder
@@ -21,6 +21,7 @@ from latentsync.recipe.networks import (
     VAEConfig,
     VideoEncoderConfig,
     Wav2LipConfig,
+    WhisperDims,
 )
 from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.recipe.train_unet import (
@@ -71,7 +72,7 @@ def write_networks(folder: Path) -> Path:
         save_checkpoint(folder / f"{kind}.safetensors", make(config).state_dict(), kind=kind, config=config)
     dims = WhisperDims(n_mels=80, n_audio_ctx=1500, n_audio_state=16, n_audio_head=2, n_audio_layer=1)
     encoder = WhisperEncoder(dims).transformer.state_dict()
-    said = {name: getattr(dims, name) for name in WhisperDims.__dataclass_fields__}
+    said = {name: getattr(dims, name) for name in WhisperDims.model_fields}
     note = {"format": "latentsync-1", "kind": "whisper", "config": json.dumps(said), "facts": "{}"}
     save_file(encoder, folder / "whisper.safetensors", note)
     return folder
