@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from latentsync.evaluate.prepare import Prepared, hear, prepare
 from latentsync.faces.align import WINDOW_HEIGHT, WINDOW_WIDTH
-from latentsync.preprocess.step import SAMPLES_PER_FRAME
+from latentsync.rates import SAMPLES_PER_FRAME
 from latentsync.recipe.evaluate import EvaluateRecipe
 from latentsync.recipe.loading import load_recipe
 

@@ -11,11 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentsync.manifest import Split
-from latentsync.rates import AUDIO_HZ, VIDEO_FPS
-from latentsync.rates import SAMPLES_PER_FRAME as SAMPLES_PER_FRAME
+from latentsync.rates import SAMPLES_PER_FRAME
 from latentsync.types import Frame, FrameImage
-
-CLIP_FPS, RATE_HZ = VIDEO_FPS, AUDIO_HZ
 
 # All reasons, with their meaning. Reports count these words: they do not change.
 REASONS = {

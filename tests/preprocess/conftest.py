@@ -16,9 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentsync.preprocess.step import CLIP_FPS, SAMPLES_PER_FRAME, Clip, Picture, Source
+from latentsync.preprocess.step import Clip, Picture, Source
+from latentsync.rates import SAMPLES_PER_FRAME, VIDEO_FPS
+from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.preprocess import PreprocessRecipe
 from latentsync.types import Frame, FrameImage
 
+RECIPE = load_recipe("preprocess", PreprocessRecipe)  # steps take its tables, with changes
 MakeFilm = Callable[..., Path]
 
 
@@ -119,7 +123,7 @@ def judge() -> LoudnessJudge:
     return LoudnessJudge()
 
 
-def numbered_frames(count: int, *, fps: float = CLIP_FPS) -> Iterator[Frame]:
+def numbered_frames(count: int, *, fps: float = VIDEO_FPS) -> Iterator[Frame]:
     """Tiny frames whose pixels say which one it is."""
     for number in range(count):
         yield Frame(np.full((2, 2, 3), number % 256, np.uint8), number, number / fps)

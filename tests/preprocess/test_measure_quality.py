@@ -12,10 +12,9 @@ from latentsync.errors import WeightsError
 from latentsync.preprocess import measure_quality
 from latentsync.preprocess.measure_quality import MeasureQuality, blockiness, sharpness
 from latentsync.preprocess.step import Clip, Drop
-from latentsync.recipe.preprocess import Quality
 from latentsync.types import FrameImage
 
-from .conftest import astronaut, clip_of
+from .conftest import RECIPE, astronaut, clip_of
 
 
 @pytest.fixture
@@ -28,7 +27,7 @@ def blurred(face: FrameImage, sigma: float) -> FrameImage:
 
 
 def measured(face: FrameImage, **settings: object) -> Clip | Drop:
-    step = MeasureQuality(Quality(measure="sharpness", **settings))  # type: ignore[arg-type]
+    step = MeasureQuality(RECIPE.quality.model_copy(update={"measure": "sharpness", **settings}))
     step.start()
     (answer,) = step.run(clip_of(crops_u8=np.stack([face] * 5)), Path())
     return answer
@@ -60,7 +59,7 @@ def test_the_measure_is_named_and_its_limits_are_kept(face: FrameImage) -> None:
 def test_hyperiqa_asked_for_and_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LATENTSYNC_CACHE", str(tmp_path))
     with pytest.raises(WeightsError, match="hyperiqa"):
-        MeasureQuality(Quality(measure="hyperiqa")).start()
+        MeasureQuality(RECIPE.quality.model_copy(update={"measure": "hyperiqa"})).start()
 
 
 def test_hyperiqa_is_preferred(monkeypatch: pytest.MonkeyPatch, face: FrameImage) -> None:
@@ -68,7 +67,7 @@ def test_hyperiqa_is_preferred(monkeypatch: pytest.MonkeyPatch, face: FrameImage
     monkeypatch.setattr(
         measure_quality, "_load_hyperiqa", lambda device: lambda crop: float(crop.mean() > 0) * 39
     )
-    step = MeasureQuality(Quality())
+    step = MeasureQuality(RECIPE.quality)
     step.start()
     (answer,) = step.run(clip_of(crops_u8=np.stack([face] * 5)), Path())
     assert isinstance(answer, Drop) and answer.detail == "hyperiqa 39 < 40"

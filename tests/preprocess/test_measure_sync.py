@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from latentsync.preprocess.measure_sync import MeasureSync
-from latentsync.preprocess.step import SAMPLES_PER_FRAME, Clip, Drop, speech_during
-from latentsync.recipe.preprocess import Synchrony
+from latentsync.preprocess.step import Clip, Drop, speech_during
+from latentsync.rates import SAMPLES_PER_FRAME
 
-from .conftest import LoudnessJudge, clip_of
+from .conftest import RECIPE, LoudnessJudge, clip_of
 
 FRAMES, START = 80, 40
 
@@ -33,7 +33,8 @@ def clip_with(loudness: NDArray[np.float32], *, early_frames: int) -> Clip:
 
 
 def measure(clip: Clip, judge: LoudnessJudge, **settings: object) -> Clip | Drop:
-    recipe = Synchrony(min_confidence_compact=0.1, max_offset_frames=6, **settings)  # type: ignore[arg-type]
+    changes = {"min_confidence_compact": 0.1, "max_offset_frames": 6, **settings}
+    recipe = RECIPE.sync.model_copy(update=changes)
     (answer,) = MeasureSync(recipe, judge=judge).run(clip, Path())
     return answer
 

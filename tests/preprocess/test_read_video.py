@@ -10,10 +10,9 @@ import pytest
 
 from latentsync.preprocess.read_video import ReadVideo, at_25_fps
 from latentsync.preprocess.step import Clip, Drop, Source
-from latentsync.recipe.preprocess import Reading
 from latentsync.types import Frame
 
-from .conftest import numbered_frames
+from .conftest import RECIPE, numbered_frames
 
 MakeFilm = Callable[..., Path]
 
@@ -23,7 +22,7 @@ def numbers(frames: Iterator[Frame]) -> list[int]:
 
 
 def read(path: Path, **limits: object) -> list[Clip | Drop]:
-    step = ReadVideo(Reading(**limits), min_s=0.5)  # type: ignore[arg-type]
+    step = ReadVideo(RECIPE.read.model_copy(update=limits), min_s=0.5)
     return list(step.run(Clip(source=Source(path, path.name)), path.parent))
 
 
@@ -65,7 +64,7 @@ def test_frames_out_of_order_are_left_out_and_gaps_are_not_filled() -> None:
 def test_a_gap_makes_two_clips(make_film: MakeFilm) -> None:
     times_ms = [40 * k for k in range(15)] + [2000 + 40 * k for k in range(15)]
     path = make_film(times_ms=times_ms, sound_s=2.6)
-    step = ReadVideo(Reading(), min_s=0.5)
+    step = ReadVideo(RECIPE.read, min_s=0.5)
     starts, lengths = [], []
     for clip in step.run(Clip(source=Source(path, path.name)), path.parent):
         assert isinstance(clip, Clip) and clip.stream is not None and clip.speech is not None
@@ -97,7 +96,8 @@ def test_frames_are_upright_and_no_longer_than_asked(make_film: MakeFilm) -> Non
     (upright,) = read(make_film(rotation=90, size=(128, 64)))
     assert isinstance(upright, Clip)
     for taken, shape in ((clip, (64, 32, 3)), (upright, (128, 64, 3))):
-        step = ReadVideo(Reading(max_side_px=64 if taken is clip else 128), min_s=0.5)
+        limits = {"max_side_px": 64 if taken is clip else 128}
+        step = ReadVideo(RECIPE.read.model_copy(update=limits), min_s=0.5)
         first = next(step.run(taken, Path()))
         assert isinstance(first, Clip) and first.stream is not None
         assert next(first.stream).rgb_u8.shape == shape

@@ -9,10 +9,9 @@ import numpy as np
 
 from latentsync.preprocess.split_shots import SplitShots
 from latentsync.preprocess.step import Clip
-from latentsync.recipe.preprocess import Shots
 from latentsync.types import Frame
 
-from .conftest import clip_of
+from .conftest import RECIPE, clip_of
 
 
 def film(*levels: int, frames_each: int = 30) -> Iterator[Frame]:
@@ -26,7 +25,7 @@ def film(*levels: int, frames_each: int = 30) -> Iterator[Frame]:
 
 
 def shots_of(frames: Iterator[Frame]) -> Iterator[Clip]:
-    for shot in SplitShots(Shots()).run(clip_of(stream=frames), Path()):
+    for shot in SplitShots(RECIPE.shots).run(clip_of(stream=frames), Path()):
         assert isinstance(shot, Clip)
         yield shot
 
@@ -58,4 +57,4 @@ def test_only_a_few_frames_are_held_back() -> None:
     shot = next(shots_of(counted()))
     assert shot.stream is not None
     for frame in shot.stream:
-        assert read[-1] - frame.index <= Shots().window_frames
+        assert read[-1] - frame.index <= RECIPE.shots.window_frames

@@ -18,14 +18,15 @@ from latentsync.media.probe import probe
 from latentsync.media.sound import read_audio
 from latentsync.preprocess import save_features
 from latentsync.preprocess.save_features import SaveFeatures
-from latentsync.preprocess.step import SAMPLES_PER_FRAME, Clip, Source, SyncFacts
+from latentsync.preprocess.step import Clip, Source, SyncFacts
 from latentsync.preprocess.write_clip import WriteClip
-from latentsync.recipe.preprocess import ClipEncoding, Features, Splitting
+from latentsync.rates import SAMPLES_PER_FRAME
+from latentsync.recipe.preprocess import Features
 
-from .conftest import clip_of
+from .conftest import RECIPE, clip_of
 
 FRAMES = 30
-STEP = WriteClip(ClipEncoding(preset="ultrafast"), Splitting())
+STEP = WriteClip(RECIPE.encoding.model_copy(update={"preset": "ultrafast"}), RECIPE.split)
 
 
 @pytest.fixture
