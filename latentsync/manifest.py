@@ -81,7 +81,7 @@ class Decision:
     end_s: Seconds | None = None
     frames: Count | None = None
     resolution: Count | None = None
-    fps: Seconds | None = None
+    fps: Seconds | Count | None = None  # a whole number is read back as one: the same bytes again
     face_px: Number | None = None
     face_yaw: Number | None = None
     other_faces: Number | None = None

@@ -65,6 +65,9 @@ def test_equal_decisions_make_equal_bytes(out_dir: Path) -> None:
 def test_every_decision_is_a_line_and_kept_clips_are_rows(out_dir: Path) -> None:
     write_manifest(out_dir, ALL, recipe="seed = 1")
     assert read_decisions(out_dir) == [DROPPED, EARLIER, KEPT]
+    before = (out_dir / "decisions.jsonl").read_bytes()
+    write_manifest(out_dir, read_decisions(out_dir))
+    assert (out_dir / "decisions.jsonl").read_bytes() == before
     first, second = read_manifest(out_dir)
     assert (first.name, second.name) == ("clips/b/0.mp4", "clips/b/1.mp4")
     assert second.path == out_dir / "clips/b/1.mp4" and second.source == KEPT.source
