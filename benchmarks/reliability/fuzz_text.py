@@ -1,4 +1,4 @@
-"""Feeds damaged recipes, lists, logs, manifests and catalogues to their readers and counts what comes out.
+"""Feeds damaged recipes, lists, logs and manifests to their readers and counts what comes out.
 
     python benchmarks/reliability/fuzz_text.py [--cases 400] [--seed 1] [--only recipe log] [--json FILE]
 
@@ -38,10 +38,9 @@ from latentsync.preprocess.run import collect
 from latentsync.recipe.evaluate import EvaluateRecipe
 from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.preprocess import PreprocessRecipe
-from latentsync.recipe.schema import SyncRecipe
+from latentsync.recipe.sync import SyncRecipe
 from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.recipe.train_unet import UNetTrainingRecipe
-from latentsync.weights import catalog
 
 RESULTS = Path(__file__).parents[1] / "results" / "fuzz_text.json"
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -212,7 +211,7 @@ def manifest(draw: random.Random, folder: Path) -> object:
 
 
 def decisions(draw: random.Random, folder: Path) -> object:
-    lines = [line_of(changed(DECISION, draw), draw) for _ in range(3)]
+    lines = [json.dumps(DECISION), line_of(changed(DECISION, draw), draw)]
     (folder / "decisions.jsonl").write_bytes("\n".join([*lines, ""]).encode("utf-8", "surrogateescape"))
     return read_decisions(folder)
 
@@ -235,15 +234,8 @@ def pairs(draw: random.Random, folder: Path) -> object:
     return read_pairs(folder / "pairs.csv")
 
 
-def catalogue(draw: random.Random, folder: Path) -> object:
-    whole = Path(catalog.__file__).with_name("catalog.toml").read_text(encoding="utf-8")
-    catalog.CATALOG = folder / "catalog.toml"
-    catalog.CATALOG.write_bytes(damaged(whole, draw))
-    return catalog.load_catalog()
-
-
 READERS: dict[str, Reader] = {
-    one.__name__: one for one in (recipe, override, manifest, decisions, log, pairs, catalogue)
+    one.__name__: one for one in (recipe, override, manifest, decisions, log, pairs)
 }
 
 
