@@ -16,9 +16,8 @@ A U-Net becomes a checkpoint of kind "unet", a SyncNet one of kind "syncnet", a 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from torch import Tensor
 
 from latentsync.audio.whisper import WhisperEncoder
 from latentsync.errors import UsageError, WeightsError
+from latentsync.files import free_bytes, sha256_of
 from latentsync.models.unet import build_unet
 from latentsync.runtime import DTYPES
 from latentsync.weights.catalog import load_catalog
@@ -124,7 +124,7 @@ def import_file(
     _check_output(path, output, is_forced=is_forced)
     content = read_content(path)
     kind, convert = _choose(path, content)
-    sha256 = _hash(path)
+    sha256 = sha256_of(path)
     converted = convert(_Source(path, content, sha256, _name_in_catalogue(path, sha256)))
     _check_beside(path, content)
     _check_room(output, converted.tensors, DTYPES[dtype])
@@ -209,7 +209,12 @@ def _convert_whisper(source: _Source) -> _Converted:
         encoder = WhisperEncoder(dims).transformer
     check_fit(encoder, tensors, source.path)
     version = {384: "tiny", 768: "small"}.get(dims.n_audio_state, f"of width {dims.n_audio_state}")
-    metadata = note_text("whisper", dims, _facts(source, version, licence="MIT"))
+    metadata = {
+        "format": FORMAT,
+        "kind": "whisper",
+        "config": json.dumps(dataclasses.asdict(dims)),
+        "facts": json.dumps(_facts(source, version, licence="MIT")),
+    }
     decoder = [key for key in source.content.tensors if key not in names]
     return _Converted(
         version,
@@ -272,15 +277,8 @@ def _check_beside(path: Path, content: Content) -> None:
 def _check_room(output: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
     sizes = (t.numel() * (dtype if t.is_floating_point() else t.dtype).itemsize for t in tensors.values())
     needed_bytes = sum(sizes) + SPARE_BYTES
-    place = next(folder for folder in output.absolute().parents if folder.exists())
-    free_bytes = shutil.disk_usage(place).free
-    if free_bytes < needed_bytes:
-        message = (
-            f"'{output}' needs {needed_bytes / 1e6:.0f} MB, and {free_bytes / 1e6:.0f} MB are free there"
+    if free_bytes(output) < needed_bytes:
+        room = f"{needed_bytes / 1e6:.0f} MB, and {free_bytes(output) / 1e6:.0f} MB are free there"
+        raise WeightsError(
+            f"'{output}' needs {room}", hint="free some space, or write to another disk with -o"
         )
-        raise WeightsError(message, hint="free some space, or write to another disk with -o")
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from latentsync.weights.catalog import WeightsEntry, find_entry, load_catalog, w
 from latentsync.weights.download import REACH, cannot_write, download, in_megabytes, part_of, plain
 
 SPARE_BYTES = 64 << 20  # left free on the disk
+DEAD_S = 3600.0  # without a byte; the hub's library gives up after some minutes
 AGAIN = "run 'latentsync models pull --force {}' to fetch it again"
 
 
@@ -220,12 +222,25 @@ def _in_hub_cache(entry: WeightsEntry) -> Path | None:
     """The file in the hub's cache: at the catalogue's commit, or at another one with the very same bytes."""
     if entry.hub is None or entry.hub_file is None or entry.commit is None:
         return None
-    snapshots = hub_cache_folder() / f"models--{entry.hub.replace('/', '--')}" / "snapshots"
+    snapshots = _repository(entry.hub) / "snapshots"
     pinned = snapshots / entry.commit / entry.hub_file
     if pinned.is_file():
         return pinned
     same = (path for path in snapshots.glob(f"*/{entry.hub_file}") if _stated_hash(path) == entry.sha256)
     return next(same, None) if entry.sha256 else None
+
+
+def _repository(hub: str) -> Path:
+    """The folder of a repository in the hub's cache."""
+    return hub_cache_folder() / f"models--{hub.replace('/', '--')}"
+
+
+def _sweep_incomplete(hub: str) -> None:
+    """Delete what killed downloads have left: the hub's library never takes it up again."""
+    for path in _repository(hub).glob("blobs/*.incomplete"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > DEAD_S:
+                path.unlink()
 
 
 def _stated_hash(path: Path) -> str | None:
@@ -282,6 +297,7 @@ def _fetch_from_hub(entry: WeightsEntry, report: Report, *, is_forced: bool) -> 
     from huggingface_hub import hf_hub_download
 
     report(Plan((f"fetching {entry.hub}/{entry.hub_file} at commit {entry.commit}",)))
+    _sweep_incomplete(str(entry.hub))
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its warnings would tear the bar apart
     try:
         path = Path(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -176,6 +177,18 @@ def test_a_hub_that_fails(describe: Describe, hub: Callable[..., None]) -> None:
         pull(["one"], ignore)
     assert str(failure.value).isprintable()
     assert all(word in (failure.value.hint or "") for word in ("HTTPS_PROXY", "HF_ENDPOINT", "--from"))
+
+
+def test_what_a_killed_download_left_is_swept(
+    describe: Describe, hub: Callable[..., None], tmp_path: Path
+) -> None:
+    hub()
+    describe("one", sha256=DIGEST, **FROM_HUB)
+    blobs = tmp_path / "hub" / "models--a--b" / "blobs"
+    dead, alive = put(blobs / "x.1.incomplete"), put(blobs / "x.2.incomplete")
+    os.utime(dead, (1, 1))
+    pull(["one"], ignore)
+    assert not dead.exists() and alive.exists()
 
 
 def test_force_fetches_again(describe: Describe, hub: Callable[..., None], tmp_path: Path) -> None:
