@@ -61,7 +61,7 @@ class ImportResult:
     version  of the release, as far as the file tells
     keys     how many tensors were written
     renamed  the key in the new file by the key in the old one, where they differ
-    dropped  why, by the key or entry of the old file that has no place in the new one
+    dropped  why, by the key or entry of the old file that has no counterpart in the new one
     """
 
     kind: Kind

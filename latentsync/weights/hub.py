@@ -351,8 +351,8 @@ def _find_copies(missing: Sequence[WeightsEntry], source: Path) -> dict[str, Pat
     copies: dict[str, Path] = {}
     absent = []
     for entry in missing:
-        places = [entry.path, *([entry.hub_file] if entry.hub_file else []), PurePosixPath(entry.path).name]
-        found = next((source / name for name in places if (source / name).is_file()), None)
+        names = filter(None, (entry.path, entry.hub_file, PurePosixPath(entry.path).name))
+        found = next((source / name for name in names if (source / name).is_file()), None)
         if found is None:
             absent.append(f"{entry.path} ({entry.name}: {entry.enables})")
         elif found in copies.values():

@@ -126,7 +126,7 @@ def rename_unet(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             if first is not None and not first.is_meta and not _is_equal(first, tensor):
                 raise WeightsError(f"{key!r} differs from the first attention's table", hint=NAMED)
         elif name in renamed:
-            raise WeightsError(f"{key!r} is there twice, under the names of two versions", hint=NAMED)
+            raise WeightsError(f"{key!r} is given twice, under the names of two versions", hint=NAMED)
         else:
             renamed[name] = tensor
     return renamed
@@ -388,7 +388,7 @@ def _whisper_dims(path: Path, tensors: Mapping[str, Tensor], stated: Mapping[str
 
 def _weights_in(folder: Path) -> Path:
     names = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-    for candidate in (folder / place / name for place in ("", "vae") for name in names):
+    for candidate in (folder / inner / name for inner in ("", "vae") for name in names):
         if candidate.is_file():
             return candidate
     hint = "give the folder that diffusers saved the VAE in"

@@ -249,7 +249,7 @@ def _members(file: BinaryIO) -> dict[str, tuple[int, int]]:
     for info in infos:
         header = _bytes_at(file, info.header_offset, 30)
         if len(header) < 30 or not header.startswith(b"PK\x03\x04"):
-            raise Malformed("is damaged: a member of the zip is not where its directory says")
+            raise Malformed("is damaged: a member of the zip is not where its directory states")
         start = (
             info.header_offset + 30 + sum(int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
         )
@@ -309,7 +309,7 @@ def _cut(whole: torch.UntypedStorage, start: int, count: int) -> torch.UntypedSt
     if start + count > whole.nbytes():
         raise Malformed("is cut off")
     piece: torch.UntypedStorage = whole[start : start + count]
-    # Old files place numbers at any byte, where not every processor reads them.
+    # In old files numbers start at any byte, where not every processor reads them.
     return piece if start % 8 == 0 else piece.clone()
 
 

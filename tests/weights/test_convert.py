@@ -270,7 +270,7 @@ def test_entries_that_are_no_weights_are_named(small: Tensors, tmp_path: Path) -
 
 
 def test_both_names_of_one_tensor(small: Tensors, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="is there twice, under the names of two versions"):
+    with pytest.raises(WeightsError, match="is given twice, under the names of two versions"):
         import_file(write({**small, **as_version_1_0(small)}, tmp_path / "unet.pt"))
 
 
