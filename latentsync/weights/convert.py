@@ -16,7 +16,6 @@ A U-Net becomes a checkpoint of kind "unet", a SyncNet one of kind "syncnet", a 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -209,12 +208,7 @@ def _convert_whisper(source: _Source) -> _Converted:
         encoder = WhisperEncoder(dims).transformer
     check_fit(encoder, tensors, source.path)
     version = {384: "tiny", 768: "small"}.get(dims.n_audio_state, f"of width {dims.n_audio_state}")
-    metadata = {
-        "format": FORMAT,
-        "kind": "whisper",
-        "config": json.dumps(dataclasses.asdict(dims)),
-        "facts": json.dumps(_facts(source, version, licence="MIT")),
-    }
+    metadata = note_text("whisper", dims, _facts(source, version, licence="MIT"))
     decoder = [key for key in source.content.tensors if key not in names]
     return _Converted(
         version,
