@@ -246,7 +246,8 @@ def test_ours_and_theirs_through_one_door(released: Tensors, tmp_path: Path) -> 
     theirs = load_unet(write(released, tmp_path / "theirs.pt"))
     path = tmp_path / "ours.safetensors"
     save_checkpoint(path, theirs.state_dict(), kind="unet", config=theirs.config)
-    assert torch.equal(output_of(load_unet(path)), output_of(theirs))
+    # Not to the bit: the last digit depends on where in memory a file is mapped.
+    torch.testing.assert_close(output_of(load_unet(path)), output_of(theirs))
     with pytest.raises(WeightsError, match=r"not that of 1\.6"):
         load_unet(path, version="1.6")
 
