@@ -148,15 +148,21 @@ def show_json(result: Mapping[str, object]) -> None:
     _is_json_shown = True
 
 
-def table(title: str, rows: Sequence[Sequence[str]], *, columns: Sequence[str] = ()) -> None:
+def table(
+    title: str,
+    rows: Sequence[Sequence[str]],
+    *,
+    columns: Sequence[str] = (),
+    pipe_columns: int = PIPE_COLUMNS,
+) -> None:
     """Print rows on stdout, folded to the width of the terminal; without `columns` there is no header."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     is_plain = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    screen = Console(highlight=False, width=PIPE_COLUMNS if is_plain else None)
-    drawn = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    screen = Console(highlight=False, width=pipe_columns if is_plain else None)
+    drawn = Table(title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False)
     drawn.show_header = bool(columns)
     for column in columns or [""] * max(map(len, rows), default=1):
         drawn.add_column(column, overflow="fold")

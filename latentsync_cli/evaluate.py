@@ -1,4 +1,4 @@
-"""`latentsync evaluate`: score lip-synced videos beside the real ones, or judge a SyncNet."""
+"""`latentsync evaluate`: score lip-synced videos beside the real ones, or measure a SyncNet."""
 
 from __future__ import annotations
 
@@ -27,22 +27,21 @@ if TYPE_CHECKING:
     from latentsync.evaluate.run import EvaluateResult, Method
 
 
+UNFOLDED = 10_000  # columns: what reads a pipe wants one line for each number
 Split = Literal["auto", "train", "validation", "all"]
 TestSetOption = Annotated[
     str | None,
-    typer.Option(
-        "--set", metavar="NAME|FILE", help="A set of test clips: hdtf, voxceleb2, or a file like theirs."
-    ),
+    typer.Option("--set", metavar="NAME|FILE", help="A test set: hdtf, voxceleb2, or a file like theirs."),
 ]
 PairsOption = Annotated[
     Path | None,
-    typer.Option(metavar="CSV", help="Pairs instead: name,video,speech[,speaker_video][,generated]."),
+    typer.Option(metavar="CSV", help="Pairs instead: video,speech[,name][,speaker_video][,generated]."),
 ]
 DataOption = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="The set's videos, where paths in the CSV begin, or processed clips for --syncnet.",
+        help="The set's videos; the folder of paths in the CSV; or processed clips for --syncnet.",
         show_default="./data/SET, or the CSV's folder",
     ),
 ]
@@ -52,34 +51,34 @@ MethodOption = Annotated[
 ]
 GenerateOption = Annotated[
     bool,
-    typer.Option("--generate", help="Run sync over all pairs first, with --model; goes on where it stopped."),
+    typer.Option("--generate", help="Run sync over all pairs first, with --model; resumes where it stopped."),
 ]
-SyncRecipeOption = Annotated[str, typer.Option(metavar="NAME|PATH", help="The recipe of --generate.")]
+SyncRecipeOption = Annotated[str, typer.Option(metavar="NAME|PATH", help="The recipe for --generate.")]
 OutputOption = Annotated[
-    Path, typer.Option("--output", "-o", metavar="DIR", help="The folder for page, CSV and JSON.")
+    Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for page, CSV and JSON.")
 ]
 MetricsOption = Annotated[
     str | None,
     typer.Option(metavar="A,B…", help="Only these metrics.", show_default="all that can be measured here"),
 ]
 IdentityOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="A TorchScript face network, for the metric identity.")
+    Path | None, typer.Option(metavar="FILE", help="A TorchScript face network, for the metric `identity`.")
 ]
 SyncNetOption = Annotated[
     Path | None,
     typer.Option(
-        "--syncnet", metavar="FILE", help="Judge this SyncNet on the processed clips in --data instead."
+        "--syncnet", metavar="FILE", help="Measure this SyncNet on the processed clips in --data instead."
     ),
 ]
 SplitOption = Annotated[
-    Split, typer.Option(help="Clips for --syncnet; auto takes validation where there is any, else all.")
+    Split, typer.Option(help="Clips for --syncnet; auto: validation if there are any, else all.")
 ]
 WorkersOption = Annotated[
     int | None,
     typer.Option(min=1, help="How many videos at a time.", show_default="one per core, or one on a GPU"),
 ]
 CacheOption = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Where scores are kept.", show_default="the user's cache")
+    Path | None, typer.Option(metavar="DIR", help="Folder of cached scores.", show_default="the user's cache")
 ]
 
 
@@ -106,12 +105,14 @@ def evaluate(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Score videos of any lip-sync method beside the real ones; the same command goes on where it stopped."""
+    """Score videos of any lip-sync method beside the real ones; the same command resumes where it stopped."""
     if address is not None and engine != "ray":
         raise UsageError(f"--address {address}: the local engine has none", hint="add --engine ray")
     if syncnet is not None:
         if test_set is not None or pairs is not None or method or generate:
-            raise UsageError("--syncnet takes processed clips", hint="leave --set, --pairs and --method out")
+            raise UsageError(
+                "--syncnet takes processed clips", hint="leave out --set, --pairs, --method and --generate"
+            )
         _judge(syncnet, data, split, output, device, recipe, as_json=as_json, quiet=quiet)
         return
     from latentsync.evaluate.run import EvaluateJob, run
@@ -158,7 +159,7 @@ def _show(result: EvaluateResult, *, as_json: bool, quiet: bool) -> None:
     if not as_json:
         for setting in result.report.settings:
             part = text_table(result.report, setting)
-            console.table("", part.rows, columns=part.columns)
+            console.table("", part.rows, columns=part.columns, pipe_columns=UNFOLDED)
             print("\n".join([*part.remarks, ""]))
     console.show(
         result.as_dict(),

@@ -236,8 +236,7 @@ def text_table(report: EvaluationReport, setting: str) -> TextTable:
             cell, mark = row.cells.get(column.name, Cell()), _mark(report, row, column)
             measured.append(f"{cell_text(cell)} {mark}".rstrip())
             marks.add(mark)
-        shown = [number(values[column.name]) if column.name in values else "" for _, values in stated]
-        table.append([label(column), *measured, *shown])
+        table.append([label(column), *measured, *(_stated_text(values, column) for _, values in stated)])
     remarks = [f"{BEST} best mean of the methods"] if BEST in marks else []
     remarks += [f"{TAUGHT} {TAUGHT_BY}"] if TAUGHT in marks else []
     absent = report.absent(setting)
@@ -275,6 +274,10 @@ def cell_text(cell: Cell) -> str:
     if cell.value is None:
         return _DASH
     return " ".join(part for part in (number(cell.value), interval(cell), f"n={cell.clips}") if part)
+
+
+def _stated_text(values: Mapping[str, float], column: Column) -> str:
+    return number(values[column.name]) if column.name in values else ""
 
 
 def interval(cell: Cell) -> str:
@@ -392,7 +395,7 @@ def _setting_context(report: EvaluationReport, setting: str, cache: Cache) -> di
     columns = report.columns(setting)
     scores = [one for one in report.scores if one.setting == setting and not one.reason]
     table: list[dict[str, Any]] = []
-    for column in columns:
+    for column in (column for column in columns if column in report.totals.columns):
         cells = [row.cells.get(column.name, Cell()) for row in rows]
         measured = [
             {
@@ -403,15 +406,18 @@ def _setting_context(report: EvaluationReport, setting: str, cache: Cache) -> di
             }
             for row, cell in zip(rows, cells, strict=True)
         ]
-        shown = [number(values[column.name]) if column.name in values else "" for _, values in stated]
-        table.append({"label": label(column), "measured": measured, "stated": shown})
+        table.append({"label": label(column), "cells": measured})
+    in_paper = [column for column in columns if any(column.name in values for _, values in stated)]
     return {
         "name": setting,
         "rows": rows,
-        "stated": [name for name, _ in stated],
+        "stated_numbers": [label(column) for column in in_paper],
+        "stated": [
+            (method, [_stated_text(values, column) for column in in_paper]) for method, values in stated
+        ],
         "table": table,
         "caveat": report.caveat(setting),
-        "has_taught": any(cell["mark"] == TAUGHT for line in table for cell in line["measured"]),
+        "has_taught": any(cell["mark"] == TAUGHT for line in table for cell in line["cells"]),
         "absent": report.absent(setting),
         "plots": [_draw_clips(column, rows, scores) for column in columns if _has_values(column, scores)],
         "sync_plots": [
@@ -428,7 +434,7 @@ def _has_values(column: Column, scores: Sequence[ClipScores]) -> bool:
 
 
 def _worst(row: MethodRow, scores: Sequence[ClipScores], cache: Cache) -> dict[str, Any] | None:
-    """Strips of the clips with the lowest scores of a method; None for the real videos."""
+    """Strips of the clips with the lowest scores of a method; None for the real videos, and without strips."""
     own = [one for one in scores if one.method == row.method]
     by = next((name for name in _WORST_BY if any(name in one.values for one in own)), None)
     if by is None or row.method == REAL:
@@ -442,12 +448,12 @@ def _worst(row: MethodRow, scores: Sequence[ClipScores], cache: Cache) -> dict[s
         for one in ranked[:_WORST_CLIPS]
         if (jpeg := cache.read_picture(one.picture)) is not None
     ]
-    return {"method": row.method, "by": by, "strips": strips}
+    return {"method": row.method, "by": by, "strips": strips} if strips else None
 
 
 def _draw_clips(column: Column, rows: Sequence[MethodRow], scores: Sequence[ClipScores]) -> dict[str, str]:
     """A column of points for each method, with its mean and interval; every point is a clip."""
-    figure, (axes,) = panels(max(230, 70 + 70 * len(rows)), 230)
+    figure, (axes,) = panels(max(240, 80 + 70 * len(rows)), 240)
     total = sum(column.name in one.values for one in scores)
     for index, row in enumerate(rows):
         values = [
@@ -465,9 +471,10 @@ def _draw_clips(column: Column, rows: Sequence[MethodRow], scores: Sequence[Clip
             axes.vlines(index, cell.low, cell.high, colors="black", linewidths=1.5)
     axes.set(title=label(column), xlim=(-0.5, len(rows) - 0.5))
     names = [row.method for row in rows]
-    axes.set_xticks(range(len(rows)), names)
+    axes.set_xticks(range(len(rows)), names, fontsize=9)
     if max(map(len, names)) > 9:
-        axes.tick_params("x", labelrotation=25)
+        for text in axes.get_xticklabels():
+            text.set(rotation=20, horizontalalignment="right")
     return picture_of(figure, f"{column.name} of every clip, by method")
 
 
@@ -497,7 +504,7 @@ def panels(width_px: int, height_px: int, *, count: int = 1) -> tuple[Figure, Se
 
     figure = Figure(figsize=(width_px * _PX, height_px * _PX))
     # Fixed margins: a layout engine would draw every figure twice.
-    figure.subplots_adjust(66 / width_px, 56 / height_px, 1 - 8 / width_px, 1 - 28 / height_px, wspace=0.08)
+    figure.subplots_adjust(66 / width_px, 62 / height_px, 1 - 8 / width_px, 1 - 26 / height_px, wspace=0.08)
     all_axes = figure.subplots(1, count, sharex=True, sharey=True, squeeze=False)[0]
     for axes in all_axes:
         axes.spines[["top", "right"]].set_visible(False)

@@ -166,6 +166,7 @@ def test_the_page_escapes_names_and_holds_everything_itself(report: EvaluationRe
     for shown in ("[0.9, 0.9]", "Structural similarity.", "a &amp; b", "one = 1"):
         assert shown in page
     assert page.count("data:image/jpeg;base64,") == 5
+    assert "fvd" in page[page.index("Stated in a paper") :], "the paper's numbers have a table of their own"
     for loading in ("<script", "<link", "http://", "https://", "url(", "@import"):
         assert loading not in page
 
