@@ -434,7 +434,7 @@ def _has_values(column: Column, scores: Sequence[ClipScores]) -> bool:
 
 
 def _worst(row: MethodRow, scores: Sequence[ClipScores], cache: Cache) -> dict[str, Any] | None:
-    """Strips of the clips with the lowest scores of a method; None for the real videos, and without strips."""
+    """Strips of the clips with the lowest scores of a method; None for the real videos."""
     own = [one for one in scores if one.method == row.method]
     by = next((name for name in _WORST_BY if any(name in one.values for one in own)), None)
     if by is None or row.method == REAL:
