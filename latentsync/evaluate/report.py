@@ -152,8 +152,8 @@ class EvaluationReport:
         else:
             return frozenset()
         least = [method for method, fault in faults.items() if fault == min(faults.values())]
-        is_told = len(least) < len(means) and not self.caveat(setting)
-        return frozenset(least if is_told else ())
+        is_fair = len(least) < len(means) and not self.caveat(setting)
+        return frozenset(least if is_fair else ())
 
     def excluded(self) -> list[ClipScores]:
         """The clips without scores."""

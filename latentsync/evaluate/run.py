@@ -56,6 +56,7 @@ from latentsync.sync.run import run as run_sync
 from latentsync.weights.checkpoints import is_checkpoint, read_note
 from latentsync.weights.hub import cache_folder
 from latentsync.weights.models import DEFAULT_MODEL, LipModel, ModelSpec, find_model, load_model
+from latentsync.workers.pool import Work
 
 PAGE, TABLE, NUMBERS = "report.html", "scores.csv", "report.json"
 LISTED = "generated"  # the method of videos that a list of pairs names itself
@@ -144,7 +145,6 @@ def run(
     spec = _model_to_generate(job) if job.generate else None
     if spec is not None:
         made = _with_generated(job, pairs, made, spec, report)
-    settings = recipe.prepare, _cache_folder(job)
     options = WorkerOptions(
         engine=job.engine,
         address=job.address,
@@ -152,19 +152,14 @@ def run(
         device=device.type,
         limit_s=job.limit_s,
     )
-    if metrics is None:
-        network = job.identity_network
-        metrics = build_metrics(job.metrics, device=device.type, identity_network=network)
-        make = partial(choose_scorer, job.metrics, *settings, device=device.type, identity_network=network)
-    else:
-        make = partial(make_scorer, metrics, *settings)
+    metrics, make = _choose_metrics(job, recipe, device.type, metrics)
     assignments = [Assignment(pair, tuple(made[pair.setting, pair.name])) for pair in pairs]
     report(Plan(_plan_lines(job, test_set, assignments, metrics, options)))
     scores = score_all(assignments, make, options, report)
     cache = Cache(_cache_folder(job))
     found = EvaluationReport(
         title=f"Lip sync on {title}",
-        facts=_facts(job, recipe, test_set, metrics, chosen),
+        facts=_facts(job, recipe, test_set, metrics, clips=chosen),
         circumstances=_circumstances(job, options),
         definitions={metric.name: _definition(metric) for metric in [*metrics[0], *metrics[1]]},
         totals=total(scores, metrics, cache, recipe.intervals, seed=recipe.seed),
@@ -188,6 +183,18 @@ def _title(job: EvaluateJob, test_set: SetRecipe | None, chosen: int, report: Re
     title = f"{test_set.title}, {chosen} of {test_set.clips} clips"
     report(Note(f"{title} are present: means are not those of the set", "warning"))
     return title
+
+
+def _choose_metrics(
+    job: EvaluateJob, recipe: EvaluateRecipe, device: str, metrics: Metrics | None
+) -> tuple[Metrics, partial[Work]]:
+    """The metrics, and what builds a scorer with them in a worker, where networks are loaded."""
+    settings = recipe.prepare, _cache_folder(job)
+    if metrics is not None:
+        return metrics, partial(make_scorer, metrics, *settings)
+    network = job.identity_network
+    metrics = build_metrics(job.metrics, device=device, identity_network=network)
+    return metrics, partial(choose_scorer, job.metrics, *settings, device=device, identity_network=network)
 
 
 def _pairs(job: EvaluateJob) -> tuple[SetRecipe | None, list[Pair]]:
@@ -335,7 +342,7 @@ def _plan_lines(
 
 
 def _facts(
-    job: EvaluateJob, recipe: EvaluateRecipe, test_set: SetRecipe | None, metrics: Metrics, clips: int
+    job: EvaluateJob, recipe: EvaluateRecipe, test_set: SetRecipe | None, metrics: Metrics, *, clips: int
 ) -> Facts:
     """How it was measured, for the reader of the report."""
     side = recipe.prepare.resolution

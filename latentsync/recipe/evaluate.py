@@ -18,7 +18,7 @@ class Preparing(Table):
 
     min_s      shorter clips are excluded
     longest_s  longer clips are cut, so that memory is bounded; a set may cut earlier
-    silent_db  speech that is never louder, relative to full scale, counts as silent
+    silent_db  speech that is never louder than this, relative to full scale, counts as silent
     min_share  of the frames that must show a face; where fewer do, the clip is excluded
     """
 
@@ -44,7 +44,7 @@ class Intervals(Table):
 
 
 class JudgingSyncNet(Table):
-    """`--syncnet`: how many pairs are drawn, and from which cosine on frames and speech count as a match."""
+    """`--syncnet`: how many pairs are drawn, and above which cosine frames and speech count as a match."""
 
     pairs: Count
     threshold: Annotated[float, Field(ge=-1, le=1)]
@@ -70,21 +70,21 @@ class PaperRow(Table):
 
 
 class SetRecipe(Recipe):
-    """A set of test clips: which, where from, and what is said over them.
+    """A set of test clips: which ones, where they are from, and which speech they get.
 
     title         for people
     data          folder of the videos, under `data/` unless `--data` names another
     files         pattern of the videos within that folder
     clips         how many are chosen; None: all
-    per_person    at most so many of one person; None: no limit
+    per_person    the most clips of one person; None: no limit
     person        a regular expression with one group, searched for in the path without its suffix
     length_s      only the first seconds of each clip are used; None: all
     settings      reconstruction: its own speech; cross: the speech of the next chosen clip
-    sound         what to replace in a video's path to find its sound, where that is a file of its own
+    sound         what to replace in a video's path to find its audio, if that is in another file
     layout        how the folder looks
     source        where to get the videos
     licence       under what
-    paper_source  where the paper's numbers stand
+    paper_source  where the paper's numbers are from
     paper_settings  which settings each of the paper's numbers is shown beside
     """
 

@@ -16,11 +16,13 @@ import torch
 from latentsync.errors import FaceError, MediaError, UsageError
 from latentsync.evaluate import run as evaluate
 from latentsync.evaluate.run import EvaluateJob, Method, run
+from latentsync.evaluate.score import content_hash
 from latentsync.evaluate.syncnet import SyncNetJob, run_syncnet
 from latentsync.events import Event, Note, Plan, ignore
 from latentsync.media.read import read_frames
 from latentsync.media.write import Encoding, VideoWriter
 from latentsync.metrics.metric import Missing, Need, ScoredClip, Value
+from latentsync.metrics.sync import BUNDLED_SYNCNET
 from latentsync.models.syncnet import build_syncnet
 from latentsync.recipe.evaluate import EvaluateRecipe
 from latentsync.recipe.loading import load_recipe
@@ -28,6 +30,7 @@ from latentsync.recipe.networks import TowerConfig
 from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.types import FrameImage
 from latentsync.weights.checkpoints import save_checkpoint
+from latentsync.weights.models import find_model
 
 USUAL = load_recipe("evaluate", EvaluateRecipe)
 
@@ -149,7 +152,8 @@ def test_generated_videos_are_made_once_and_scored(
     notes: list[Event] = []
     job = replace(job, generate=True)
     for _ in range(2):
-        result = run(job, recipe, notes.append, metrics=([Length()], [], []))
+        result = run(job, recipe, notes.append, metrics=([Length("sync_conf_compact")], [], []))
+    assert result.report.taught == {"Ours": frozenset(), "compact": {"sync_conf_compact"}}
     assert [path.name for path in made] == ["good.mp4"]
     assert len(loaded) == 2  # the pair without a video is tried again
     rows = {row.method: row for row in result.report.rows("cross")}
@@ -168,6 +172,22 @@ def test_a_face_that_sync_does_not_find_ends_nothing(
     result = run(replace(job, generate=True), recipe, ignore, metrics=([Length()], [], []))
     details = [one.detail for one in result.report.scores if one.method == "compact"]
     assert "sync failed: no face in any of 3 frames" in details
+
+
+def test_a_checkpoint_states_which_networks_taught_it(tmp_path: Path) -> None:
+    path = tmp_path / "unet.safetensors"
+    teachers = ["0" * 64, content_hash(BUNDLED_SYNCNET)]
+    save_checkpoint(
+        path,
+        {},
+        kind="unet",
+        config=Method("", tmp_path.relative_to(tmp_path)),
+        facts={"taught_by": teachers},
+    )
+    spec = replace(find_model("compact"), name="mine", unet=path)
+    metrics = ([Length("sync_conf_compact"), Length("ssim")], [], [])
+    assert evaluate._judges_that_taught("mine", spec, metrics) == {"sync_conf_compact"}  # type: ignore[arg-type]
+    assert evaluate._judges_that_taught("another", spec, metrics) == frozenset()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +23,9 @@ from latentsync.faces.landmarks import choose_landmarker
 from latentsync.faces.track import track
 from latentsync.media.read import read_frames
 from latentsync.media.sound import read_audio
+from latentsync.metrics.metric import ScoredClip
 from latentsync.metrics.sync import (
+    SyncConfidence,
     SyncJudge,
     SyncNetJudge,
     SyncNetV2Judge,
@@ -55,17 +59,17 @@ SPEECH = np.zeros(1, np.float32)
 class GivenJudge:
     """Finds the vectors it was given."""
 
-    def __init__(self, seen: Tensor, heard: Tensor, name: str = "given") -> None:
-        self.name, self.seen, self.heard = name, seen, heard
+    def __init__(self, visual: Tensor, audio: Tensor, name: str = "given") -> None:
+        self.name, self.visual, self.audio = name, visual, audio
 
     def embed_crops(self, crops_u8: NDArray[np.uint8]) -> Tensor:
-        return self.seen
+        return self.visual
 
     def embed_speech(self, samples: NDArray[np.float32]) -> Tensor:
-        return self.heard
+        return self.audio
 
-    def distances(self, seen: Tensor, heard: Tensor) -> Tensor:
-        return functional.pairwise_distance(seen, heard)
+    def distances(self, visual: Tensor, audio: Tensor) -> Tensor:
+        return functional.pairwise_distance(visual, audio)
 
 
 def vectors(count: int, seed: int = 0) -> Tensor:
@@ -75,10 +79,10 @@ def vectors(count: int, seed: int = 0) -> Tensor:
 def test_golden_offset_and_confidence(golden: Path, synthetic: ModuleType) -> None:
     facts = json.loads((golden / "syncnet_v2.json").read_text())
     case = facts["distance_case"]
-    seen = synthetic.synthetic_input("pdist/lip", (60, 16), facts["salt"])
+    visual = synthetic.synthetic_input("pdist/lip", (60, 16), facts["salt"])
     noise = synthetic.synthetic_input("pdist/aud", (60, 16), facts["salt"])
-    judge = GivenJudge(seen, torch.roll(seen, 3, 0) + 0.1 * noise, "syncnet-v2")
-    distances = distance_per_offset(judge, judge.seen, judge.heard, max_shift_frames=15)
+    judge = GivenJudge(visual, torch.roll(visual, 3, 0) + 0.1 * noise, "syncnet-v2")
+    distances = distance_per_offset(judge, judge.visual, judge.audio, max_shift_frames=15)
     assert list(distances) == list(range(15, -16, -1))
     assert list(distances.values()) == pytest.approx(case["mean_distance_per_shift"], rel=1e-4)
     score = score_sync(judge, FRAMES, SPEECH)
@@ -91,15 +95,18 @@ def test_golden_offset_and_confidence(golden: Path, synthetic: ModuleType) -> No
 @pytest.mark.parametrize("name", ["syncnet-v2", "given"])
 def test_early_speech_has_a_positive_offset(offset: int, name: str) -> None:
     moments = vectors(40)
-    seen, heard = moments[4:34], moments[4 + offset : 34 + offset]  # what is heard at 0 is seen at `offset`
-    score = score_sync(GivenJudge(seen, heard, name), FRAMES, SPEECH)
+    visual, audio = (
+        moments[4:34],
+        moments[4 + offset : 34 + offset],
+    )  # the audio at 0 belongs to the frame at `offset`
+    score = score_sync(GivenJudge(visual, audio, name), FRAMES, SPEECH)
     assert score.offset_frames == offset
     assert score.confidence > 0.5
 
 
 def test_short_clips_are_shifted_by_half_their_length_at_most() -> None:
     judge = GivenJudge(vectors(6), vectors(6))
-    distances = distance_per_offset(judge, judge.seen, judge.heard, max_shift_frames=15)
+    distances = distance_per_offset(judge, judge.visual, judge.audio, max_shift_frames=15)
     assert list(distances) == [3, 2, 1, 0, -1, -2, -3]
 
 
@@ -125,13 +132,13 @@ def crops(frames: int, side: int) -> NDArray[np.uint8]:
 
 def test_compact_windows(compact: SyncNetJudge) -> None:
     speech = np.random.default_rng(0).normal(0, 0.1, 70 * 640).astype(np.float32)
-    seen, heard = compact.embed_crops(crops(70, 32)), compact.embed_speech(speech)
-    assert seen.shape == heard.shape == (66, 8)  # one more than a batch: its seam is passed
+    visual, audio = compact.embed_crops(crops(70, 32)), compact.embed_speech(speech)
+    assert visual.shape == audio.shape == (66, 8)  # one more than a batch: its seam is passed
     alone = compact.embed_crops(crops(70, 32)[65:])
-    torch.testing.assert_close(seen[65:], alone)
+    torch.testing.assert_close(visual[65:], alone)
     assert compact.embed_speech(speech[: 5 * 640]).shape == (1, 8)
     assert len(compact.embed_speech(speech[: 4 * 640])) == 0
-    distances = compact.distances(seen, heard)
+    distances = compact.distances(visual, audio)
     assert distances.min() >= 0 and distances.max() <= 1
 
 
@@ -205,7 +212,7 @@ def bundled() -> SyncJudge:
 
 
 def moved(samples: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
-    """Speech that comes so many frames later, or earlier, as long as it was."""
+    """Speech moved to later frames, or with a negative number to earlier ones, at its old length."""
     silence = np.zeros(abs(frames) * 640, np.float32)
     if frames < 0:
         return np.concatenate([samples[len(silence) :], silence])
@@ -216,9 +223,11 @@ def moved(samples: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
 def test_bundled_judge_finds_how_far_speech_was_moved(
     spoken: Spoken, bundled: SyncJudge, delay_frames: int
 ) -> None:
-    seen, samples = spoken
+    visual, samples = spoken
     straight, late = (
-        distance_per_offset(bundled, seen, bundled.embed_speech(moved(samples, frames)), max_shift_frames=15)
+        distance_per_offset(
+            bundled, visual, bundled.embed_speech(moved(samples, frames)), max_shift_frames=15
+        )
         for frames in (0, delay_frames)
     )
     offset, late_offset = (min(found, key=lambda each: found[each]) for found in (straight, late))
@@ -229,12 +238,64 @@ def test_bundled_judge_finds_how_far_speech_was_moved(
 
 
 def test_bundled_judge_is_surest_of_its_own_speech(spoken: Spoken, bundled: SyncJudge) -> None:
-    seen, samples = spoken
+    visual, samples = spoken
 
     def confidence(speech: NDArray[np.float32]) -> float:
-        found = distance_per_offset(bundled, seen, bundled.embed_speech(speech), max_shift_frames=15)
+        found = distance_per_offset(bundled, visual, bundled.embed_speech(speech), max_shift_frames=15)
         return statistics.median(found.values()) - min(found.values())
 
     straight = confidence(samples)
     assert straight > confidence(moved(samples, 20)) + 0.1  # no offset that is tried reaches so far
     assert straight > confidence(samples[::-1].copy()) + 0.1
+
+
+Change = Callable[[ScoredClip], ScoredClip]
+Talking = Callable[..., ScoredClip]
+
+
+class Loudness:
+    """Stands in for a judge: compares how red the mouth is with how loud the speech is, over five frames."""
+
+    name = "loudness"
+
+    def embed_crops(self, crops_u8: NDArray[np.uint8]) -> Tensor:
+        mouth = crops_u8[:, 32:56, 16:48].astype(float)
+        return self._windows((mouth[..., 0] - mouth[..., 1]).mean((1, 2)))
+
+    def embed_speech(self, samples: NDArray[np.float32]) -> Tensor:
+        return self._windows(np.abs(samples).reshape(-1, 640).mean(1))
+
+    def distances(self, visual: Tensor, audio: Tensor) -> Tensor:
+        return (visual - audio).square().mean(1)
+
+    def _windows(self, by_frame: NDArray[np.float64]) -> Tensor:
+        scaled = (by_frame - by_frame.mean()) / (by_frame.std() + 1e-9)
+        return torch.from_numpy(scaled).unfold(0, 5, 1)
+
+
+METRIC = SyncConfidence(Loudness)
+
+
+def test_real_is_nearer_than_shifted_and_clearer_than_static(
+    talking: Talking, shifted: Change, static: Change
+) -> None:
+    clip = talking()
+    real, late, still = (METRIC.score(change(clip)) for change in (lambda same: same, shifted, static))
+    assert isinstance(real, dict) and isinstance(late, dict) and isinstance(still, dict)
+    assert list(real) == ["sync_conf", "lse_d", "sync_offset"]
+    # Confidence does not mind a constant shift: the offset beside it tells.
+    assert (real["sync_offset"], late["sync_offset"]) == (0, 4)
+    assert min(real["sync_conf"], late["sync_conf"]) > still["sync_conf"] + 0.5
+    assert real["lse_d"] < still["lse_d"]
+
+
+def test_a_clip_that_is_too_short_has_no_score(talking: Talking) -> None:
+    clip = talking()
+    found = METRIC.score(replace(clip, made_u8=clip.made_u8[:7]))
+    assert getattr(found, "reason", "") == "too_short"
+
+
+def test_scores_do_not_depend_on_the_order_of_clips(talking: Talking) -> None:
+    clips = [talking(seed) for seed in range(3)]
+    there, back = [METRIC.score(clip) for clip in clips], [METRIC.score(clip) for clip in clips[::-1]]
+    assert there == back[::-1]
