@@ -234,7 +234,7 @@ def text_table(report: EvaluationReport, setting: str) -> TextTable:
         measured = []
         for row in rows:
             cell, mark = row.cells.get(column.name, Cell()), _mark(report, row, column)
-            measured.append(f"{cell_text(cell)} {mark}".rstrip())
+            measured.append(cell_text(cell, mark))
             marks.add(mark)
         table.append([label(column), *measured, *(_stated_text(values, column) for _, values in stated)])
     remarks = [f"{BEST} best mean of the methods"] if BEST in marks else []
@@ -269,11 +269,11 @@ def label(column: Column) -> str:
     return " ".join(part for part in (column.name, column.unit and f"({column.unit})", column.arrow) if part)
 
 
-def cell_text(cell: Cell) -> str:
-    """A number with its interval and the count of clips behind it."""
+def cell_text(cell: Cell, mark: str = "") -> str:
+    """A number with its mark, its interval and the count of clips behind it."""
     if cell.value is None:
         return _DASH
-    return " ".join(part for part in (number(cell.value), interval(cell), f"n={cell.clips}") if part)
+    return " ".join(part for part in (number(cell.value) + mark, interval(cell), f"n={cell.clips}") if part)
 
 
 def _stated_text(values: Mapping[str, float], column: Column) -> str:

@@ -99,7 +99,7 @@ def test_the_best_method_of_each_number_is_marked(fair: EvaluationReport) -> Non
     best = {column.name: fair.best("reconstruction", column) for column in COLUMNS}
     # More is better, nearer to the real videos is better, less is better.
     assert best == {"ssim": {"Ours"}, "lag": {"Theirs"}, "fid": {"Ours"}}
-    marked = [row[2].endswith("*") for row in text_table(fair, "reconstruction").rows]
+    marked = ["*" in row[2] for row in text_table(fair, "reconstruction").rows]
     assert marked == [False, True, False, True, False]
 
 
@@ -118,7 +118,7 @@ def test_a_network_that_taught_the_model_is_marked_and_never_the_best(fair: Eval
     taught = replace(fair, taught={"Ours": frozenset({"ssim"})})
     assert not taught.best("reconstruction", COLUMNS[0])
     table = text_table(taught, "reconstruction")
-    assert [row[2][-1] for row in table.rows if row[0].startswith("ssim")] == ["!"]
+    assert [row[2].split()[0] for row in table.rows if row[0].startswith("ssim")] == ["0.9!"]
     assert any(remark.startswith("! this network taught the model") for remark in table.remarks)
     assert as_dict(taught)["taught"] == {"Ours": ["ssim"]}
 
