@@ -106,7 +106,7 @@ def prepare(
     side, most = preparing.resolution, math.ceil(limit_s * VIDEO_FPS)
     if like is not None:
         most = min(most, like.frames)
-    crops_u8 = np.empty((most, side, side, 3), np.uint8)  # the system gives memory only for what is written
+    crops_u8 = np.empty((most, side, side, 3), np.uint8)  # memory is only taken for frames that are written
     points = np.full((most, 68, 2), np.nan, np.float32)
     transforms = np.zeros((most, 2, 3))
     seen = np.zeros(most, bool)
@@ -156,6 +156,7 @@ def is_aligned(made: Prepared, real: Prepared) -> bool:
         np.linalg.norm(control_points(made.points[row]).mean(0) - control_points(real.points[row]).mean(0))
         for row in both
     ]
+    # The median, because a few frames with wrong landmarks must not count as another position.
     return bool(np.median(apart) < _FARTHEST * side)
 
 

@@ -151,6 +151,7 @@ class EvaluationReport:
             faults = {method: abs(mean - real) for method, mean in means.items()}
         else:
             return frozenset()
+        # Equal means share the mark; if all are equal, it would say nothing.
         least = [method for method, fault in faults.items() if fault == min(faults.values())]
         is_fair = len(least) < len(means) and not self.caveat(setting)
         return frozenset(least if is_fair else ())
@@ -504,7 +505,7 @@ def panels(width_px: int, height_px: int, *, count: int = 1) -> tuple[Figure, Se
 
     figure = Figure(figsize=(width_px * _PX, height_px * _PX))
     # Fixed margins: a layout engine would draw every figure twice.
-    figure.subplots_adjust(66 / width_px, 62 / height_px, 1 - 8 / width_px, 1 - 26 / height_px, wspace=0.08)
+    figure.subplots_adjust(66 / width_px, 62 / height_px, 1 - 14 / width_px, 1 - 26 / height_px, wspace=0.08)
     all_axes = figure.subplots(1, count, sharex=True, sharey=True, squeeze=False)[0]
     for axes in all_axes:
         axes.spines[["top", "right"]].set_visible(False)

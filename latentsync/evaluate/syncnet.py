@@ -67,6 +67,7 @@ class Draws:
         """The windows of frames and of wrong speech for all pairs of a clip with this number of windows."""
         mine = self.clip == clip
         starts = (self.start[mine] * windows).astype(np.int64)
+        # Wrong speech is 1 to windows - 1 further on, around the end: never the right one.
         further = 1 + (self.other[mine] * (windows - 1)).astype(np.int64)
         return starts, (starts + further) % windows
 
@@ -174,6 +175,7 @@ def _summed(
     false_rates, true_rates, thresholds = _roc(right, wrong)
     balanced = (true_rates + 1 - false_rates) / 2
     best = int(balanced.argmax())
+    # A few hundred points draw the same curve as all of them.
     kept = np.unique(np.linspace(0, len(thresholds) - 1, _ROC_POINTS).round().astype(int))
     limit = settings.threshold
     return SyncNetAccuracy(

@@ -126,7 +126,7 @@ def _clip_cells(metrics: Sequence[ClipMetric], used: Sequence[ClipScores]) -> di
 
 def _mean_cell(numbers: Sequence[float], name: str) -> Cell:
     if len(numbers) < _LEAST_CLIPS:
-        return Cell(math.fsum(numbers) / len(numbers), clips=len(numbers))
+        return Cell(math.fsum(numbers) / len(numbers), clips=len(numbers))  # one clip has no interval
     found = bootstrap_interval(numbers, name=name, level=LEVEL)
     return Cell(found.mean, found.low, found.high, len(numbers))
 
@@ -185,6 +185,7 @@ class _Sides:
             theirs: FeatureStatistics = getattr(other, side)
             if getattr(self, side) is None:
                 setattr(self, side, FeatureStatistics.empty(len(theirs.mean)))
+            # The same features k times: k times the count and the scatter, at the same mean.
             repeated = FeatureStatistics(theirs.count * times, theirs.mean, theirs.outer * times)
             getattr(self, side).merge(repeated)
 
@@ -203,6 +204,7 @@ class _Resamples:
     def drawn(cls, clips: int, intervals: Intervals, seed: int) -> _Resamples:
         random = np.random.default_rng(seed)
         sets = intervals.set_resamples if clips >= _LEAST_CLIPS else 0
+        # Drawing n of n clips with replacement is a multinomial over the clips.
         counts = random.multinomial(clips, np.full(max(1, clips), 1 / max(1, clips)), size=sets)
         return cls(counts, [_Sides() for _ in range(sets)])
 

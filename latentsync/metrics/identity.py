@@ -120,6 +120,7 @@ def _similarity(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDA
     """
     flat, wanted = (points[:, 0] + 1j * points[:, 1] for points in (source, target))
     centred = flat - flat.mean()
+    # vdot conjugates its first argument: the least-squares factor is <source, target> / <source, source>.
     factor = np.vdot(centred, wanted - wanted.mean()) / np.vdot(centred, centred)
     shift = wanted.mean() - factor * flat.mean()
     return np.array([[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]])

@@ -193,7 +193,7 @@ class Flicker(ClipMetric):
         kept, silent = [], []
         for frame in range(1, length):
             made, own = (
-                crops_u8[frame].astype(np.int16) - crops_u8[frame - 1]
+                crops_u8[frame].astype(np.int16) - crops_u8[frame - 1]  # of uint8, differences would wrap
                 for crops_u8 in (clip.made_u8, clip.input_u8)
             )
             apart = np.abs(made - own)
@@ -209,6 +209,7 @@ def resized(images: Tensor, resize: Literal["plain", "clean"]) -> Tensor:
     size = (INCEPTION_PX, INCEPTION_PX)
     if resize == "plain":
         return functional.interpolate(images, size, mode="bilinear", align_corners=False)
+    # Bicubic overshoots at edges, so the result is clamped.
     return functional.interpolate(images, size, mode="bicubic", align_corners=False, antialias=True).clamp(
         0, 1
     )
@@ -223,6 +224,7 @@ def mouth_box(side_px: int) -> tuple[slice, slice]:
 
 
 def _psnr(made: Crops, real: Crops) -> float:
+    # Frame by frame, because float64 copies of a whole clip would take gigabytes.
     squares = [np.mean((one.astype(np.float64) - other) ** 2) for one, other in zip(made, real, strict=True)]
     error = float(np.mean(squares))
     return min(PSNR_LIMIT_DB, 10 * math.log10(255**2 / error)) if error else PSNR_LIMIT_DB

@@ -51,6 +51,7 @@ def correlation(one: Series, other: Series) -> float:
     if both.sum() < LEAST_FRAMES:
         return float("nan")
     one, other = one[both] - one[both].mean(), other[both] - other[both].mean()
+    # Without this, the noise of a still mouth would correlate with anything.
     if min(one.std(), other.std()) < STILL:
         return 0.0
     return float((one * other).sum() / np.sqrt((one**2).sum() * (other**2).sum()))
@@ -62,6 +63,7 @@ def best_lag(late: Series, wanted: Series) -> tuple[float, int]:
         lag: correlation(late[max(0, lag) :], wanted[max(0, -lag) :])
         for lag in range(-LARGEST_LAG_FRAMES, LARGEST_LAG_FRAMES + 1)
     }
+    # Of equal correlations the smallest lag wins, so that silence on both sides is no delay.
     lag = max(found, key=lambda each: (-np.inf if np.isnan(found[each]) else found[each], -abs(each)))
     return found[lag], lag
 
@@ -207,6 +209,7 @@ def silent_frames(samples: NDArray[np.float32], *, frames: int) -> NDArray[np.bo
     sounding = levels[: max(1, len(samples) // SAMPLES_PER_FRAME)]
     loud = float(np.percentile(sounding, LOUD_PERCENTILE)) if len(sounding) else 0.0
     is_quiet = levels < max(loud * 10 ** (-BELOW_SPEECH_DB / 20), FLOOR_RMS)
+    # Runs of quiet frames: pairs of edges, where the padding makes runs at both ends whole.
     edges = np.flatnonzero(np.diff(np.concatenate([[False], is_quiet, [False]])))
     for first, stop in edges.reshape(-1, 2):
         if stop - first < round(LEAST_SILENCE_S * VIDEO_FPS):
@@ -222,5 +225,5 @@ def _power(samples: NDArray[np.float32], *, frames: int) -> Series:
 
 def _smoothed(power: Series) -> Series:
     reach = SMOOTHED_FRAMES // 2
-    padded = np.pad(power, reach, mode="edge")
+    padded = np.pad(power, reach, mode="edge")  # zeros would make the first and last frame quiet
     return np.convolve(padded, np.full(SMOOTHED_FRAMES, 1 / SMOOTHED_FRAMES), "valid")

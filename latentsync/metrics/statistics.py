@@ -82,12 +82,13 @@ def frechet_distance(made: FeatureStatistics, real: FeatureStatistics) -> float:
     roots = [_square_root(covariance) for covariance in covariances]
     shared = np.linalg.svd(roots[0] @ roots[1], compute_uv=False).sum()
     spread = sum(float(np.trace(covariance)) for covariance in covariances) - 2 * float(shared)
+    # Rounding can make the distance of equal sets slightly negative.
     return max(0.0, float(np.sum((made.mean - real.mean) ** 2)) + spread)
 
 
 def _square_root(covariance: Matrix) -> Matrix:
     """The symmetric root; eigenvalues that rounding made negative count as 0."""
-    values, vectors = np.linalg.eigh(covariance)
+    values, vectors = np.linalg.eigh(covariance)  # symmetric: exact and real, unlike scipy's sqrtm
     return np.asarray((vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T)
 
 
@@ -114,10 +115,12 @@ def bootstrap_interval(values: Iterable[float], *, name: str, level: float = 0.9
 
     Source: Efron (1979); 10,000 resamples of clips, not of frames, which depend on each other.
     """
+    # Sorted, so that the order of the clips changes no interval.
     known = np.sort([value for value in values if not np.isnan(value)])
     if len(known) == 0:
         return Interval(float("nan"), float("nan"), float("nan"), 0)
     generator = np.random.default_rng(integer_from(f"{SEED}/bootstrap/{name}"))
+    # Some resamples at a time, because all draws at once would take gigabytes for large sets.
     means = np.concatenate(
         [
             known[generator.integers(len(known), size=(RESAMPLED_AT_ONCE, len(known)))].mean(1)

@@ -202,6 +202,7 @@ def score_sync(
             hint="give a clip of at least one second",
         )
     distances = distance_per_offset(judge, visual, audio, max_shift_frames=max_shift_frames)
+    # The median, not the mean, is what the published confidences subtract from.
     offset_frames = min(distances, key=lambda offset: distances[offset])
     nearest = distances[offset_frames]
     return SyncScore(offset_frames, statistics.median(distances.values()) - nearest, nearest, judge.name)

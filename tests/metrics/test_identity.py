@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import reindex
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -27,7 +27,7 @@ def metric(batch_frames: int = 32) -> Identity:
 
 
 def test_the_face_is_laid_on_the_template() -> None:
-    """Dots at a face's five indexs, turned and squeezed to the square, come back to those of the template."""
+    """Dots at a face's five places, turned and squeezed to the square, come back to those of the template."""
     turned = (FACE_TEMPLATE - 56) @ np.array([[0.9, 0.3], [-0.3, 0.9]]) * 1.4 + (90, 128)
     squeezed = turned / (0.75, 1)
     crop = np.zeros((256, 256, 3), np.uint8)
@@ -42,7 +42,7 @@ def test_the_face_is_laid_on_the_template() -> None:
 
 def test_the_same_face_is_1_and_another_less(talking: Talking) -> None:
     clip = talking(1)
-    tinted = reindex(clip, made_u8=clip.made_u8 // np.array([1, 2, 4], np.uint8))
+    tinted = replace(clip, made_u8=clip.made_u8 // np.array([1, 2, 4], np.uint8))
     assert metric().score(clip) == {"identity": pytest.approx(1)}
     found = metric().score(tinted)
     assert isinstance(found, dict)
@@ -55,8 +55,8 @@ def test_frames_without_a_face_are_left_out(talking: Talking) -> None:
     assert clip.made_points is not None
     points, crops_u8 = clip.made_points.copy(), clip.made_u8.copy()
     points[5:9], crops_u8[5:9] = np.nan, 0
-    assert metric().score(reindex(clip, made_points=points, made_u8=crops_u8)) == {
+    assert metric().score(replace(clip, made_points=points, made_u8=crops_u8)) == {
         "identity": pytest.approx(1)
     }
-    lost = metric().score(reindex(clip, made_points=np.full_like(points, np.nan)))
+    lost = metric().score(replace(clip, made_points=np.full_like(points, np.nan)))
     assert getattr(lost, "reason", "") == "face_lost"
