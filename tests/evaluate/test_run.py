@@ -177,7 +177,7 @@ def test_a_face_that_sync_does_not_find_ends_nothing(
 def test_a_checkpoint_states_which_networks_taught_it(tmp_path: Path) -> None:
     path = tmp_path / "unet.safetensors"
     teachers = ["0" * 64, content_hash(BUNDLED_SYNCNET)]
-    config = TowerConfig(in_channels=1, channels=(8,), factors=(1,))
+    config = TowerConfig(channels=(8,), factors=(1,), attention=())
     save_checkpoint(path, {}, kind="unet", config=config, facts={"taught_by": teachers})
     spec = replace(find_model("compact"), name="mine", unet=path)
     metrics = ([Length("sync_conf_compact"), Length("ssim")], [], [])
