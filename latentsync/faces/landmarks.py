@@ -21,6 +21,11 @@ from latentsync.types import FrameImage
 INPUT_PX = 96
 POINTS = 68
 SQUARE_PER_EXTENT = 1.5  # side of the square, in sides of the smallest square around the 68 points
+DARK_LEVEL, LIT_LEVEL = (
+    90,
+    180,
+)  # of the brightest twentieth of a square's values: too dark, and made so bright
+MOST_GAIN = 8.0  # more would only show noise
 BUNDLED = Path(__file__).parent.parent / "bundled" / "landmarks.safetensors"
 
 Square = tuple[float, float, float]  # centre x, centre y, side, in pixels of the frame
@@ -110,6 +115,18 @@ def cut_square(rgb_u8: FrameImage, square: Square, *, size_px: int = INPUT_PX) -
     return np.asarray(cv2.warpAffine(region, matrix, (size_px, size_px), flags=cv2.INTER_LINEAR), np.uint8)
 
 
+def _lit(square_u8: FrameImage) -> FrameImage:
+    """The square, brightened if it is dark: the network was trained on faces in ordinary light.
+
+    The brightest pixels count, not the mean: dark skin, and a dark room around a lit face, stay as they are.
+    """
+    bright = float(np.percentile(square_u8, 95))
+    if not 0 < bright < DARK_LEVEL:
+        return square_u8
+    gain = min(MOST_GAIN, LIT_LEVEL / bright)
+    return np.asarray(np.clip(square_u8.astype(np.float32) * gain, 0, 255), np.uint8)
+
+
 class BundledLandmarker:
     """Our network, ready to use on frames."""
 
@@ -120,7 +137,7 @@ class BundledLandmarker:
     def points(self, rgb_u8: FrameImage, square: Square) -> tuple[NDArray[np.float32], float]:
         """The 68 points (68, 2) in pixels of the frame, and the confidence 0..1 that this is a face."""
         centre_x, centre_y, side = square
-        picture = torch.from_numpy(cut_square(rgb_u8, square)).permute(2, 0, 1)[None]
+        picture = torch.from_numpy(_lit(cut_square(rgb_u8, square))).permute(2, 0, 1)[None]
         points_unit, logits = self._net(to_pm1(picture))
         corner = np.array([centre_x - side / 2, centre_y - side / 2])
         points = points_unit[0].numpy() * side + corner

@@ -61,7 +61,8 @@ class RGBConverter:
     def __call__(self, frame: VideoFrame) -> FrameImage:
         self._stored_size = self._stored_size or (frame.width, frame.height)
         if frame.color_trc in (PQ, HLG):
-            stored_u8 = tone_map(self._convert(frame, "rgb48le"), frame.color_trc)
+            # Planar: swscale's packed 48-bit RGB overflows with full chroma interpolation.
+            stored_u8 = tone_map(self._convert(frame, "gbrp16le"), frame.color_trc)
         elif has_alpha(frame.format.name):
             stored_u8 = _over_background(self._convert(frame, "rgba"))
         else:

@@ -265,11 +265,18 @@ class _Clock:
 
 def read_packets(container: InputContainer, stream: Stream) -> Iterator[Packet[Stream]]:
     """All packets of a stream; a file that breaks off in the middle just ends."""
-    try:
-        yield from container.demux(stream)
-    except av.FFmpegError as error:
-        logger.warning("'%s' cannot be read further: %s", container.name, error)
-        yield Packet()
+    while True:
+        try:
+            yield from container.demux(stream)
+            return
+        except (
+            IndexError
+        ):  # a packet of a stream that began late, unknown to PyAV: reading continues after it
+            continue
+        except av.FFmpegError as error:
+            logger.warning("'%s' cannot be read further: %s", container.name, error)
+            yield Packet()
+            return
 
 
 def decode_packet(packet: Packet[Stream]) -> Sequence[object]:

@@ -102,7 +102,11 @@ def read_audio(
     if not condition.is_finite:
         logger.warning("'%s' has samples that are NaN or infinite: they become silence", path)
     if condition.gain != 1:
-        logger.warning("'%s' has samples up to %.3g, where 1 is full scale", path, 1 / condition.gain)
+        logger.warning(
+            "'%s' has samples up to %.3g where 1 is full scale: they are scaled down",
+            path,
+            1 / condition.gain,
+        )
     first = round(start_s * rate_hz)
     end = None if end_s is None else round(end_s * rate_hz)
     samples, power = _mono(path, track, rate_hz, first, end, channel=None)

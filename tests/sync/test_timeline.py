@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -11,10 +12,12 @@ import cv2
 import numpy as np
 import pytest
 
+from latentsync.faces.track import TrackedFrame
 from latentsync.media.probe import require_video
+from latentsync.media.read import measure_video
 from latentsync.media.write import Encoding, VideoWriter
-from latentsync.sync.timeline import DURATIONS, Duration, frame_count, play
-from latentsync.types import Frame
+from latentsync.sync.timeline import DURATIONS, Duration, SquarePixels, frame_count, play, shown_fps
+from latentsync.types import AffineFrame, Face, Frame
 
 MakeClip = Callable[..., Path]
 FPS = 25
@@ -123,3 +126,42 @@ def test_turning_round_mirrors_uneven_steps(make_clip: MakeClip) -> None:
 
 def test_one_frame_is_shown_however_short_the_speech(make_clip: MakeClip) -> None:
     assert numbers_of(played(make_clip(), "speech", 0.0)) == "0"
+
+
+@pytest.mark.parametrize(
+    ("times_s", "fps"),
+    [((0.0, 1.0, 2.0), 25), ((0.0, 0.04, 0.08, 1.5, 1.54), 25), ((0.0, 0.3, 0.6, 0.9), 80 / 3)],
+)
+def test_frames_that_are_shown_for_long_are_repeated(
+    make_clip: MakeClip, times_s: tuple[float, ...], fps: float
+) -> None:
+    path = make_clip(times_s=times_s)
+    info = measure_video(path)
+    assert shown_fps(info, keep_fps=True) == info.fps
+    rate = shown_fps(info, keep_fps=False)
+    assert float(rate) == pytest.approx(fps, rel=0.01)
+    frames = list(play(path, info, policy="speech", duration_s=2.2, fps=rate))
+    times = [frame.time_s for frame in frames]
+    assert times[0] == 0 and times[-1] >= 2.2 - 1 / 25 - 0.01
+    assert all(0.02 < later - earlier < 0.041 for earlier, later in pairwise(times))
+    shown = {round(frame.time_s, 3): numbers_of([frame]) for frame in frames}
+    for number, time_s in enumerate(times_s):
+        assert shown[round(time_s, 3)] == str(number)
+
+
+def test_faces_in_square_pixels_lie_where_they_are_stored(make_clip: MakeClip) -> None:
+    """Pixels are four thirds as wide as high; what is found is brought back to the 32 stored columns."""
+    info = replace(require_video(make_clip()), pixel_aspect=Fraction(4, 3))
+    pixels = SquarePixels(info)
+    stored = Frame(np.zeros((24, 32, 3), np.uint8), 0, 0.0)
+    (square,) = pixels.squared(iter([stored]))
+    assert square.rgb_u8.shape == (24, 43, 3)
+    points = np.array([[42.5, 10.0], [-0.5, 3.0]], np.float32)  # the right and the left edge
+    crop_from_square = np.array([[2.0, 0, 3.0], [0, 2.0, 5.0]])
+    face = Face(np.array([-0.5, 0, 42.5, 9], np.float32), 1.0, points)
+    (tracked,) = pixels.restored(iter([TrackedFrame(square, face, AffineFrame(crop_from_square, 128))]))
+    assert tracked.frame is stored and tracked.face is not None and tracked.affine is not None
+    assert tracked.face.points[:, 0] == pytest.approx([31.5, -0.5])
+    assert tracked.face.box == pytest.approx([-0.5, 0, 31.5, 9])
+    edge = tracked.affine.crop_from_frame @ [31.5, 10.0, 1.0]
+    assert edge == pytest.approx(crop_from_square @ [42.5, 10.0, 1.0])

@@ -1,0 +1,239 @@
+"""Files as other programs leave them: what they state may be missing, wrong or of an unknown kind."""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from av.audio.stream import AudioStream
+from av.stream import Disposition
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from latentsync.errors import MediaError
+from latentsync.media.pixels import HLG, PQ, tone_map
+from latentsync.media.probe import describe_doubts, require_audio, require_video
+from latentsync.media.read import measure_video, read_frames, read_frames_backward
+from latentsync.media.sound import read_audio
+from latentsync.media.write import Encoding, VideoWriter
+
+from .conftest import MakeSound, MakeVideo, moving_picture, number_of
+
+RATE_HZ = 48_000
+
+
+def tone(duration_s: float, *, rate_hz: int = RATE_HZ) -> NDArray[np.float32]:
+    seconds = np.arange(round(duration_s * rate_hz)) / rate_hz
+    return (0.4 * np.sin(2 * np.pi * 300 * seconds)).astype(np.float32)
+
+
+def write_float_wav(path: Path, channels: NDArray[np.float32], *, rate_hz: int = 16_000) -> Path:
+    """`channels` (c n) as they are, whatever their range."""
+    layout = {1: "mono", 2: "stereo"}[len(channels)]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_f32le", rate=rate_hz)
+        stream.codec_context.layout = layout
+        packed = np.ascontiguousarray(channels.T.reshape(1, -1), np.float32)
+        frame = av.AudioFrame.from_ndarray(packed, format="flt", layout=layout)
+        frame.sample_rate, frame.pts = rate_hz, 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def write_with(path: Path, speech: Path, *, frames: int = 25) -> Path:
+    """A small video with `speech` beside it."""
+    arguments = {"width": 64, "height": 48, "fps": Fraction(25), "like": None, "speech": speech}
+    with VideoWriter(path, encoding=Encoding(preset="ultrafast"), **arguments) as writer:  # type: ignore[arg-type]
+        for number in range(frames):
+            writer.write(moving_picture(number, width=64, height=48))
+    return path
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff"])
+def test_photos_are_turned_by_exif(tmp_path: Path, orientation: int, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"photo.{suffix}"
+    picture = Image.fromarray(moving_picture(0, width=64, height=48))
+    picture.save(path, exif=exif, **({"quality": 95} if suffix == "jpg" else {}))
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"), float)
+    (frame,) = read_frames(path)
+    assert frame.rgb_u8.shape == upright.shape
+    assert np.abs(frame.rgb_u8 - upright).max() < 12
+    info = require_video(path)
+    assert (info.height, info.width) == upright.shape[:2]
+
+
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_a_recording_that_states_no_length_is_counted(tmp_path: Path, codec: str) -> None:
+    path = tmp_path / "recorder.webm"
+    with av.open(str(path), "w", format="webm", container_options={"live": "1"}) as container:
+        stream = container.add_stream(codec, rate=25, width=64, height=48)
+        for number in range(12):
+            picture = moving_picture(number, width=64, height=48)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    assert require_video(path).duration_s == 0
+    info = measure_video(path)
+    assert (info.frames, info.fps) == (12, 25)
+    assert info.duration_s == pytest.approx(0.48, abs=0.01)
+
+
+def test_times_that_begin_anew_read_alike_in_both_directions(tmp_path: Path, make_video: MakeVideo) -> None:
+    once, twice = make_video("once.mpg", codec="mpeg1video", frames=30), tmp_path / "twice.mpg"
+    twice.write_bytes(once.read_bytes() * 2)
+    forward = list(read_frames(twice))
+    backward = list(read_frames_backward(twice))[::-1]
+    assert len(forward) == 60 == measure_video(twice).frames
+    assert [frame.time_s for frame in backward] == pytest.approx([frame.time_s for frame in forward])
+    assert all(np.array_equal(a.rgb_u8, b.rgb_u8) for a, b in zip(forward, backward, strict=True))
+    part = [number_of(frame.rgb_u8) for frame in read_frames(twice, start_s=forward[40].time_s)]
+    assert part[0] == number_of(forward[40].rgb_u8)
+
+
+def test_more_frames_a_second_than_there_can_be(make_video: MakeVideo) -> None:
+    path = make_video(fps=100_000)
+    with pytest.raises(MediaError, match=r"in\.mp4' has \d+ frames a second"):
+        measure_video(path)
+
+
+def test_a_gap_in_the_speech_is_silence_where_it_is_read_and_where_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "call.webm"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libopus", rate=RATE_HZ)
+        stream.codec_context.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(tone(2.0)[None], format="flt", layout="mono")
+        frame.sample_rate, frame.pts = RATE_HZ, 0
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            if not 0.5 <= float(packet.pts * packet.time_base) < 1.2:  # lost on the way
+                container.mux(packet)
+    read = read_audio(path).samples
+    written = read_audio(write_with(tmp_path / "out.mp4", path, frames=50)).samples
+    for samples in (read, written):
+        assert len(samples) == pytest.approx(32_000, abs=1500)
+        assert np.abs(samples[16_000 * 6 // 10 : 16_000 * 11 // 10]).max() < 0.01
+        assert np.abs(samples[21_000:30_000]).max() > 0.3
+    assert np.corrcoef(np.abs(read[:30_000]), np.abs(written[:30_000]))[0, 1] > 0.95
+
+
+def test_channels_that_cancel_out(tmp_path: Path) -> None:
+    left = tone(0.5, rate_hz=16_000)
+    path = write_float_wav(tmp_path / "phase.wav", np.stack([left, -0.9999 * left]))
+    assert np.abs(read_audio(path).samples - left).max() < 0.01
+
+
+def test_samples_are_finite_and_in_range_before_they_are_encoded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong = tone(1.0, rate_hz=16_000)
+    wrong[5000:5003] = np.nan, np.inf, -np.inf
+    path = write_float_wav(tmp_path / "wrong.wav", wrong[None])
+    for sound in (path, write_with(tmp_path / "wrong.mp4", path), write_with(tmp_path / "wrong.mov", path)):
+        samples = read_audio(sound).samples
+        assert np.isfinite(samples).all()
+        assert np.corrcoef(samples[6000:15_000], wrong[6000:15_000])[0, 1] > 0.98
+    assert "wrong.wav" in caplog.text
+
+    huge = write_float_wav(tmp_path / "huge.wav", 2.0**31 * tone(1.0, rate_hz=16_000)[None])
+    for sound in (huge, write_with(tmp_path / "huge.mp4", huge)):
+        samples = read_audio(sound).samples
+        assert 0.9 < np.abs(samples[2000:14_000]).max() < 1.2
+    assert "huge.wav" in caplog.text
+
+
+@pytest.mark.parametrize(("rate_hz", "channels"), [(1, 1), (16_000, 255)])
+def test_a_header_that_cannot_be_true(tmp_path: Path, rate_hz: int, channels: int) -> None:
+    size = 2 * channels * 100
+    header = b"RIFF" + (36 + size).to_bytes(4, "little") + b"WAVEfmt " + (16).to_bytes(4, "little")
+    header += (1).to_bytes(2, "little") + channels.to_bytes(2, "little") + rate_hz.to_bytes(4, "little")
+    header += (rate_hz * 2 * channels).to_bytes(4, "little") + (2 * channels).to_bytes(2, "little")
+    header += (16).to_bytes(2, "little") + b"data" + size.to_bytes(4, "little")
+    path = tmp_path / "odd.wav"
+    path.write_bytes(header + bytes(size))
+    with pytest.raises(MediaError, match=r"odd\.wav") as caught:
+        read_audio(path)
+    assert caught.value.hint
+
+
+def write_two_tracks(path: Path, *, default: int) -> Path:
+    """A silent and a spoken track, one of them the default."""
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("aac", rate=16_000) for _ in range(2)]
+        for number, stream in enumerate(streams):
+            stream.codec_context.layout = "mono"
+            stream.disposition = Disposition.default if number == default else Disposition(0)
+        container.start_encoding()
+        for number, stream in enumerate(streams):
+            samples = number * tone(0.5, rate_hz=16_000)
+            frame = av.AudioFrame.from_ndarray(samples[None].astype(np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 16_000, 0
+            for packet in [*stream.encode(frame), *stream.encode(None)]:
+                container.mux(packet)
+    return path
+
+
+def test_the_default_track_is_taken_and_another_can_be_asked_for(tmp_path: Path) -> None:
+    path = write_two_tracks(tmp_path / "two.mka", default=1)
+    assert np.abs(read_audio(path).samples).max() > 0.3
+    assert np.abs(read_audio(path, track=0).samples).max() < 0.01
+    doubt = describe_doubts(path, AudioStream)
+    assert doubt is not None and "number 1 is used" in doubt and "--audio-track" in doubt
+    with pytest.raises(MediaError, match="no audio track 2, only 2"):
+        require_audio(path, track=2)
+
+
+def test_what_is_no_regular_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = tmp_path / "pipe.wav"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/zero")):
+        with pytest.raises(MediaError, match="is not a regular file") as caught:
+            read_audio(path)
+        assert caught.value.hint
+    with pytest.raises(MediaError, match=r"'https://example\.com/a\.mp4' is an address"):
+        require_video(Path("https://example.com/a.mp4"))
+
+
+def test_sound_with_an_unknown_codec(make_sound: MakeSound) -> None:
+    path = make_sound()
+    content = bytearray(path.read_bytes())
+    content[20:22] = b"\xee\xee"  # the format tag
+    path.write_bytes(content)
+    with pytest.raises(MediaError, match=r"the audio of '.*speech\.wav' cannot be decoded"):
+        read_audio(path)
+
+
+def test_interlaced_pictures_lose_their_comb(tmp_path: Path) -> None:
+    path = tmp_path / "tv.ts"
+    with av.open(str(path), "w") as container:
+        options = {"flags": "+ildct+ilme", "b": "8000000"}
+        stream = container.add_stream("mpeg2video", rate=25, width=96, height=96, options=options)
+        for number in range(8):
+            picture = np.full((96, 96, 3), 40, np.uint8)
+            for field in (0, 1):  # a bar that moves between the fields of one frame
+                left = 8 + 8 * number + 4 * field
+                picture[field::2, left : left + 12] = 200
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    frames = list(read_frames(path))
+    assert len(frames) == 8
+    rows = frames[4].rgb_u8[16:80, :, 1].astype(float)
+    comb = np.abs(rows[1:-1] - (rows[:-2] + rows[2:]) / 2).max(1)
+    assert np.median(comb) < 40  # 160 where the fields are woven
+
+
+@pytest.mark.parametrize("trc", [PQ, HLG])
+def test_hdr_becomes_sdr(trc: int) -> None:
+    """Grey stays grey, brighter stays brighter, and reference white is near the top."""
+    codes = np.linspace(0, 65535, 256).astype(np.uint16)
+    greys = tone_map(np.repeat(codes[None, :, None], 3, 2), trc)[0].astype(int)
+    assert np.abs(greys - greys[:, :1]).max() <= 1
+    assert (np.diff(greys[:, 0]) >= 0).all() and greys[0, 0] == 0 and greys[-1, 0] == 255
+    white = {PQ: 0.5807, HLG: 0.75}[trc]  # signal of reference white: ITU-R BT.2408
+    assert 225 < greys[round(white * 255), 0] < 250
