@@ -1,1 +1,1 @@
-"""What the network hears: Whisper features and their windows."""
+"""Audio features: Whisper states, mel spectrograms, MFCC, and which of them belong to a frame."""

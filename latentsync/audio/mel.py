@@ -1,4 +1,4 @@
-"""The mel spectrogram that a SyncNet hears: 80 bands, 80 columns per second."""
+"""The mel spectrogram that a SyncNet takes: 80 bands, 80 columns per second."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from latentsync.axes import expect_axes
 from latentsync.compat import make_torchvision_importable
+from latentsync.rates import AUDIO_HZ, MEL_COLUMNS_PER_S, mel_columns
 
-RATE_HZ = 16000
-MEL_STEPS_PER_S = 80
+RATE_HZ, MEL_STEPS_PER_S = AUDIO_HZ, MEL_COLUMNS_PER_S  # their names before latentsync.rates
 MELS = 80
 FFT_SAMPLES = 800
-HOP_SAMPLES = RATE_HZ // MEL_STEPS_PER_S
+HOP_SAMPLES = AUDIO_HZ // MEL_COLUMNS_PER_S
 LOWEST_HZ, HIGHEST_HZ = 55.0, 7600.0
 PREEMPHASIS = 0.97
 REFERENCE_DB, RANGE_DB = 20.0, 100.0
@@ -33,7 +33,7 @@ def mel_spectrogram(samples: NDArray[np.float32]) -> Tensor:
     Returns:
         (80 t) float32 in -4..4, with t = 1 + n // 200 columns centred on every 200th sample.
 
-    Source: the official `configs/audio.yaml`, as Wav2Lip hears.
+    Source: the official `configs/audio.yaml`, the same as in Wav2Lip.
     """
     expect_axes(samples, "t")
     speech = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
@@ -52,7 +52,7 @@ def mel_spectrogram(samples: NDArray[np.float32]) -> Tensor:
 
 
 def mel_window(mel: Tensor, first_frame: int, *, frames: int, video_fps: int = 25) -> Tensor:
-    """The columns of `mel` (80 t) that are heard during `frames` frames from `first_frame` on.
+    """The columns of `mel` (80 t) that belong to `frames` frames from `first_frame` on.
 
     Returns:
         (80, ceil(frames / 5 * 16)), which is right for 25 fps.
@@ -64,8 +64,8 @@ def mel_window(mel: Tensor, first_frame: int, *, frames: int, video_fps: int = 2
     torch.Size([80, 52])
     """
     expect_axes(mel, "d t", d=MELS)
-    first = MEL_STEPS_PER_S * first_frame // video_fps
-    last = first - (-frames * 16 // 5)
+    first = MEL_COLUMNS_PER_S * first_frame // video_fps
+    last = first + mel_columns(frames)
     if first < 0 or last > mel.shape[1]:
         raise ValueError(f"mel columns {first} to {last} are not all within the {mel.shape[1]} of the speech")
     return mel[:, first:last]
@@ -77,5 +77,5 @@ def _mel_filters() -> Tensor:
     from transformers.audio_utils import mel_filter_bank
 
     bins = FFT_SAMPLES // 2 + 1
-    filters = mel_filter_bank(bins, MELS, LOWEST_HZ, HIGHEST_HZ, RATE_HZ, norm="slaney", mel_scale="slaney")
+    filters = mel_filter_bank(bins, MELS, LOWEST_HZ, HIGHEST_HZ, AUDIO_HZ, norm="slaney", mel_scale="slaney")
     return torch.from_numpy(filters.T.astype(np.float32))  # (mels, bins)

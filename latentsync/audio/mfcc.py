@@ -1,4 +1,4 @@
-"""Mel-frequency cepstra, which SyncNet v2 hears: 13 numbers a step, 100 steps per second."""
+"""Mel-frequency cepstra, the input of SyncNet v2: 13 numbers a step, 100 steps per second."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from scipy.fft import dct
 
 from latentsync.axes import expect_axes
+from latentsync.rates import AUDIO_HZ
 
-RATE_HZ = 16000
 MFCC_STEPS_PER_S = 100
 CEPSTRA = 13
 FILTERS = 26
 FFT_SAMPLES = 512
-FRAME_SAMPLES = RATE_HZ // 40  # 25 ms
-HOP_SAMPLES = RATE_HZ // MFCC_STEPS_PER_S
+FRAME_SAMPLES = AUDIO_HZ // 40  # 25 ms
+HOP_SAMPLES = AUDIO_HZ // MFCC_STEPS_PER_S
 PREEMPHASIS = 0.97
 LIFTER = 22
 INT16_SCALE = 32768
@@ -29,7 +29,7 @@ def mfcc(samples: NDArray[np.float32]) -> NDArray[np.float32]:
         samples: (n,) in -1..1; rounded to 16 bits, as from a WAV file.
 
     Returns:
-        (t 13), with the logarithm of the energy in the place of the first; t = 1 + ceil((n - 400) / 160).
+        (t 13), with the logarithm of the energy instead of the first; t = 1 + ceil((n - 400) / 160).
 
     Source: the defaults of python_speech_features 0.6, with which the judge was trained.
     """
@@ -52,9 +52,9 @@ def mfcc(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 @lru_cache(maxsize=1)
 def _filters() -> NDArray[np.float64]:
     """Triangles (filters bins), evenly spaced in mel, whose corners lie on whole bins."""
-    highest_mel = 2595 * np.log10(1 + RATE_HZ / 2 / 700)
+    highest_mel = 2595 * np.log10(1 + AUDIO_HZ / 2 / 700)
     corners_hz = 700 * (10 ** (np.linspace(0, highest_mel, FILTERS + 2) / 2595) - 1)
-    corners = np.floor((FFT_SAMPLES + 1) * corners_hz / RATE_HZ)
+    corners = np.floor((FFT_SAMPLES + 1) * corners_hz / AUDIO_HZ)
     left, middle, right = corners[:-2, None], corners[1:-1, None], corners[2:, None]
     bins = np.arange(FFT_SAMPLES // 2 + 1)
     rising = (bins >= left) & (bins < middle)

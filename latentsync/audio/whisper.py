@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from latentsync.axes import expect_axes
 from latentsync.compat import make_torchvision_importable
+from latentsync.rates import AUDIO_HZ
 from latentsync.recipe.networks import WhisperDims
 
-RATE_HZ = 16000
+RATE_HZ = AUDIO_HZ  # its name before latentsync.rates
 MELS = 80
 FFT_SAMPLES = 400
 HOP_SAMPLES = 160
@@ -91,7 +92,7 @@ def _mel_filters() -> Tensor:
     from transformers.audio_utils import mel_filter_bank
 
     bins = FFT_SAMPLES // 2 + 1
-    filters = mel_filter_bank(bins, MELS, 0.0, RATE_HZ / 2, RATE_HZ, norm="slaney", mel_scale="slaney")
+    filters = mel_filter_bank(bins, MELS, 0.0, AUDIO_HZ / 2, AUDIO_HZ, norm="slaney", mel_scale="slaney")
     return torch.from_numpy(filters.T.astype(np.float32))  # (mels, bins)
 
 

@@ -9,9 +9,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from latentsync import rates
 from latentsync.axes import expect_axes
 
-WHISPER_STATES_PER_S = 50  # the Whisper encoder gives one feature per 20 ms
+WHISPER_STATES_PER_S = rates.WHISPER_STATES_PER_S
 STATES_BEFORE = 4
 STATES_AFTER = 5
 _TIME_TOLERANCE_STATES = 1e-4  # 0.58 s is 28.999999999999996 states in floating point
@@ -33,7 +34,7 @@ def whisper_span(frame: int, *, video_fps: int, context_frames: int) -> range:
     Args:
         frame: index from the start of the clip.
         video_fps: frames per second; 25 throughout this package.
-        context_frames: neighbours heard on either side; 2 in the paper's recipe.
+        context_frames: neighbouring frames whose states are added on either side; 2 in the paper's recipe.
 
     Returns:
         A range of (2 * context_frames + 1) * 50 / video_fps states. It may begin before 0 or end
@@ -88,4 +89,4 @@ def reference_frames(states: int) -> int:
     >>> reference_frames(500)
     252
     """
-    return states // (WHISPER_STATES_PER_S // 25) + 2
+    return states // rates.STATES_PER_FRAME + 2

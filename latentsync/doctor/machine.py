@@ -204,12 +204,12 @@ def look_at_room(folder: Path) -> list[Check]:
     return [*checks, Check("memory", "warning" if is_short else "ok", f"{free_gb:.1f} GB free", "", remedy)]
 
 
-def _disk(name: str, place: Path, wanted_bytes: int, remedy: str) -> Check:
-    there = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
+def _disk(name: str, folder: Path, wanted_bytes: int, remedy: str) -> Check:
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         return Check(name, "warning", f"{there} is a file, not a folder", "", remedy)
     free_bytes = shutil.disk_usage(there).free
-    found = f"{free_bytes / 1e9:.1f} GB free at {place.absolute()}"
+    found = f"{free_bytes / 1e9:.1f} GB free at {folder.absolute()}"
     if not os.access(there, os.W_OK):
         return Check(name, "warning", f"{there} cannot be written", "", remedy)
     if free_bytes < wanted_bytes:

@@ -1,4 +1,4 @@
-"""Which of several faces is meant: the largest, the leftmost, a number or a place."""
+"""Which of several faces is meant: the largest, the leftmost, a number or a point."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def choose_first(faces: Sequence[Face], choice: FaceChoice) -> Face:
     face = choose(faces, choice)
     if face is not None:
         return face
-    where = ", ".join(f"{place[0]:.0f},{place[1]:.0f}" for place in sorted(_centre(face) for face in faces))
+    where = ", ".join(f"{point[0]:.0f},{point[1]:.0f}" for point in sorted(_centre(face) for face in faces))
     asked = (
         f"number {choice.index}" if choice.rule == "index" else f"at {choice.point[0]:g},{choice.point[1]:g}"
     )
     count = f"{len(faces)} face{'s' if len(faces) != 1 else ''}"
     raise FaceError(
         f"--face: there is no face {asked}; the first frame with faces has {count}, at {where}",
-        hint=f"use a number from 0 to {len(faces) - 1} counted from the left, or one of these places",
+        hint=f"use a number from 0 to {len(faces) - 1} counted from the left, or one of these points",
     )
 
 

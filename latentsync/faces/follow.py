@@ -1,4 +1,4 @@
-"""Sees the chosen face in one frame after another: finds it, keeps it, notices cuts, finds it again."""
+"""Follows the chosen face from frame to frame: finds it, keeps it, notices cuts, finds it again."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class FollowSettings:
     confidence: float = 0.5  # of the landmark network; below, there is no face
     sure: float = 0.9  # above, the network is believed for longer than the detector
     cut_levels: float = 16.0  # mean change of a thumbnail in grey levels that may be a cut
-    same_place: float = 0.06  # a face that moves less is the same in spite of such a change
+    same_position: float = 0.06  # a face that moves less is the same in spite of such a change
     largest_step: float = 0.5  # a face that moves more between two frames is another one
     forget_frames: int = 50  # after so long without it, the choice is made anew
 
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What was seen in a frame: 68 points or None. `is_new` where a shot or another place begins."""
+    """What was seen in a frame: 68 points or None. `is_new` where a shot or another position begins."""
 
     frame: Frame
     points: NDArray[np.float32] | None
@@ -70,7 +70,7 @@ class Follower:
         before = self._points
         points, confidence = self._keep(frame.rgb_u8)
         is_cut = is_jump and (
-            before is None or points is None or _moved(before, points) > self._settings.same_place
+            before is None or points is None or _moved(before, points) > self._settings.same_position
         )
         if is_cut:
             points = None

@@ -120,12 +120,12 @@ def _paste_mouth(
         source, _from_region(source_matrix, left, top), size, flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     )
     pasted = rgb_u8.copy()
-    place = pasted[top : top + size[1], left : left + size[0]]
-    change = np.subtract(face, place, dtype=np.float32)
+    region = pasted[top : top + size[1], left : left + size[0]]
+    change = np.subtract(face, region, dtype=np.float32)
     change *= weight  # exactly 0 outside the mouth, so that the frame stays as it is
-    change += place
+    change += region
     np.rint(change, out=change)
-    place[...] = np.clip(change, 0, 255, out=change)
+    region[...] = np.clip(change, 0, 255, out=change)
     return pasted
 
 

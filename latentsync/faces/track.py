@@ -76,7 +76,7 @@ def track(
     past: deque[_Row] = deque(maxlen=settings.ahead_frames)
     ahead: deque[_Row] = deque()
     for frame in frames:
-        ahead.append(crops.place(follower.see(frame)))
+        ahead.append(crops.row(follower.see(frame)))
         if len(ahead) > settings.ahead_frames:
             yield crops.crop(past, ahead)
             past.append(_without_picture(ahead.popleft()))
@@ -96,7 +96,7 @@ class _Crops:
         self._last: Pose | None = None
         self._bias: NDArray[np.float64] | None = None
 
-    def place(self, sight: Sight) -> _Row:
+    def row(self, sight: Sight) -> _Row:
         if sight.points is None:
             self._missing_frames += 1
             self._shot += sight.is_new

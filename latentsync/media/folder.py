@@ -32,26 +32,26 @@ class Found:
     other_files: int = 0
 
 
-def find_videos(place: Path) -> Found:
-    """The videos in the folder `place`, in the list `place` (one path a line, *.txt), or `place` itself.
+def find_videos(path: Path) -> Found:
+    """The videos in the folder `path`, in the list `path` (*.txt, one path per line), or `path` itself.
 
     Every folder is visited once, whatever links lead to it. A listed path is relative to the list's folder.
 
     Raises:
-        MediaError: `place` is not there or cannot be read.
+        MediaError: `path` does not exist or cannot be read.
     """
     try:
-        if place.is_dir():
-            os.listdir(place)  # a folder below that cannot be read is noted; this one stops the run
-            return _found_in(place)
-        if place.suffix.lower() == LIST_SUFFIX:
-            return _checked(_listed(place))
-        place.stat()
+        if path.is_dir():
+            os.listdir(path)  # a folder below that cannot be read is noted; this one stops the run
+            return _found_in(path)
+        if path.suffix.lower() == LIST_SUFFIX:
+            return _checked(_listed(path))
+        path.stat()
     except OSError as error:
         raise MediaError(
-            f"'{place}': cannot be read ({error.strerror})", hint="give a folder of videos, or a list of them"
+            f"'{path}': cannot be read ({error.strerror})", hint="give a folder of videos, or a list of them"
         ) from error
-    return _checked({place.name: place})
+    return _checked({path.name: path})
 
 
 def _found_in(folder: Path) -> Found:

@@ -64,7 +64,7 @@ class VideoInfo:
 
 @dataclass(frozen=True, slots=True)
 class AudioInfo:
-    """The audio stream of a file. `start_s` is when its first sample is heard, on the file's clock."""
+    """The audio stream of a file. `start_s` is when its first sample is played, on the file's clock."""
 
     rate_hz: int
     channels: int

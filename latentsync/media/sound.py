@@ -1,6 +1,6 @@
 """Sound: speech as samples for the networks, and the same speech beside the pictures of a written video.
 
-Both take gaps, damage and loudness alike, so that what conditions the mouth is what is heard with it.
+Both treat gaps, damage and loudness alike, so that the mouth follows the sound that is played with it.
 """
 
 from __future__ import annotations
