@@ -156,7 +156,10 @@ def _ended_by_signals() -> Iterator[None]:
 def _known(error: Exception) -> LatentSyncError | None:
     """`error` as a failure with a remedy, or None if it is a bug."""
     if isinstance(error, LatentSyncError):
-        return error
+        # What could not be loaded for want of memory is not damaged. A media file may state a size, though,
+        # for which no memory would do: that stays its fault.
+        is_memory = not isinstance(error, MediaError) and _is_memory(error.__cause__ or error.__context__)
+        return _out_of_memory() if is_memory else error
     if _is_memory(error):
         return _out_of_memory()
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -86,6 +86,15 @@ def test_a_bug_shows_its_traceback(
     assert shown.endswith("error: this is a bug in latentsync, please report it with the lines above\n")
 
 
+def test_weights_that_memory_did_not_suffice_for_are_not_damaged(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failure = errors.WeightsError("is damaged")
+    failure.__cause__ = ImportError("a.so: failed to map segment from shared object")
+    assert end_of(failure, monkeypatch) == 7
+    assert capsys.readouterr().err.startswith("error: out of memory\n")
+
+
 @pytest.mark.parametrize(
     ("failure", "arguments", "expected"),
     [

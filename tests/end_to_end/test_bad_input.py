@@ -36,7 +36,7 @@ FAULTS = [
     (4, "'nosuch'", "video.mp4 speech.wav -o nosuch/out.mp4"),
     (4, "'out.txt'", "video.mp4 speech.wav -o out.txt"),
     (4, "xxx.mp4' cannot be written: File name too long", f"video.mp4 speech.wav -o {'x' * 300}.mp4"),
-    (2, "--start nan", "video.mp4 speech.wav --start nan"),
+    (2, "--start 'nan'", "video.mp4 speech.wav --start nan"),
     (2, "--start 2.0 --end 1.0", "video.mp4 speech.wav --start 2 --end 1"),
     (2, "'video.mp4' ends at 4.00 s", "video.mp4 speech.wav --start 4"),
     (5, "'video.mp4'", "video.mp4 speech.wav --face 5"),
