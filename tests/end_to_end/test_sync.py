@@ -89,7 +89,7 @@ def test_the_run_says_what_it_will_do(plain_run: tuple[Path, subprocess.Complete
     for words in (
         "model ",
         "device ",
-        "effort standard: 1 step, guidance 2",
+        "effort  standard: 1 step, guidance 2",
         "portrait.mp4 (480x480, 25 fps, 4.00 s)",
         "(25 frames, 1.00 s)",
     ):
@@ -240,7 +240,7 @@ def test_uneven_frames_keep_their_times(
     with writer:
         for rgb_u8, time_s in zip(portrait_frames, times_s, strict=False):
             writer.write(rgb_u8, time_s)
-    flags = ("-o", "out.mp4", "--duration", "hold", "--model", tiny_model)
+    flags = ("-o", "out.mp4", "--duration", "hold", "--keep-fps", "--model", tiny_model)
     ended = run_cli("sync", "uneven.mp4", cut_speech(folder / "speech.wav", 0.75), *flags)
     assert ended.code == 0, ended.err
     made_s = [frame.time_s for frame in read_frames(Path("out.mp4"))]
