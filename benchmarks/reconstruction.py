@@ -27,11 +27,11 @@ from torch import Tensor
 
 from latentsync.audio.whisper import SpeechStates
 from latentsync.audio.windows import states_for_frames
-from latentsync.axes import batch_to_frames, frames_to_batch
-from latentsync.diffusion.conditioning import Conditioning
+from latentsync.axes import frames_to_batch
 from latentsync.diffusion.noise import shared_noise
 from latentsync.diffusion.sampling import build_scheduler, denoise
-from latentsync.faces.align import latent_mask, mouth_mask
+from latentsync.diffusion.view import build_view, condition
+from latentsync.faces.align import mouth_mask
 from latentsync.manifest import ManifestClip, read_manifest
 from latentsync.media.read import read_frames
 from latentsync.media.sound import read_audio
@@ -57,11 +57,11 @@ class Mouth:
         self.model = model
         self.guidance = model.spec.guidance if guidance is None else guidance
         mask = mouth_mask(model.spec.resolution)
-        self.mask = torch.from_numpy(mask).to(model.device, model.dtype)  # h w
-        self.latent_mask = torch.from_numpy(latent_mask(mask, factor=model.vae.factor)).to(self.mask)
-        side = model.spec.resolution // model.vae.factor
+        pixels = torch.from_numpy(mask).to(model.device, model.dtype)  # h w
+        self.view = build_view(model.spec.view, pixels, factor=model.vae.factor)
+        side = len(self.view.small(pixels))
         shape = (1, model.vae.latent_channels, 1, side, side)
-        self.noise = shared_noise(shape, Seeds(1247).generator("noise")).to(self.mask)
+        self.noise = shared_noise(shape, Seeds(1247).generator("noise")).to(pixels)
         self.scheduler = build_scheduler(model.spec.prediction_type, model.spec.timestep_spacing)
 
     @torch.inference_mode()
@@ -69,32 +69,25 @@ class Mouth:
         """The generated crops, and the crops through the autoencoder, as (f h w c)."""
         model, frames = self.model, len(crops_u8)
         images, others = self._images(crops_u8), self._images(reference_u8)  # f c h w
-        known, masked, reference = (
-            model.vae.encode(each, mode="mean", generator=None)
-            for each in (images, images * self.mask, others)
-        )
-        conditioning = Conditioning(
-            mask=self.latent_mask.expand(1, 1, frames, -1, -1),
-            masked=batch_to_frames(masked, frames=frames),
-            reference=batch_to_frames(reference, frames=frames),
-        )
         latents = denoise(
             model.unet,
             self.scheduler,
             self.noise.expand(-1, -1, frames, -1, -1),
-            conditioning,
+            condition(self.view, images, others, model.vae.encode),
             audio.to(model.device, model.dtype),
             steps=model.spec.steps,
             guidance=self.guidance,
         )
-        return self._crops(frames_to_batch(latents)), self._crops(known)
+        known = model.vae.encode(self.view.cut(images))
+        return self._crops(frames_to_batch(latents), images), self._crops(known, images)
 
     def _images(self, crops_u8: Crops) -> Tensor:
         images = torch.from_numpy(crops_u8).movedim(-1, 1)  # f c h w
         return images.to(self.model.device, self.model.dtype) / 127.5 - 1
 
-    def _crops(self, latents: Tensor) -> Crops:
-        images = self.model.vae.decode(latents).float().cpu().movedim(1, -1)  # f h w c
+    def _crops(self, latents: Tensor, faces: Tensor) -> Crops:
+        placed = self.view.place(self.model.vae.decode(latents), faces)
+        images = placed.float().cpu().movedim(1, -1)  # f h w c
         return np.asarray(((images + 1) * 127.5).clamp(0, 255).round().numpy(), np.uint8)
 
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from latentsync.axes import expect_axes
+from latentsync.axes import batch_to_frames, expect_axes
+from latentsync.diffusion.conditioning import Conditioning
 from latentsync.recipe.networks import FOLD
 
 ViewName = Literal["face", "mouth"]
@@ -102,6 +103,23 @@ View = FaceView | MouthView
 def build_view(name: ViewName, mask: Tensor, *, factor: int) -> View:
     """The view that a U-Net was built for."""
     return MouthView(mask, factor=factor) if name == "mouth" else FaceView(mask, factor=factor)
+
+
+def condition(view: View, faces: Tensor, references: Tensor, encode: Encode) -> Conditioning:
+    """What the U-Net sees of one window of frames beside its noisy latents.
+
+    Args:
+        faces: (f 3 h w) that are being changed.
+        references: (f 3 h w) of the same person.
+        encode: the autoencoder's.
+    """
+    frames = len(faces)
+    reference = batch_to_frames(encode(view.cut(references)), frames=frames)
+    return Conditioning(
+        mask=view.small(view.mask).to(reference).expand(1, 1, frames, -1, -1),
+        masked=batch_to_frames(view.known(faces, encode), frames=frames).to(reference),
+        reference=reference,
+    )
 
 
 def shown_part(

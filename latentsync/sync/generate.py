@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentsync.audio.windows import StateSource, states_for_frames
-from latentsync.axes import batch_to_frames, frames_to_batch, to_levels, to_pm1
-from latentsync.diffusion.conditioning import Conditioning
+from latentsync.axes import frames_to_batch, to_levels, to_pm1
 from latentsync.diffusion.noise import shared_noise
 from latentsync.diffusion.sampling import build_scheduler, denoise
-from latentsync.diffusion.view import build_view
+from latentsync.diffusion.view import build_view, condition
 from latentsync.diffusion.windows import blend_windows
 from latentsync.faces.align import align
 from latentsync.faces.track import TrackedFrame
@@ -139,8 +138,7 @@ class _Mouth:
         self.model, self.states, self.sampling = model, states, sampling
         pixels = torch.from_numpy(mask).to(model.device, model.dtype)  # h w
         self.view = build_view(model.spec.view, pixels, factor=model.vae.factor)
-        self.latent_mask = self.view.small(pixels)  # h w
-        side = len(self.latent_mask)
+        side = len(self.view.small(pixels))
         self.scheduler = build_scheduler(model.spec.prediction_type, model.spec.timestep_spacing)
         seeds = Seeds(sampling.seed)
         self.posterior = seeds.generator("posterior")
@@ -179,19 +177,12 @@ class _Mouth:
         images = self._images(window)  # f c h w
         mode: EncodeMode = "sample" if self.sampling.is_exact else "mean"
         encode = partial(model.vae.encode, mode=mode, generator=self.posterior)
-        masked = self.view.known(images, encode)
-        reference = encode(self.view.cut(images))
-        conditioning = Conditioning(
-            mask=self.latent_mask.expand(1, 1, frames, -1, -1),
-            masked=batch_to_frames(masked, frames=frames),
-            reference=batch_to_frames(reference, frames=frames),
-        )
         audio = states_for_frames(self.states, [cut.tracked.frame.time_s for cut in window])  # f n d
         latents = denoise(
             model.unet,
             self.scheduler,
             self.noise.expand(-1, -1, frames, -1, -1).to(model.device, model.dtype),
-            conditioning,
+            condition(self.view, images, images, encode),
             audio.to(model.device, model.dtype),
             steps=self.sampling.steps,
             guidance=self.sampling.guidance,

@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from schemas import DecoderRecipe, PredictedWindows
-from torch import Tensor
 
-from latentsync.axes import batch_to_frames, frames_to_batch
-from latentsync.diffusion.conditioning import Conditioning
+from latentsync.axes import frames_to_batch
 from latentsync.diffusion.noise import shared_noise
 from latentsync.diffusion.sampling import build_scheduler, denoise
+from latentsync.diffusion.view import build_view, condition
 from latentsync.events import Progress, Report
-from latentsync.faces.align import latent_mask, mouth_mask
+from latentsync.faces.align import mouth_mask
 from latentsync.manifest import ManifestClip
 from latentsync.runtime import Seeds
 from latentsync.train.augment import change_pictures
@@ -94,8 +93,7 @@ class Speaker:
         self.model, self.hearing, self.recipe = model, hearing, recipe
         self.region = Region(spec.resolution, is_lower_half=False)
         mask = mouth_mask(spec.resolution)
-        self.mask = torch.from_numpy(mask)  # h w
-        self.latent_mask = torch.from_numpy(latent_mask(mask, factor=model.vae.factor))  # h w
+        self.view = build_view(spec.view, torch.from_numpy(mask), factor=model.vae.factor)
         self.scheduler = build_scheduler(spec.prediction_type, spec.timestep_spacing)
 
     def fingerprint(self) -> str:
@@ -123,7 +121,7 @@ class Speaker:
         changed_u8 = change_pictures(np.concatenate(both), self.recipe.pictures, random)
         images = torch.from_numpy(changed_u8).permute(0, 3, 1, 2) / 127.5 - 1  # f c h w
         target, reference = images.split(frames)
-        true = model.vae.encode(target)
+        true = model.vae.encode(self.view.cut(target))
         side = true.shape[-1]
         generator = Seeds(self.recipe.seed).generator(f"noise/{planned.name}")
         audio = self.hearing.tokens(planned.clip, range(planned.start, planned.start + frames))  # f n d
@@ -131,11 +129,7 @@ class Speaker:
             model.unet,
             self.scheduler,
             shared_noise((1, model.vae.latent_channels, frames, side, side), generator),
-            Conditioning(
-                mask=self.latent_mask.expand(1, 1, frames, -1, -1),
-                masked=self._encode(target * self.mask),
-                reference=self._encode(reference),
-            ),
+            condition(self.view, target, reference, model.vae.encode),
             audio,
             steps=model.spec.steps,
             guidance=model.spec.guidance,
@@ -143,9 +137,6 @@ class Speaker:
         return PredictedWindow(
             changed_u8[:frames], true.half().numpy(), frames_to_batch(predicted).half().numpy()
         )
-
-    def _encode(self, images: Tensor) -> Tensor:
-        return batch_to_frames(self.model.vae.encode(images), frames=len(images))
 
 
 def prepare_windows(

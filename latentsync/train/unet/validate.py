@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from latentsync.audio.whisper import RATE_HZ
-from latentsync.axes import batch_to_frames, frames_to_batch
-from latentsync.diffusion.conditioning import Conditioning
+from latentsync.axes import frames_to_batch
 from latentsync.diffusion.sampling import denoise
+from latentsync.diffusion.view import condition
 from latentsync.errors import MediaError
 from latentsync.manifest import ManifestClip
 from latentsync.media.sound import read_audio
@@ -121,14 +121,8 @@ def make_unet_draw(recipe: UNetTrainingRecipe, vae: AnyAutoencoder) -> Draw:
 
     def draw(model: nn.Module, batch: dict[str, Tensor]) -> NDArray[np.uint8]:
         target = to_pm1(batch["target_u8"]).to(weight)  # b c f h w
-        frames = target.shape[2]
-
         faces = frames_to_batch(target)  # f c h w
-        known = Conditioning(
-            mask=view.small(view.mask).float().expand(1, 1, frames, -1, -1),
-            masked=batch_to_frames(view.known(faces, vae.encode), frames=frames).float(),
-            reference=batch_to_frames(vae.encode(view.cut(faces)), frames=frames).float(),
-        )
+        known = condition(view, faces, faces, lambda images: vae.encode(images).float())
         shared = recipe.noise.replaced(kind="shared")  # as `sync` draws it
         noise = draw_noise(known.reference.shape, seeds.generator("validation"), shared)
         latents = denoise(
