@@ -34,7 +34,8 @@ class Patches:
     def draw(self, random: np.random.Generator) -> Picture:
         """One patch, cut, turned, recoloured and damaged at random."""
         if random.random() < STILL_SHARE:
-            cut = _drawn(random) if random.random() < DRAWN_SHARE else self._still(random)
+            is_drawn = not self.stills or random.random() < DRAWN_SHARE
+            cut = _drawn(random) if is_drawn else self._still(random)
         else:
             number = int(np.searchsorted(self.ends, random.random() * self.ends[-1]))
             is_mouth = random.random() < MOUTH_SHARE
