@@ -26,12 +26,15 @@ MAY_CHANGE = (
 
 
 class OptimizerTable(Table):
-    """AdamW, its schedule and the clipping of gradients.
+    """The optimizer, its schedule and the clipping of gradients.
 
+    kind            "adamw"; or "muon", which orthogonalises the updates of matrices and convolutions and
+                    leaves the rest to AdamW: fewer steps for a small network; not with sharding
     warmup_samples  over which the learning rate rises from zero
     final_share     of the learning rate that "cosine" ends with
     """
 
+    kind: Literal["adamw", "muon"]
     learning_rate: Annotated[float, Field(gt=0, le=1)]
     weight_decay: Amount
     betas: tuple[Share, Share] = Field(strict=False)

@@ -39,6 +39,7 @@ from latentsync.train.checkpoint import (
 )
 from latentsync.train.ema import Average
 from latentsync.train.log import Row, TrainingLog, read_log
+from latentsync.train.muon import Muon
 from latentsync.train.processes import StopRequest, explaining, listening_for_stop
 
 Reason = Literal["finished", "signal", "time"]
@@ -183,12 +184,19 @@ def learning_rate(table: OptimizerTable, samples: int, total: int) -> float:
 
 def _prepare(run: TrainingRun, accelerator: Accelerator) -> Trained:
     table = run.optimizer
-    optimizer = torch.optim.AdamW(
-        [parameter for parameter in run.model.parameters() if parameter.requires_grad],
-        lr=table.learning_rate,
-        betas=table.betas,
-        weight_decay=table.weight_decay,
-    )
+    trained = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
+    optimizer: torch.optim.Optimizer
+    if table.kind == "muon":
+        if run.run.sharding == "fsdp":
+            raise RecipeError(
+                'optimizer.kind = "muon" takes whole matrices, and run.sharding = "fsdp" leaves parts',
+                hint="use run.sharding=ddp or optimizer.kind=adamw",
+            )
+        optimizer = Muon(trained, lr=table.learning_rate, betas=table.betas, weight_decay=table.weight_decay)
+    else:
+        optimizer = torch.optim.AdamW(
+            trained, lr=table.learning_rate, betas=table.betas, weight_decay=table.weight_decay
+        )
     model, optimizer = accelerator.prepare(run.model, optimizer)
     return Trained(
         accelerator=accelerator,

@@ -37,11 +37,15 @@ def weights_of(output: Path, name: str = "model.safetensors") -> dict[str, Tenso
     return read_tensors(place / name) | rest
 
 
-def assert_same_run(one: Path, other: Path) -> None:
+def assert_same_weights(one: Path, other: Path) -> None:
     for name in ("model.safetensors", "average.safetensors"):
         first, second = weights_of(one, name), weights_of(other, name)
         assert first.keys() == second.keys()
         assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert_same_weights(one, other)
     assert what_counts(read_log(one)) == what_counts(read_log(other))
 
 
@@ -71,6 +75,15 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path: Path) -> None:
     finished = run_toy(tmp_path / "parts")
     assert finished.reason == "finished"
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_run_by_muon_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    table = ToyRecipe().optimizer.model_copy(update={"kind": "muon", "schedule": "constant"})
+    recipe = ToyRecipe().model_copy(update={"optimizer": table})
+    run_toy(tmp_path / "whole", recipe)
+    run_toy(tmp_path / "parts", recipe.with_run(samples=40))
+    run_toy(tmp_path / "parts", recipe)
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
