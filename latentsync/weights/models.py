@@ -182,9 +182,15 @@ def _from_checkpoint(unet: Path) -> ModelSpec:
 
 
 def _trained(unet: Path, facts: Mapping[str, Any]) -> ModelSpec:
-    """A U-Net of `latentsync train-unet`, with the networks it was trained with."""
-    if facts.get("vae") == DEFAULT_MODEL:
+    """A U-Net of `latentsync train-unet`, with the networks it was trained with.
+
+    An autoencoder of one's own lies beside it as vae.safetensors, or still where it was in training.
+    """
+    named = Path(str(facts.get("vae")))
+    if facts.get("vae") == DEFAULT_MODEL or named.suffix == ".safetensors":
         spec = _compact(unet)
+        if facts.get("vae") != DEFAULT_MODEL and spec.vae.parent != unet.parent:
+            spec = replace(spec, vae=named)
         if facts.get("prediction_type") != spec.prediction_type:
             spec = replace(spec, steps=20, prediction_type="epsilon", timestep_spacing="leading")
     else:

@@ -210,6 +210,16 @@ def test_a_trained_unet_goes_with_what_it_was_trained_with(bundled: Path, tmp_pa
     save_checkpoint(unet, build_unet(UNET).state_dict(), kind="unet", config=UNET, facts=facts)
     spec = store.find_model(str(unet))
     assert (spec.steps, spec.prediction_type, spec.timestep_spacing) == (1, "sample", "trailing")
+    facts["vae"] = str(tmp_path / "autoencoder.safetensors")  # of one's own, still where it was in training
+    save_checkpoint(unet, build_unet(UNET).state_dict(), kind="unet", config=UNET, facts=facts)
+    with pytest.raises(WeightsError, match=r"its VAE is missing: .*autoencoder.safetensors"):
+        store.find_model(str(unet))
+    save_vae(tmp_path / "autoencoder.safetensors")
+    assert store.find_model(str(unet)).vae == tmp_path / "autoencoder.safetensors"
+    beside_it = unet.with_name("vae.safetensors")
+    save_vae(beside_it)
+    assert store.find_model(str(unet)).vae == beside_it
+    beside_it.unlink()
     facts |= {"vae": "sd-vae-ft-mse", "prediction_type": "epsilon"}
     save_checkpoint(unet, build_unet(UNET).state_dict(), kind="unet", config=UNET, facts=facts)
     for beside in ("sd-vae-ft-mse/diffusion_pytorch_model.safetensors", "whisper/tiny.pt"):
