@@ -75,7 +75,8 @@ def _matrix_change(gradient: Tensor, state: dict[str, Any], betas: tuple[float, 
     momentum.lerp_(gradient, 1 - MOMENTUM)
     ahead = gradient.lerp(momentum, MOMENTUM).flatten(1)  # out in
     size = MATCHED_RMS * max(ahead.shape) ** 0.5
-    return (size * orthogonal(ahead)).view_as(gradient).to(gradient)
+    change: Tensor = (size * orthogonal(ahead)).view_as(gradient).to(gradient)
+    return change
 
 
 def _adam_change(gradient: Tensor, state: dict[str, Any], betas: tuple[float, float]) -> Tensor:
@@ -99,4 +100,4 @@ def orthogonal(matrix: Tensor) -> Tensor:
     for _ in range(ITERATIONS):
         square = made @ made.mT
         made = first * made + (second * square + third * square @ square) @ made
-    return made.mT if matrix.shape[0] > matrix.shape[1] else made
+    return torch.as_tensor(made.mT if matrix.shape[0] > matrix.shape[1] else made)

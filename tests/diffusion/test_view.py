@@ -2,8 +2,6 @@
 
 import numpy as np
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from latentsync.diffusion.view import MouthView, build_view, shown_part
 from latentsync.faces.align import mouth_mask
@@ -21,11 +19,10 @@ def faces(seed: int) -> torch.Tensor:
     return torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-@given(st.integers(0, 1000))
-def test_nothing_that_the_mask_hides_reaches_the_network(seed: int) -> None:
+def test_nothing_that_the_mask_hides_reaches_the_network() -> None:
     view, real = mouth_view(), faces(0)
     hidden = 1 - (view.mask > 0).float()
-    changed = real * (1 - hidden) + faces(seed + 1) * hidden
+    changed = real * (1 - hidden) + faces(1) * hidden
     assert torch.equal(view.known(real, lambda each: each), view.known(changed, lambda each: each))
 
 

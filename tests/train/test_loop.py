@@ -78,8 +78,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_a_run_by_muon_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    table = ToyRecipe().optimizer.model_copy(update={"kind": "muon", "schedule": "constant"})
-    recipe = ToyRecipe().model_copy(update={"optimizer": table})
+    recipe = TOY.replaced(optimizer=TOY.optimizer.replaced(kind="muon", schedule="constant"))
     run_toy(tmp_path / "whole", recipe)
     run_toy(tmp_path / "parts", recipe.with_run(samples=40))
     run_toy(tmp_path / "parts", recipe)
