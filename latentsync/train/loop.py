@@ -168,7 +168,7 @@ def learning_rate(table: OptimizerTable, samples: int, total: int) -> float:
     """The learning rate of the step after which `samples` of `total` will have been seen.
 
     >>> table = OptimizerTable(
-    ...     learning_rate=1, weight_decay=0, betas=(0.9, 0.999), max_gradient_norm=1,
+    ...     kind="adamw", learning_rate=1, weight_decay=0, betas=(0.9, 0.999), max_gradient_norm=1,
     ...     schedule="constant", warmup_samples=4, final_share=0,
     ... )
     >>> [learning_rate(table, samples, 100) for samples in (1, 2, 4, 100)]
