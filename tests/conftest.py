@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -18,7 +17,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job;
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).parent.parent
-sys.path.append(str(REPOSITORY / "recipes" / "compact"))  # trainers that lie outside the package
 
 
 def _folder(variable: str, default: str) -> Path:

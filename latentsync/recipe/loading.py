@@ -66,7 +66,7 @@ def shipped_folder() -> Path:
 
 
 def shipped_names() -> list[str]:
-    """The names that `load_recipe` finds without a path, such as `sync` or `compact/unet`."""
+    """The names that `load_recipe` finds without a path, such as `sync` or `compact/stage1`."""
     folder = shipped_folder()
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.toml"))
 

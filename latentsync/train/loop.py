@@ -79,6 +79,7 @@ class TrainingRun:
     samples   `samples[k]` is a dict of tensors, a pure function of k; its entry "note", a string, is shown
     validate  measures per item, for this process's share of the items, called with the averaged weights; a
               measure "a/b" is put into a table "a". Every process must call the model equally often
+    learning_rate_shares  share of the learning rate for parameters whose name begins with a key; others: 1
     on_log    called by the main process with every row so far, after each new one
     """
 
@@ -97,6 +98,7 @@ class TrainingRun:
     validate: Validate | None = None
     validate_every_samples: int = 0
     score: Score | None = None
+    learning_rate_shares: Mapping[str, float] = field(default_factory=dict)
     on_log: Callable[[Sequence[Row]], None] | None = None
     workers: int = 0
     stop_after_s: float | None = None
@@ -184,7 +186,6 @@ def learning_rate(table: OptimizerTable, samples: int, total: int) -> float:
 
 def _prepare(run: TrainingRun, accelerator: Accelerator) -> Trained:
     table = run.optimizer
-    trained = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
     optimizer: torch.optim.Optimizer
     if table.kind == "muon":
         if run.run.sharding == "fsdp":
@@ -192,10 +193,14 @@ def _prepare(run: TrainingRun, accelerator: Accelerator) -> Trained:
                 'optimizer.kind = "muon" takes whole matrices, and run.sharding = "fsdp" leaves parts',
                 hint="use run.sharding=ddp or optimizer.kind=adamw",
             )
+        trained = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
         optimizer = Muon(trained, lr=table.learning_rate, betas=table.betas, weight_decay=table.weight_decay)
     else:
         optimizer = torch.optim.AdamW(
-            trained, lr=table.learning_rate, betas=table.betas, weight_decay=table.weight_decay
+            _parameter_groups(run.model, run.learning_rate_shares),
+            lr=table.learning_rate,
+            betas=table.betas,
+            weight_decay=table.weight_decay,
         )
     model, optimizer = accelerator.prepare(run.model, optimizer)
     return Trained(
@@ -208,6 +213,16 @@ def _prepare(run: TrainingRun, accelerator: Accelerator) -> Trained:
         config=run.config,
         recipe=run.recipe,
     )
+
+
+def _parameter_groups(model: nn.Module, shares: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The trained parameters, a group for each share of the learning rate."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            share = next((share for start, share in shares.items() if name.startswith(start)), 1.0)
+            groups.setdefault(share, []).append(parameter)
+    return [{"params": parameters, "share": share} for share, parameters in groups.items()]
 
 
 def _continue(run: TrainingRun, trained: Trained, checkpoints: Path, report: Report) -> Position:
@@ -229,7 +244,7 @@ def _set_learning_rate(run: TrainingRun, optimizer: torch.optim.Optimizer, posit
     batch = run.run.batch_samples
     rate = learning_rate(run.optimizer, position.samples + batch, run.run.samples // batch * batch)
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("share", 1.0)  # a checkpoint from before there were shares has none
 
 
 def _backward(

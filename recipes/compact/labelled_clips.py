@@ -1,19 +1,27 @@
-"""Labelled clips, as `recipes/compact/label_clips.py` writes them: which there are, and what is in one."""
+"""Labelled clips, as `label_clips.py` writes them: finding them, reading one, drawing from many."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from schemas import ClipGroup
+from pydantic import Field
 
 from latentsync.errors import MediaError
+from latentsync.recipe.schema import Table
 
 LONGEST_WEIGHT_FRAMES = 300  # a longer clip is not drawn more often than one of this length
+
+
+class ClipGroup(Table):
+    """Clips whose name matches `files` are drawn with this share of the whole."""
+
+    files: str
+    share: Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +38,7 @@ class LabelledClip:
         """One array of the clip, left on disk until it is indexed.
 
         Args:
-            field: crops_u8 (f h w c), points (f n 2), time_s (f,), audio (n,), loose_u8 or loose_points.
+            field: crops_u8 (f h w c), points (f n 2), time_s (f), audio (n), loose_u8 or loose_points.
 
         Raises:
             MediaError: the file is missing or damaged.
@@ -61,7 +69,7 @@ def find_clips(folder: Path) -> list[LabelledClip]:
 
 
 def matches_any(name: str, patterns: tuple[str, ...]) -> bool:
-    """Whether the name of a clip fits one of the patterns, in which * stands for anything."""
+    """Whether the name of a clip matches one of the patterns, in which * matches anything."""
     return any(fnmatch(name, pattern) for pattern in patterns)
 
 
@@ -69,7 +77,7 @@ class ClipDraw:
     """Draws clips: first a group by its share, then a clip of it by its length."""
 
     def __init__(self, names: list[str], frames: list[int], groups: tuple[ClipGroup, ...]) -> None:
-        """Prepare draws from the clips called `names` with so many `frames`.
+        """Prepare draws from the clips called `names`, of which each has as many frames as `frames` says.
 
         Raises:
             MediaError: no clip belongs to any group.

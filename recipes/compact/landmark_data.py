@@ -10,15 +10,15 @@ from typing import Annotated
 import numpy as np
 import torch
 import torch.nn.functional as F
-from labelled_clips import find_clips, matches_any
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
 from latentsync.faces.landmarks import INPUT_PX
 from latentsync.recipe.schema import Amount, Positive, Table
+from recipes.compact.labelled_clips import find_clips, matches_any
 
-# Where each of the 68 points goes when the picture is mirrored.
+# The index of each of the 68 points in the mirrored picture.
 MIRRORED = (
     *range(16, -1, -1),
     *range(26, 16, -1),
@@ -35,7 +35,7 @@ class LabelledSquares:
 
     pictures_u8  (n c h w) RGB
     points       (n 68 2) in pixels of the picture
-    sources      (n,) name of the file each came from
+    sources      (n) name of the clip each came from
     """
 
     pictures_u8: Tensor
@@ -83,8 +83,8 @@ class Augmentation(Table):
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """pictures_pm1 (n 3 96 96), points (n 68 2) in 0..1 of the square, is_face (n,) 0 or 1."""
+class Squares:
+    """pictures_pm1 (n 3 96 96), points (n 68 2) in 0..1 of the square, is_face (n) 0 or 1."""
 
     pictures_pm1: Tensor
     points: Tensor
@@ -92,18 +92,18 @@ class Batch:
 
 
 def draw_batch(
-    squares: LabelledSquares, indices: Tensor, how: Augmentation, random: torch.Generator
-) -> Batch:
+    squares: LabelledSquares, indices: Tensor, augmentation: Augmentation, random: torch.Generator
+) -> Squares:
     """Cut a random square out of each chosen picture, mirror, colour and damage it."""
     count = len(indices)
     pictures = squares.pictures_u8[indices].float() / 255
     points = squares.points[indices]
     low, high = points.amin(1), points.amax(1)
     extent = (high - low).amax(1)
-    is_face = torch.rand(count, generator=random) >= how.negatives
-    side, shift = _place(is_face, how, random)
+    is_face = torch.rand(count, generator=random) >= augmentation.negatives
+    side, shift = _choose_squares(is_face, augmentation, random)
     centre = (low + high) / 2 + shift * extent[:, None]
-    angle = torch.randn(count, generator=random).clamp(-2, 2) * math.radians(how.rotation_deg) / 2
+    angle = torch.randn(count, generator=random).clamp(-2, 2) * math.radians(augmentation.rotation_deg) / 2
     cos, sin = angle.cos(), angle.sin()
     turn = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)
     turn = turn * (side * extent)[:, None, None]  # unit square -> picture
@@ -112,10 +112,10 @@ def draw_batch(
     cut = _cut(pictures, turn, centre, padding="border" if torch.rand(1, generator=random) < 0.5 else "zeros")
     unit = torch.linalg.solve(turn, (points - centre[:, None]).mT).mT + 0.5
     unit = torch.where(is_mirrored[:, None, None], unit[:, list(MIRRORED)], unit)
-    return Batch(_damage(_recolour(cut, random), random) * 2 - 1, unit, is_face.float())
+    return Squares(_damage(_recolour(cut, random), random) * 2 - 1, unit, is_face.float())
 
 
-def straight_batch(squares: LabelledSquares, indices: Tensor, *, side: float) -> Batch:
+def straight_batch(squares: LabelledSquares, indices: Tensor, *, side: float) -> Squares:
     """Cut squares as the tracker does, unchanged otherwise, for validation."""
     points = squares.points[indices]
     low, high = points.amin(1), points.amax(1)
@@ -123,23 +123,25 @@ def straight_batch(squares: LabelledSquares, indices: Tensor, *, side: float) ->
     centre = (low + high) / 2
     cut = _cut(squares.pictures_u8[indices].float() / 255, turn, centre, padding="zeros")
     unit = torch.linalg.solve(turn, (points - centre[:, None]).mT).mT + 0.5
-    return Batch(cut * 2 - 1, unit, torch.ones(len(indices)))
+    return Squares(cut * 2 - 1, unit, torch.ones(len(indices)))
 
 
-def _place(is_face: Tensor, how: Augmentation, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Side (n,) and shift (n, 2) of each square, in extents: around faces, or beside and inside them."""
+def _choose_squares(
+    is_face: Tensor, augmentation: Augmentation, random: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Side (n) and shift (n 2) of each square, in extents: around faces, or next to and inside them."""
     count = len(is_face)
     uniform = torch.rand(count, 4, generator=random)
-    side = how.side_min + (how.side_max - how.side_min) * uniform[:, 0]
-    shift = (2 * uniform[:, 1:3] - 1) * how.shift * side[:, None]
+    side = augmentation.side_min + (augmentation.side_max - augmentation.side_min) * uniform[:, 0]
+    shift = (2 * uniform[:, 1:3] - 1) * augmentation.shift * side[:, None]
     direction = F.normalize(torch.randn(count, 2, generator=random), dim=1)
-    is_beside = uniform[:, 3] < 0.6
-    beside_side = 0.4 + 1.1 * uniform[:, 0]
-    beside_shift = direction * (0.5 + 0.35 * beside_side + 0.3 * uniform[:, 1])[:, None]
+    is_next_to = uniform[:, 3] < 0.6
+    next_to_side = 0.4 + 1.1 * uniform[:, 0]
+    next_to_shift = direction * (0.5 + 0.35 * next_to_side + 0.3 * uniform[:, 1])[:, None]
     inside_side = 0.15 + 0.4 * uniform[:, 0]
     inside_shift = direction * 0.4 * uniform[:, 1:2]
-    wrong_side = torch.where(is_beside, beside_side, inside_side)
-    wrong_shift = torch.where(is_beside[:, None], beside_shift, inside_shift)
+    wrong_side = torch.where(is_next_to, next_to_side, inside_side)
+    wrong_shift = torch.where(is_next_to[:, None], next_to_shift, inside_shift)
     return torch.where(is_face, side, wrong_side), torch.where(is_face[:, None], shift, wrong_shift)
 
 

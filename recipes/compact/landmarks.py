@@ -2,136 +2,174 @@
 
 from __future__ import annotations
 
-import copy
-import json
-import math
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from landmark_data import (
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+
+from latentsync.events import Report
+from latentsync.faces.landmarks import SQUARE_PER_EXTENT, LandmarkNet
+from latentsync.recipe.schema import Amount, Count, Table
+from latentsync.runtime import Seeds
+from latentsync.train.loop import Check, TrainingRun
+from latentsync.weights.checkpoints import assign_strictly, save_checkpoint
+from latentsync.weights.read import read_tensors
+from recipes.compact.labelled_clips import ClipDraw, ClipGroup
+from recipes.compact.landmark_data import (
     Augmentation,
     LabelledSquares,
+    Squares,
     draw_batch,
     load_labels,
     straight_batch,
 )
-from pydantic import Field
-from safetensors.torch import save_file
-from schemas import ClipGroup
-from torch import Tensor
+from recipes.compact.training import (
+    Batch,
+    Samples,
+    TrainerRecipe,
+    fingerprint,
+    train_to_the_end,
+)
 
-from latentsync.events import Measured, Note, Plan, Progress, Report
-from latentsync.faces.landmarks import SQUARE_PER_EXTENT, LandmarkNet
-from latentsync.recipe.schema import Recipe
-from latentsync.runtime import Seeds
+NORM_BATCHES = 50  # from which the statistics of batch normalisation are taken for the EMA weights
 
 
-class LandmarksRecipe(Recipe):
-    """What the landmark network is trained on and how."""
+class LandmarksRecipe(TrainerRecipe):
+    """`recipes/compact/landmarks.toml`.
+
+    face_loss     weight of the binary cross-entropy of "this is a face"
+    control_loss  of the three means that align a crop, which count once more
+    """
 
     kind: ClassVar[str] = "compact/landmarks"
 
-    steps: int = Field(gt=0)
-    batch_squares: int = Field(gt=0)
-    lr: float = Field(gt=0)
-    weight_decay: float = Field(ge=0)
-    warmup_steps: int = Field(ge=0)
-    average_decay: float = Field(ge=0, lt=1)
-    face_loss: float = Field(ge=0)
-    control_loss: float = Field(ge=0)
-    held_out: tuple[str, ...] = Field(strict=False)
     groups: tuple[ClipGroup, ...] = Field(strict=False)
+    face_loss: Amount
+    control_loss: Amount
     augmentation: Augmentation
+    validate_every_samples: Count
 
 
-@dataclass(frozen=True, slots=True)
-class TrainLandmarksJob:
-    """Where the labels are and where the weights go; `save_every_s` between intermediate weights."""
-
-    labels: Path
-    output: Path
-    save_every_s: float = 120.0
+class LandmarkNetConfig(Table):
+    """Nothing: the sizes of the landmark network are fixed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """`error` is the mean distance to the teacher's points on held-out people, in distances between eyes."""
+class LandmarksObjective:
+    """The distance of the points, and the cross-entropy of whether there is a face."""
 
-    weights: Path
-    error: float
+    def __init__(self, squares: LabelledSquares, recipe: LandmarksRecipe) -> None:
+        self.squares, self.recipe, self.seeds = squares, recipe, Seeds(recipe.seed)
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        drawn = self.draw(batch)
+        points, face_logits = model(drawn.pictures_pm1.contiguous(memory_format=torch.channels_last))
+        errors = point_losses(points, drawn.points, control_weight=self.recipe.control_loss)
+        return {
+            "points": errors[drawn.is_face > 0].mean(),
+            "face": F.binary_cross_entropy_with_logits(face_logits, drawn.is_face),
+        }
+
+    def draw(self, batch: Batch) -> Squares:
+        """The squares of a batch, changed all at once, which is much faster than one by one."""
+        generator = self.seeds.generator(f"augmentation/{int(batch['number'][0])}")
+        return draw_batch(self.squares, batch["square"], self.recipe.augmentation, generator)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {"points": 1.0, "face": self.recipe.face_loss}
 
 
-def run(job: TrainLandmarksJob, recipe: LandmarksRecipe, report: Report) -> Result:
-    """Train the network, keeping an average of its weights, and write that average as fp16 safetensors."""
-    labels = load_labels(job.labels)
-    held_out = labels.only(recipe.held_out, keep=True)
-    squares = labels.only(recipe.held_out, keep=False)
-    chances = _chances(squares, recipe)
-    report(Plan((f"{len(squares)} squares to train on, {len(held_out)} held out", f"{recipe.steps} steps")))
-    seeds = Seeds(recipe.seed)
-    torch.manual_seed(recipe.seed)
+class HeldOutError:
+    """The mean distance to the teacher's points on held-out people, in distances between the eyes."""
+
+    def __init__(self, squares: LabelledSquares) -> None:
+        self.squares = squares
+
+    def __call__(self, model: nn.Module, check: Check) -> list[dict[str, float]]:
+        errors = []
+        for indices in torch.arange(check.rank, len(self.squares), check.processes).split(64):
+            batch = straight_batch(self.squares, indices, side=SQUARE_PER_EXTENT)
+            points, _ = model(batch.pictures_pm1)
+            errors += ((points - batch.points).norm(dim=2).mean(1) / between_eyes(batch.points)).tolist()
+        return [{"error": error} for error in errors]
+
+
+def run(data: Path, output: Path, recipe: LandmarksRecipe, report: Report) -> Path:
+    """Train on the labels in `data` and return the EMA weights, at half precision.
+
+    Raises:
+        MediaError: there are no labelled clips.
+        RecipeError: the checkpoint is of another recipe.
+    """
+    labels = load_labels(data)
+    held_out, squares = (labels.only(recipe.held_out, keep=keep) for keep in (True, False))
+    torch.manual_seed(recipe.seed)  # model initialisation
     net = LandmarkNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = copy.deepcopy(net).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-    random = seeds.generator("augmentation")
-    saved_s = time.monotonic()
-    for step in range(recipe.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = _learning_rate(step, recipe)
-        indices = torch.multinomial(chances, recipe.batch_squares, replacement=True, generator=random)
-        batch = draw_batch(squares, indices, recipe.augmentation, random)
-        points, face_logits = net(batch.pictures_pm1.contiguous(memory_format=torch.channels_last))
-        point_loss = _point_loss(points, batch.points, recipe.control_loss)[batch.is_face > 0].mean()
-        face_loss = F.binary_cross_entropy_with_logits(face_logits, batch.is_face)
-        optimizer.zero_grad()
-        (point_loss + recipe.face_loss * face_loss).backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimizer.step()
-        _follow(average, net, min(recipe.average_decay, (1 + step) / (10 + step)))
-        if step % 50 == 0:
-            report(Progress("train", step, recipe.steps, "steps"))
-            report(Measured(step, {"points": point_loss.item(), "face": face_loss.item()}))
-        if time.monotonic() - saved_s > job.save_every_s:
-            error = _save(average, held_out, job.output, step=step)
-            report(Measured(step, {"held_out": error}))
-            saved_s = time.monotonic()
-    error = _save(average, held_out, job.output, step=recipe.steps)
-    report(Note(f"held-out error {error:.4f} of the distance between the eyes"))
-    return Result(job.output, error)
+    names = squares.sources.tolist()
+    clip_draw = ClipDraw(names, [1] * len(names), recipe.groups)
+
+    def draw(random: np.random.Generator) -> Batch:
+        return {"square": torch.tensor(clip_draw.draw(random))}
+
+    samples, objective = Samples(draw, recipe), LandmarksObjective(squares, recipe)
+    weights = train_to_the_end(
+        TrainingRun(
+            recipe=recipe,
+            run=recipe.run,
+            optimizer=recipe.optimizer,
+            model=net,
+            network="",
+            kind="landmarks",
+            config=LandmarkNetConfig(),
+            step=objective.losses,
+            weights=objective.weights,
+            samples=samples,
+            data=fingerprint(labels.sources.tolist()),
+            output=output,
+            validate=HeldOutError(held_out) if len(held_out) else None,
+            validate_every_samples=recipe.validate_every_samples,
+        ),
+        report,
+    )
+    return export(weights, output / "landmarks.safetensors", objective, samples, recipe)
 
 
-def _chances(squares: LabelledSquares, recipe: LandmarksRecipe) -> Tensor:
-    """How often each square is drawn, so that each group has its share whatever its size."""
-    chances = torch.zeros(len(squares))
-    numbers = {name: index for index, name in enumerate(squares.sources.tolist())}
-    for group in recipe.groups:
-        chosen = set(squares.only((group.files,), keep=True).sources.tolist()) & set(numbers)
-        is_chosen = torch.tensor([name in chosen for name in squares.sources.tolist()])
-        chances[is_chosen] = group.share / max(1, int(is_chosen.sum()))
-    return chances
+def export(
+    weights: Path, target: Path, objective: LandmarksObjective, samples: Samples, recipe: LandmarksRecipe
+) -> Path:
+    """Write the EMA weights at half precision, with statistics of batch normalisation that belong to them.
 
-
-def _learning_rate(step: int, recipe: LandmarksRecipe) -> float:
-    warm = min(1.0, (step + 1) / max(1, recipe.warmup_steps))
-    return recipe.lr * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / recipe.steps)))
+    The statistics of the run are those of the weights themselves, not of their moving average.
+    """
+    net = LandmarkNet()
+    assign_strictly(net, read_tensors(weights), weights, device="cpu", dtype=torch.float32)
+    size = recipe.run.batch_samples
+    batches = torch.utils.data.DataLoader(samples, batch_size=size)
+    pictures = (objective.draw(batch).pictures_pm1 for batch, _ in zip(batches, range(NORM_BATCHES)))  # noqa: B905
+    update_bn(pictures, net)
+    state = {name: t.half() if t.is_floating_point() else t for name, t in net.state_dict().items()}
+    save_checkpoint(target, state, kind="landmarks", config=LandmarkNetConfig())
+    return target
 
 
 def between_eyes(points: Tensor) -> Tensor:
-    """Distance between the centres of the eyes, (n,) from (n 68 2)."""
+    """Distance between the centres of the eyes, (n) from (n 68 2)."""
     between = points[:, 36:42].mean(1) - points[:, 42:48].mean(1)
     return between.square().sum(1).sqrt()
 
 
-def _control(points: Tensor) -> Tensor:
+def control_points(points: Tensor) -> Tensor:
+    """The means of the eyebrows and of the nose (n 3 2), by which crops are aligned."""
     return torch.stack([points[:, 17:22].mean(1), points[:, 22:27].mean(1), points[:, 27:36].mean(1)], 1)
 
 
-def _point_loss(points: Tensor, target: Tensor, control_weight: float) -> Tensor:
-    """Smooth L1 in eye distances, per square; the three control points count once more."""
+def point_losses(points: Tensor, target: Tensor, *, control_weight: float) -> Tensor:
+    """Smooth L1 in eye distances, per square (n) from (n 68 2); the three control points count once more."""
     # A face seen from the side has eyes close together: the extent of the points bounds the unit.
     extent = (target.amax(1) - target.amin(1)).amax(1)
     unit = torch.maximum(between_eyes(target), 0.3 * extent)[:, None, None]
@@ -139,35 +177,5 @@ def _point_loss(points: Tensor, target: Tensor, control_weight: float) -> Tensor
     def distance(found: Tensor, wanted: Tensor) -> Tensor:
         return F.smooth_l1_loss(found / unit, wanted / unit, beta=0.02, reduction="none").mean((1, 2))
 
-    return distance(points, target) + control_weight * distance(_control(points), _control(target))
-
-
-def _follow(average: LandmarkNet, net: LandmarkNet, decay: float) -> None:
-    with torch.no_grad():
-        for kept, new in zip(average.state_dict().values(), net.state_dict().values(), strict=True):
-            if kept.is_floating_point():
-                kept.lerp_(new, 1 - decay)
-            else:
-                kept.copy_(new)
-
-
-@torch.inference_mode()
-def _save(net: LandmarkNet, held_out: LabelledSquares, path: Path, *, step: int) -> float:
-    errors = []
-    for indices in torch.split(torch.arange(len(held_out)), 64):
-        batch = straight_batch(held_out, indices, side=SQUARE_PER_EXTENT)
-        points, _ = net(batch.pictures_pm1)
-        errors.append((points - batch.points).norm(dim=2).mean(1) / between_eyes(batch.points))
-    error = float(torch.cat(errors).mean()) if errors else math.nan
-    tensors = {
-        name: (value.half() if value.is_floating_point() else value).contiguous()
-        for name, value in net.state_dict().items()
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    facts = {"steps": step, "held_out_error": round(error, 4), "licence": "Apache-2.0"}
-    note = {"format": "latentsync-1", "kind": "landmarks", "config": "{}", "facts": json.dumps(facts)}
-    save_file(tensors, part, metadata=note)
-    part.chmod(0o644)  # safetensors writes files that only their owner may read
-    part.replace(path)
-    return error
+    control = distance(control_points(points), control_points(target))
+    return distance(points, target) + control_weight * control

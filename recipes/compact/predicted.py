@@ -7,11 +7,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from schemas import DecoderRecipe, PredictedWindows
+from pydantic import Field
 
 from latentsync.axes import frames_to_batch
 from latentsync.diffusion.noise import shared_noise
@@ -19,7 +20,10 @@ from latentsync.diffusion.sampling import build_scheduler, denoise
 from latentsync.diffusion.view import build_view, condition
 from latentsync.events import Progress, Report
 from latentsync.faces.align import mouth_mask
+from latentsync.files import whole_or_nothing
 from latentsync.manifest import ManifestClip
+from latentsync.recipe.schema import Count, Table
+from latentsync.recipe.training import PictureAugmentation
 from latentsync.runtime import Seeds
 from latentsync.train.augment import change_pictures
 from latentsync.train.clips import random_of_sample
@@ -29,9 +33,22 @@ from latentsync.train.unet.data import Hearing
 from latentsync.weights.models import LipModel
 
 
+class WindowsTable(Table):
+    """Which frames the U-Net predicts, once, to be decoded again and again.
+
+    frames                that follow each other in a window
+    per_person            most windows of one person, so that nobody with many clips outweighs the others
+    reference_gap_frames  least distance of the reference frames
+    """
+
+    frames: Annotated[int, Field(ge=2)]
+    per_person: Count
+    reference_gap_frames: Count
+
+
 @dataclass(frozen=True, slots=True)
 class PlannedWindow:
-    """Where a window begins in its clip, and where the frames begin that show who is speaking."""
+    """The first frame of a window in its clip, and the first of its reference frames."""
 
     clip: ManifestClip
     start: int
@@ -39,7 +56,7 @@ class PlannedWindow:
 
     @property
     def name(self) -> str:
-        """Names the file of the window, by what the clip holds."""
+        """The name of the window's file, from the content of the clip."""
         return f"{str(self.clip.sha256)[:16]}-{self.start}-{self.reference_start}"
 
 
@@ -49,7 +66,7 @@ class PredictedWindow:
 
     crops_u8   (f h w c)  the real frames
     true       (f c h w)  float16, scaled: the latents of the real frames
-    predicted  (f c h w)  float16, scaled: what the U-Net makes of speech, masked and other frames
+    predicted  (f c h w)  float16, scaled: what the U-Net predicts from speech, masked and reference frames
     """
 
     crops_u8: NDArray[np.uint8]
@@ -57,11 +74,11 @@ class PredictedWindow:
     predicted: NDArray[np.float16]
 
 
-def plan_windows(clips: Sequence[ManifestClip], table: PredictedWindows, *, seed: int) -> list[PlannedWindow]:
-    """Choose windows, as many of each person where there are clips enough.
+def plan_windows(clips: Sequence[ManifestClip], table: WindowsTable, *, seed: int) -> list[PlannedWindow]:
+    """Choose the same number of windows of each person, where the person has enough clips.
 
-    No person has more windows than fill twice the frames there are, and clips too short for a reference
-    have none.
+    The windows of a person have at most twice as many frames as the clips; clips too short for a reference
+    are left out.
     """
     long_enough = [clip for clip in clips if _starts_in(clip, table) >= 2 * table.reference_gap_frames]
     people: dict[str, list[ManifestClip]] = defaultdict(list)
@@ -81,16 +98,19 @@ def plan_windows(clips: Sequence[ManifestClip], table: PredictedWindows, *, seed
     return planned
 
 
-def _starts_in(clip: ManifestClip, table: PredictedWindows) -> int:
+def _starts_in(clip: ManifestClip, table: WindowsTable) -> int:
     return clip.frames - table.frames + 1
 
 
-class Speaker:
-    """Lets a model speak windows as `sync` does, but with other frames as reference: it must not peek."""
+class Predictor:
+    """Predicts windows as `sync` does, but with other frames as reference: it must not see the target."""
 
-    def __init__(self, model: LipModel, hearing: Hearing, recipe: DecoderRecipe) -> None:
+    def __init__(
+        self, model: LipModel, hearing: Hearing, *, frames: int, pictures: PictureAugmentation, seed: int
+    ) -> None:
         spec = model.spec
-        self.model, self.hearing, self.recipe = model, hearing, recipe
+        self.model, self.hearing = model, hearing
+        self.frames, self.pictures, self.seed = frames, pictures, seed
         self.region = Region(spec.resolution, is_lower_half=False)
         mask = mouth_mask(spec.resolution)
         self.view = build_view(spec.view, torch.from_numpy(mask), factor=model.vae.factor)
@@ -98,32 +118,32 @@ class Speaker:
 
     def fingerprint(self) -> str:
         """A short name for the networks and settings that predict."""
-        recipe, digest = self.recipe, hashlib.sha256()
+        digest = hashlib.sha256()
         for network in (self.model.unet, self.model.vae):
             for tensor in network.state_dict().values():
                 digest.update(tensor.contiguous().numpy().tobytes())
-        digest.update(f"{recipe.seed} {recipe.windows.frames} {recipe.pictures!r}".encode())
+        digest.update(f"{self.seed} {self.frames} {self.pictures!r}".encode())
         return digest.hexdigest()[:8]
 
     @torch.inference_mode()
-    def speak(self, planned: PlannedWindow) -> PredictedWindow:
+    def predict(self, planned: PlannedWindow) -> PredictedWindow:
         """Predict one window, mirrored and recoloured as the recipe says.
 
         Raises:
             MediaError: the clip cannot be read.
         """
-        model, frames = self.model, self.recipe.windows.frames
-        random = random_of_sample(0, planned.name, seed=self.recipe.seed)
+        model, frames = self.model, self.frames
+        random = random_of_sample(0, planned.name, seed=self.seed)
         both = [
             read_pictures(planned.clip, start, frames, self.region, None)
             for start in (planned.start, planned.reference_start)
         ]
-        changed_u8 = change_pictures(np.concatenate(both), self.recipe.pictures, random)
+        changed_u8 = change_pictures(np.concatenate(both), self.pictures, random)
         images = torch.from_numpy(changed_u8).permute(0, 3, 1, 2) / 127.5 - 1  # f c h w
         target, reference = images.split(frames)
         true = model.vae.encode(self.view.cut(target))
         side = true.shape[-1]
-        generator = Seeds(self.recipe.seed).generator(f"noise/{planned.name}")
+        generator = Seeds(self.seed).generator(f"noise/{planned.name}")
         audio = self.hearing.tokens(planned.clip, range(planned.start, planned.start + frames))  # f n d
         predicted = denoise(
             model.unet,
@@ -139,23 +159,21 @@ class Speaker:
         )
 
 
-def prepare_windows(
-    planned: Sequence[PlannedWindow], speaker: Speaker, output: Path, report: Report
+def predict_windows(
+    planned: Sequence[PlannedWindow], predictor: Predictor, output: Path, report: Report
 ) -> list[Path]:
-    """Speak every window into a folder in `output`, leaving out those that are there, and return their files.
+    """Predict every window that has no file yet into a folder in `output`, and return all files.
 
-    The folder is named after all that changes what a window holds, so that nothing stale is ever read.
+    The folder's name depends on everything that changes what a window holds, so nothing stale is ever read.
     """
-    folder = output / f"windows-{speaker.fingerprint()}"
+    folder = output / f"windows-{predictor.fingerprint()}"
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{window.name}.npz" for window in planned]
     for done, (window, path) in enumerate(zip(planned, paths, strict=True), 1):
         if not path.exists():
-            spoken = speaker.speak(window)
-            part = path.with_suffix(".part")
-            with part.open("wb") as file:
-                np.savez(file, crops_u8=spoken.crops_u8, true=spoken.true, predicted=spoken.predicted)
-            part.replace(path)
+            made = predictor.predict(window)
+            with whole_or_nothing(path) as part, part.open("wb") as file:
+                np.savez(file, crops_u8=made.crops_u8, true=made.true, predicted=made.predicted)
         report(Progress("predicting", done, len(planned), "windows"))
     return sorted(set(paths))
 

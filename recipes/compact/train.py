@@ -1,58 +1,59 @@
-"""Trains one part of the compact model; the way there is in README.md beside this file."""
+"""Trains one part of the bundled model; README.md next to this file says in which order.
+
+    python -m recipes.compact.train PART DATA OUTPUT [--recipe NAME] [--set KEY=VALUE]
+
+The same command again resumes from the last checkpoint in OUTPUT.
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from schemas import CompactUNetRecipe, DecoderRecipe, VAERecipe
-
 from latentsync.compat import make_torchvision_importable
+from latentsync.errors import LatentSyncError
 from latentsync.recipe.loading import load_recipe
-from latentsync_cli.console import make_report, wrote
+from latentsync_cli.console import make_report, show_failure, wrote
+from recipes.compact import adapter, decoder, landmarks, vae
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=["landmarks", "vae", "unet", "decoder"])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("part", choices=["landmarks", "vae", "adapter", "decoder"])
     parser.add_argument(
-        "data",
-        type=Path,
-        help="labelled clips, as label_clips.py writes them; for the decoder what preprocess wrote",
+        "data", type=Path, help="labelled clips (label_clips.py); for the decoder what `preprocess` wrote"
     )
-    parser.add_argument("output", type=Path, help="folder for weights and the state of the run")
+    parser.add_argument("output", type=Path, help="folder for weights, checkpoints and the log")
     parser.add_argument("--recipe", help="a recipe file or name; default: compact/PART")
+    parser.add_argument("--start", type=Path, help="vae: weights to start from, instead of random ones")
     parser.add_argument("--model", default="compact", help="decoder: whose networks, NAME or PATH")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value")
     given = parser.parse_args()
     make_torchvision_importable()
-    recipe, report = given.recipe or f"compact/{given.part}", make_report(quiet=False)
-    given.output.mkdir(parents=True, exist_ok=True)
-    if given.part == "landmarks":
-        import landmarks as landmarks
+    try:
+        wrote(train(given))
+    except LatentSyncError as error:
+        show_failure(error)
+        raise SystemExit(error.exit_code) from error
 
-        job = landmarks.TrainLandmarksJob(given.data, given.output / "landmarks.safetensors")
-        chosen = load_recipe(recipe, landmarks.LandmarksRecipe, overrides=given.set)
-        wrote(landmarks.run(job, chosen, report).weights)
-    elif given.part == "vae":
-        import vae as vae
 
-        chosen_vae = load_recipe(recipe, VAERecipe, overrides=given.set)
-        wrote(vae.run(vae.TrainVAEJob(given.data, given.output), chosen_vae, report))
-    elif given.part == "decoder":
-        import decoder as decoder
-
-        decoder_job = decoder.TrainDecoderJob(given.data, given.output, given.model)
-        chosen_decoder = load_recipe(recipe, DecoderRecipe, overrides=given.set)
-        wrote(decoder.run(decoder_job, chosen_decoder, report))
-    else:
-        import unet as unet
-
-        beside = given.output / "vae.safetensors"
-        unet_job = unet.TrainCompactJob(given.data, given.output)
-        if beside.exists():
-            unet_job = unet.TrainCompactJob(given.data, given.output, vae=beside)
-        wrote(unet.run(unet_job, load_recipe(recipe, CompactUNetRecipe, overrides=given.set), report))
+def train(given: argparse.Namespace) -> Path:
+    """Train the part that was asked for and return its weights."""
+    name, report = given.recipe or f"compact/{given.part}", make_report(quiet=False)
+    data, output = given.data, given.output
+    match given.part:
+        case "landmarks":
+            chosen = load_recipe(name, landmarks.LandmarksRecipe, overrides=given.set)
+            return landmarks.run(data, output, chosen, report)
+        case "vae":
+            chosen_vae = load_recipe(name, vae.VAERecipe, overrides=given.set)
+            return vae.run(data, output, chosen_vae, report, start=given.start)
+        case "adapter":
+            chosen_adapter = load_recipe(name, adapter.AdapterRecipe, overrides=given.set)
+            return adapter.run(data, output, chosen_adapter, report)
+        case _:
+            chosen_decoder = load_recipe(name, decoder.DecoderRecipe, overrides=given.set)
+            return decoder.run(data, output, chosen_decoder, report, model=given.model)
 
 
 if __name__ == "__main__":

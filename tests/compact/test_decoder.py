@@ -1,23 +1,19 @@
-"""Finishing a tiny decoder: what it sees, what it changes, and that it goes on where it stopped."""
+"""Finishing a tiny decoder: what it sees, what it changes, that it learns and resumes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+import shutil
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from decoder import TrainDecoderJob, Trainer, run
-from made_clips import write_clip
-from predicted import PredictedWindow, load_window, plan_windows
 from safetensors.torch import save_file
-from schemas import DecoderRecipe, PredictedWindows
 
 from latentsync.errors import MediaError
-from latentsync.events import Event, Progress, ignore
+from latentsync.events import Report, ignore
 from latentsync.manifest import ManifestClip
 from latentsync.models.unet import build_unet
 from latentsync.models.vae import FaceVAE, build_vae
@@ -27,20 +23,33 @@ from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.train.clips import WHISPER_KIND, Features, find_clips
 from latentsync.weights.checkpoints import load_checkpoint, save_checkpoint
 from latentsync.weights.read import read_tensors
+from recipes.compact.decoder import (
+    DecoderInTraining,
+    DecoderObjective,
+    DecoderRecipe,
+    FramePairs,
+    run,
+)
+from recipes.compact.discriminator import PatchDiscriminator
+from recipes.compact.predicted import (
+    PredictedWindow,
+    WindowsTable,
+    load_window,
+    plan_windows,
+)
+from tests.compact.trainer_runs import check_resumed_run, losses_of, tiny_run
+from tests.train.made_clips import write_clip
 
 RELEASED_UNET = load_recipe("stage2", UNetTrainingRecipe).network
 
 SETTINGS = (
     'held_out=["person_01*"]',
-    "steps=2",
-    "save_every_steps=1",
-    "adversarial_after=0",
-    "batch_pairs=1",
-    "warmup_steps=1",
+    "adversarial_after_samples=2",
     "discriminator_channels=[4, 4]",
     "windows.frames=3",
     "windows.per_person=2",
     "windows.reference_gap_frames=4",
+    *tiny_run(samples=12, batch_samples=1, learning_rate=5e-3),
 )
 VAE = VAEConfig(block_out_channels=(8, 8, 8), num_blocks=1, latent_channels=2, norm_num_groups=4, patch=2)
 UNET = RELEASED_UNET.replaced(
@@ -72,13 +81,11 @@ def made_clip(person: str, number: int, frames: int = 31) -> ManifestClip:
     )
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums are the same from run to run only if they are split the same way."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+class Job(NamedTuple):
+    """Processed clips, and the folder of a model."""
+
+    data: Path
+    model: Path
 
 
 @pytest.fixture
@@ -100,7 +107,7 @@ def vae() -> FaceVAE:
 
 
 def test_people_have_the_same_number_of_windows() -> None:
-    table = PredictedWindows(frames=8, per_person=6, reference_gap_frames=6)
+    table = WindowsTable(frames=8, per_person=6, reference_gap_frames=6)
     clips = [made_clip("many", k) for k in range(20)] + [made_clip("one", 0), made_clip("short", 0, 18)]
     planned = plan_windows(clips, table, seed=1)
     owned = [window.clip.person for window in planned]
@@ -112,46 +119,48 @@ def test_people_have_the_same_number_of_windows() -> None:
         assert max(window.start, window.reference_start) + 8 <= 31
 
 
-def test_pairs_follow_each_other_and_belong_together(
-    vae: FaceVAE, windows: list[PredictedWindow], recipe: DecoderRecipe, tmp_path: Path
+def test_pairs_follow_each_other_and_belong_together(windows: list[PredictedWindow]) -> None:
+    pair = FramePairs(windows).draw(np.random.default_rng(1))
+    crops_u8 = torch.from_numpy(windows[0].crops_u8)
+    first = next(k for k in range(3) if torch.equal(crops_u8[k], pair["crops_u8"][0]))
+    assert torch.equal(crops_u8[first + 1], pair["crops_u8"][1])
+    for name, kept in (("true", windows[0].true), ("predicted", windows[0].predicted)):
+        assert torch.equal(pair[name], torch.from_numpy(kept[first : first + 2]))
+
+
+def test_a_tint_does_not_count_in_predicted_frames(
+    vae: FaceVAE, windows: list[PredictedWindow], recipe: DecoderRecipe
 ) -> None:
-    pairs = Trainer(vae, windows, recipe, tmp_path / "state.pt").draw()
-    frames = torch.from_numpy(windows[0].crops_u8).permute(0, 3, 1, 2) / 127.5 - 1  # f c h w
-    first = next(k for k in range(3) if torch.equal(frames[k], pairs.real[0]))
-    assert torch.equal(frames[first + 1], pairs.real[1])
-    for found, kept in ((pairs.true, windows[0].true), (pairs.predicted, windows[0].predicted)):
-        assert torch.equal(found, torch.from_numpy(kept[first : first + 2]).float())
+    objective = DecoderObjective(vae, recipe, side_px=32)
+    real = torch.from_numpy(windows[0].crops_u8[:2]).permute(0, 3, 1, 2) / 127.5 - 1  # n c h w
+    made = torch.cat([real, real + 0.25])
+    shown = objective.paste(made, real.repeat(2, 1, 1, 1))
+    assert objective.differences(real, made[:2], shown[2:])["rebuilt"] == 0
+    assert objective.differences(real, made[:2], shown[2:])["coarse"] < 1e-6
+    judgement = objective.judgement(PatchDiscriminator((4, 4)), real, shown)
+    assert judgement["predicted_features"] < 1e-5
 
 
-def test_only_the_decoder_learns(
-    vae: FaceVAE, windows: list[PredictedWindow], recipe: DecoderRecipe, tmp_path: Path
+def test_each_of_the_two_learns_from_its_own_losses(
+    vae: FaceVAE, windows: list[PredictedWindow], recipe: DecoderRecipe
 ) -> None:
-    before = {key: tensor.clone() for key, tensor in vae.state_dict().items()}
-    trainer = Trainer(vae, windows, recipe, tmp_path / "state.pt")
-    losses = trainer.train(1)
-    assert set(losses) > {"rebuilt", "adversarial", "discriminator"}
-    moved = {
-        key.split(".")[0] for key, tensor in vae.state_dict().items() if not torch.equal(tensor, before[key])
-    }
-    assert moved == {"decoder", "post_quant_conv"}
+    model = DecoderInTraining(vae, PatchDiscriminator((4, 4)))
+    pair = FramePairs(windows).draw(np.random.default_rng(1))
+    batch = {name: array[None] for name, array in pair.items()} | {"number": torch.tensor([100])}
+    losses = DecoderObjective(vae, recipe, side_px=32).losses(model, batch)
 
+    def learners(name: str) -> set[str]:
+        model.zero_grad()
+        losses[name].backward(retain_graph=True)
+        return {key.split(".")[0] for key, value in model.named_parameters() if value.grad is not None}
 
-def test_a_tint_does_not_count_in_spoken_frames(
-    vae: FaceVAE, windows: list[PredictedWindow], recipe: DecoderRecipe, tmp_path: Path
-) -> None:
-    trainer = Trainer(vae, windows, recipe, tmp_path / "state.pt")
-    trainer.discriminator.eval()
-    real = trainer.draw().real
-    tinted = real + 0.25
-    made = torch.cat([real, tinted])
-    losses = trainer.losses(real, made, trainer.paste(made, real.repeat(2, 1, 1, 1)))
-    assert losses["rebuilt"] == 0
-    assert losses["coarse"] < 1e-6 and losses["spoken_features"] < 1e-5
+    assert learners("discriminator") == {"discriminator"}
+    assert learners("adversarial") == learners("features") == learners("rebuilt") == {"network"}
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> TrainDecoderJob:
-    """Two short clips that were heard already, and a tiny model."""
+def job(tmp_path: Path) -> Job:
+    """Two short clips whose speech is encoded already, and a tiny model."""
     data, networks = tmp_path / "data", tmp_path / "networks"
     for number in range(2):
         write_clip(data / f"person_{number:02d}.mp4", number, frames=15)
@@ -164,55 +173,49 @@ def job(tmp_path: Path) -> TrainDecoderJob:
     for kind, config, network in (("vae", VAE, build_vae(VAE)), ("unet", UNET, build_unet(UNET))):
         path = networks / f"{kind}.safetensors"
         save_checkpoint(path, network.state_dict(), kind=kind, config=config)
-    return TrainDecoderJob(data, tmp_path / "whole", str(networks))
+    return Job(data, networks)
 
 
-def stop_in_second_step(event: Event) -> None:
-    if isinstance(event, Progress) and event.stage == "training" and event.done == 2:
-        raise KeyboardInterrupt
+def test_it_learns_resumes_and_keeps_the_encoder(job: Job, recipe: DecoderRecipe, tmp_path: Path) -> None:
+    def train(output: Path, report: Report) -> Path:
+        return run(job.data, output, recipe, report, model=str(job.model))
 
-
-def test_a_stopped_run_ends_as_if_it_had_not_been(job: TrainDecoderJob, recipe: DecoderRecipe) -> None:
-    stopped = replace(job, output=job.output.with_name("stopped"))
-    result = run(job, recipe, ignore)
-    with pytest.raises(KeyboardInterrupt):
-        run(stopped, recipe, stop_in_second_step)
-    kept = torch.load(stopped.output / "decoder.pt", weights_only=True)
-    assert kept["step"] == 1
-    again = run(stopped, recipe, ignore)
-
-    saved = [torch.load(path.parent / "decoder.pt", weights_only=True) for path in (result, again)]
-    assert saved[0]["step"] == saved[1]["step"] == 2
-    assert saved[0]["random"] == saved[1]["random"]
-    for part in ("decoder", "discriminator"):
-        assert all(torch.equal(tensor, saved[1][part][key]) for key, tensor in saved[0][part].items()), part
-    assert read_tensors(result).keys() == read_tensors(again).keys()
+    before = read_tensors(job.model / "vae.safetensors")
+    result = check_resumed_run(train, tmp_path / "whole", tmp_path / "stopped")
+    losses = losses_of(tmp_path / "whole", "rebuilt")
+    assert sum(losses[-3:]) < sum(losses[:3])
+    discriminator = losses_of(tmp_path / "whole", "adversarial")
+    assert discriminator[0] == 0 != discriminator[-1]
+    after = read_tensors(result)
     vae = load_checkpoint(result, kind="vae", config_type=VAEConfig, build=build_vae)
     assert vae.config == VAE
-    means = iter(saved[0]["average"])
-    for parameter in [*vae.network.post_quant_conv.parameters(), *vae.network.decoder.parameters()]:
-        assert torch.equal(parameter, next(means).half().float())
-    windows = [load_window(path) for path in sorted(job.output.glob("windows-*/*"))]
+    for key, tensor in before.items():
+        is_trained = key.startswith(("decoder.", "post_quant_conv."))
+        assert is_trained or torch.equal(tensor.half(), after[key]), key
+    windows = [load_window(path) for path in sorted((tmp_path / "whole").glob("windows-*/*"))]
     assert len(windows) == 2  # of one person; the other is held out
     assert windows[0].crops_u8.shape == (3, 128, 128, 3)
     assert windows[0].true.shape == windows[0].predicted.shape == (3, 2, 16, 16)
-    assert not list(job.output.parent.rglob("*.part"))
 
 
 def test_a_window_is_predicted_once_unless_it_would_differ(
-    job: TrainDecoderJob, recipe: DecoderRecipe
+    job: Job, recipe: DecoderRecipe, tmp_path: Path
 ) -> None:
-    run(job, recipe, ignore)
-    first, *_ = sorted(job.output.glob("windows-*/*"))
+    def train(recipe: DecoderRecipe, output: str) -> None:
+        run(job.data, tmp_path / output, recipe, ignore, model=str(job.model))
+
+    train(recipe, "out")
+    first, *_ = sorted((tmp_path / "out").glob("windows-*/*"))
     written = first.stat().st_mtime_ns
-    run(job, recipe.model_copy(update={"steps": 3}), ignore)
+    train(recipe, "out")
     assert first.stat().st_mtime_ns == written
+    shutil.rmtree(tmp_path / "out" / "checkpoints")
     plain = recipe.pictures.model_copy(update={"mirror": 0.0})
-    run(job, recipe.model_copy(update={"pictures": plain}), ignore)
-    assert len(list(job.output.glob("windows-*"))) == 2  # other pictures are other windows
+    train(recipe.model_copy(update={"pictures": plain}), "out")
+    assert len(list((tmp_path / "out").glob("windows-*"))) == 2  # other pictures are other windows
 
 
-def test_all_clips_too_short(job: TrainDecoderJob, recipe: DecoderRecipe) -> None:
+def test_all_clips_too_short(job: Job, recipe: DecoderRecipe, tmp_path: Path) -> None:
     windows = recipe.windows.model_copy(update={"reference_gap_frames": 9})
     with pytest.raises(MediaError, match="too short"):
-        run(job, recipe.model_copy(update={"windows": windows}), ignore)
+        run(job.data, tmp_path, recipe.model_copy(update={"windows": windows}), ignore, model=str(job.model))

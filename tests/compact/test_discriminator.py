@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from discriminator import PatchDiscriminator
 
 from latentsync.train.losses import hinge_loss
+from recipes.compact.discriminator import PatchDiscriminator
 
 
 def test_every_layer_halves_the_picture() -> None:

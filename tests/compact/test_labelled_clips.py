@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from labelled_clips import ClipDraw, find_clips, matches_any
-from schemas import ClipGroup
 
 from latentsync.errors import MediaError
+from recipes.compact.labelled_clips import ClipDraw, ClipGroup, find_clips, matches_any
 
 DRAWS = 4000
 GROUPS = (ClipGroup(files="news-*", share=3), ClipGroup(files="film-*", share=1))

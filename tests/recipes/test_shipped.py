@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 
 import pytest
@@ -16,6 +15,10 @@ from latentsync.recipe.schema import Recipe
 from latentsync.recipe.sync import SyncRecipe
 from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.recipe.train_unet import UNetTrainingRecipe
+from recipes.compact.adapter import AdapterRecipe
+from recipes.compact.decoder import DecoderRecipe
+from recipes.compact.landmarks import LandmarksRecipe
+from recipes.compact.vae import VAERecipe
 
 SCHEMAS: tuple[type[Recipe], ...] = (
     SyncRecipe,
@@ -24,15 +27,10 @@ SCHEMAS: tuple[type[Recipe], ...] = (
     UNetTrainingRecipe,
     EvaluateRecipe,
     SetRecipe,
-    *(
-        getattr(importlib.import_module(module), name)  # of recipes/compact, which is no package
-        for module, name in (
-            ("schemas", "VAERecipe"),
-            ("schemas", "CompactUNetRecipe"),
-            ("schemas", "DecoderRecipe"),
-            ("landmarks", "LandmarksRecipe"),
-        )
-    ),
+    VAERecipe,
+    AdapterRecipe,
+    DecoderRecipe,
+    LandmarksRecipe,
 )
 KINDS = {schema.kind: schema for schema in SCHEMAS}
 

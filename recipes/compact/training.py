@@ -1,0 +1,95 @@
+"""What the trainers of the bundled model share: recipe tables, samples, and a run of the training loop.
+
+They train on the CPU, in one process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from latentsync.errors import LatentSyncError
+from latentsync.events import Plan, Report
+from latentsync.recipe.schema import Names, Recipe
+from latentsync.recipe.training import OptimizerTable, RunTable
+from latentsync.runtime import choose_device
+from latentsync.train.checkpoint import AVERAGE, find_last
+from latentsync.train.clips import random_of_sample
+from latentsync.train.loop import TrainingRun, train
+from latentsync.train.processes import make_accelerator
+from latentsync.train.setup import write_beginning
+from latentsync.weights.read import read_tensors
+
+Batch = dict[str, Tensor]
+
+
+class TrainerRecipe(Recipe):
+    """The tables that the recipe of every trainer has.
+
+    held_out  name patterns of the people or clips that are never trained on
+    """
+
+    held_out: Names
+    optimizer: OptimizerTable
+    run: RunTable
+
+
+class Samples(Dataset[Any]):
+    """Sample k is what `draw` makes of a random stream that depends on the seed and k alone.
+
+    The number k is in it, under "number", so that an objective can tell how far the run is.
+    """
+
+    def __init__(self, draw: Callable[[np.random.Generator], Batch], recipe: TrainerRecipe) -> None:
+        self.draw, self.seed, self.samples = draw, recipe.seed, recipe.run.samples
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def __getitem__(self, number: int) -> Batch:
+        random = random_of_sample(number, "sample", seed=self.seed)
+        return {**self.draw(random), "number": torch.tensor(number)}
+
+
+def fingerprint(names: Iterable[str]) -> str:
+    """A short name for the clips called `names`: another one means other data."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+
+
+def train_to_the_end(run: TrainingRun, report: Report) -> Path:
+    """Train until all samples are seen; the same command again resumes from the last checkpoint.
+
+    Returns:
+        The weights file with the EMA weights of the last checkpoint.
+
+    Raises:
+        LatentSyncError: the run was stopped before its end; all is saved.
+        RecipeError: the checkpoint is of another recipe, or a loss became NaN or infinite.
+    """
+    write_beginning(run.output, run.recipe, ())
+    trained = sum(each.numel() for each in run.model.parameters() if each.requires_grad)
+    lines = f"{trained / 1e6:.2f} million parameters, {run.run.samples} samples", f"output: {run.output}"
+    report(Plan(lines))
+    ending = train(run, make_accelerator(run.run, choose_device("cpu")), report)
+    last = find_last(run.output / "checkpoints")
+    if ending.reason != "finished" or last is None:
+        raise LatentSyncError(
+            f"'{run.output}': stopped after {ending.position.samples} of {run.run.samples} samples",
+            hint="run the same command again to resume",
+        )
+    return last / AVERAGE
+
+
+def halves(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file at half precision, as bundled files are."""
+    return {
+        key: tensor.half() if tensor.is_floating_point() else tensor
+        for key, tensor in read_tensors(path).items()
+    }
