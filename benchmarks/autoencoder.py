@@ -1,7 +1,7 @@
 """How well an autoencoder keeps mouths of people that it was not trained on: PSNR, lip and tooth colours.
 
-    python benchmarks/autoencoder.py CROPS.npz [--autoencoder FILE | --teacher DIR] [--sheet FILE.png]
-    python benchmarks/autoencoder.py CROPS.npz --make CLIP...
+    python -m benchmarks.autoencoder CROPS.npz [--autoencoder FILE | --teacher DIR] [--sheet FILE.png]
+    python -m benchmarks.autoencoder CROPS.npz --make CLIP...
 
 The second form cuts the crops: of each clip the frame with the widest open mouth but one in twenty, and one
 of middling opening, as aligned faces of 256 px (n h w c) with their 68 points. They are measured twice: the
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -126,8 +125,7 @@ def measure(real_u8: Crops, made_u8: Crops, points: Points, view: str) -> dict[s
 def rebuilder(arguments: argparse.Namespace) -> Rebuild:
     """What encodes and decodes crops: ours, the bundled one, or the teacher."""
     if arguments.teacher:
-        sys.path.append(str(Path(__file__).parent.parent / "recipes" / "compact"))
-        from teacher import Teacher
+        from recipes.compact.teacher import Teacher
 
         network: Any = Teacher(arguments.teacher)
     elif arguments.autoencoder:

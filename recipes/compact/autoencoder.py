@@ -1,6 +1,6 @@
 """Trains the compact model's autoencoder to have TAEF2's latents and to draw what they hold.
 
-    python recipes/compact/autoencoder.py FRAMES.npy TEACHER_DIR RUN_DIR [--samples 200000]
+    python -m recipes.compact.autoencoder FRAMES.npy TEACHER_DIR RUN_DIR [--samples 200000]
 
 FRAMES.npy, with people.json beside it, is what frames.py wrote; TEACHER_DIR holds the teacher's files. The
 same command again goes on from the last saved state; more --samples lengthen the run. RUN_DIR takes state.pt,
@@ -23,8 +23,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from patches import SIDE_PX, Patches, load_stills
-from teacher import Teacher
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -34,6 +32,8 @@ from latentsync.train.ema import Average
 from latentsync.train.losses import coarse_loss, reconstruction_loss
 from latentsync.weights.checkpoints import read_note, save_checkpoint
 from latentsync.weights.read import read_tensors
+from recipes.compact.patches import SIDE_PX, Patches, load_stills
+from recipes.compact.teacher import Teacher
 
 SEED = 1247
 BATCH = 8

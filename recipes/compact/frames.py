@@ -1,6 +1,6 @@
 """Puts frames of clips into one array of squares, for autoencoder.py to cut patches from.
 
-    python recipes/compact/frames.py RAW_DIR FRAMES.npy
+    python -m recipes.compact.frames RAW_DIR FRAMES.npy
 
 RAW_DIR is what sort_people.py wrote. Whom held_out.txt names is left out. Beside FRAMES.npy (n 256 256 3)
 comes people.json, a pair for each frame: the kind of its source, and the person.

@@ -6,7 +6,6 @@ import argparse
 import json
 from pathlib import Path
 
-import autoencoder
 import numpy as np
 import pytest
 import torch
@@ -15,6 +14,7 @@ from torch.nn import functional
 
 from latentsync.models.autoencoder import TinyAutoencoderConfig
 from latentsync.weights.checkpoints import read_note
+from recipes.compact import autoencoder
 
 
 class Shrink:

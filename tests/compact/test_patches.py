@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from frames import held_out, square
-from patches import SIDE_PX, Patches
-from sort_people import people_clips
-from teacher import DECODER_BLOCKS, ENCODER_BLOCKS, Teacher
+
+from recipes.compact.frames import held_out, square
+from recipes.compact.patches import SIDE_PX, Patches
+from recipes.compact.sort_people import people_clips
+from recipes.compact.teacher import DECODER_BLOCKS, ENCODER_BLOCKS, Teacher
 
 
 def test_patches_repeat_with_the_seed_and_leave_out_frames_without_weight() -> None:

@@ -1,0 +1,122 @@
+"""Every command printed in README and docs runs, as far as it can without a network, dry where it can be."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from latentsync.media.read import read_frames
+from latentsync.media.write import Encoding, VideoWriter
+from latentsync.recipe.loading import shipped_names
+from latentsync_cli import app
+
+REPOSITORY = Path(__file__).parents[2]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+BUNDLED = REPOSITORY / "latentsync" / "bundled"
+DRY = {"sync", "preprocess", "train-syncnet", "train-unet"}
+NEEDS_RELEASED = re.compile(
+    r"latentsync models pull [a-z0-9.-]+"
+)  # the hint of a refusal that is expected here
+LEFT_OUT = re.compile(r"…|\.\.\.|\[options\]")  # not whole: a fragment that explains itself
+
+
+def commands_of(page: Path) -> Iterator[str]:
+    """The commands in blocks of shell, and those in the text that have arguments."""
+    text = page.read_text(encoding="utf-8")
+    for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
+        yield from block.replace("\\\n", " ").splitlines()
+    yield from re.findall(
+        r"`(latentsync (?:models )?[a-z-]+ [^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    )
+
+
+def words_of(line: str) -> list[str]:
+    words = shlex.split(re.sub(r"\s\[.*?\]", "", line), comments=True)
+    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+        del words[0]
+    return words
+
+
+def all_commands() -> list[tuple[str, str]]:
+    found = [
+        (page.name, " ".join(shlex.quote(word) for word in words_of(line)))
+        for page in PAGES
+        for line in commands_of(page)
+        if not LEFT_OUT.search(line) and words_of(line)[:1] == ["latentsync"]
+    ]
+    return list(dict.fromkeys(found))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the names of the docs exist, with what an earlier command of the docs would write."""
+    folder = tmp_path_factory.mktemp("docs")
+    for name in ("VIDEO", "in.mp4", "interview.mp4"):
+        shutil.copy(REPOSITORY / "examples" / "portrait.mp4", folder / name)
+    for name in ("SPEECH", "voice.wav", "speech.wav"):
+        shutil.copy(REPOSITORY / "examples" / "speech.wav", folder / name)
+    for name in ("RAW", "raw"):
+        (folder / name).mkdir()
+        shutil.copy(REPOSITORY / "examples" / "portrait.mp4", folder / name / "a.mp4")
+    (folder / "latentsync").symlink_to(REPOSITORY / "latentsync")
+    write_pairs(folder)
+    trainings = [name for name in shipped_names() if "unet" in name or name.startswith("stage")]
+    for name in ["NAME", "syncnet", "unet", *(name.split("/")[-1] for name in trainings)]:
+        (folder / "runs" / name).mkdir(parents=True, exist_ok=True)
+        for file in ("unet.safetensors", "syncnet.safetensors"):
+            shutil.copy(BUNDLED / file, folder / "runs" / name / file)
+    return folder
+
+
+def write_pairs(folder: Path) -> None:
+    """A list of one short pair, and a method's video of it."""
+    (folder / "videos").mkdir()
+    encoding = Encoding(codec="libx264", crf=18, preset="ultrafast")
+    for name in ("short.mp4", "videos/short.mp4"):
+        with VideoWriter(
+            folder / name, width=480, height=480, fps=Fraction(25), like=None, speech=None, encoding=encoding
+        ) as writer:
+            for frame in islice(read_frames(REPOSITORY / "examples" / "portrait.mp4"), 60):
+                writer.write(frame.rgb_u8, None)
+    (folder / "pairs.csv").write_text("video,speech\nshort.mp4,speech.wav\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(("page", "command"), all_commands())
+def test_the_command_runs(
+    page: str,
+    command: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = shlex.split(command)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("LATENTSYNC_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    words += ["--dry-run"] if words[1:2] and words[1] in DRY else []
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as ended:
+        app.main()
+        raise SystemExit(0)
+    said = capsys.readouterr().err
+    if ended.value.code in (0, None):
+        return
+    assert is_expected(words, int(str(ended.value.code)), said), said
+
+
+def is_expected(words: list[str], code: int, said: str) -> bool:
+    """Whether a refusal only means that nothing was downloaded here: it names the command that would."""
+    if words[1:3] == ["models", "pull"]:
+        return (code == 6 and "offline" in said) or (code == 2 and "/media/stick" in said)
+    if words[1] == "evaluate" and "--set" in words:
+        return code == 4 and "are missing" in said
+    if words[1] == "evaluate" and "--data" in words:
+        return code == 4 and "latentsync preprocess" in said  # the data is not here
+    return code == 6 and bool(NEEDS_RELEASED.search(said))
