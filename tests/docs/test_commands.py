@@ -99,8 +99,7 @@ def test_the_command_runs(
     words = shlex.split(command)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("LATENTSYNC_CACHE", str(folder / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    words += ["--dry-run"] if words[1:2] and words[1] in DRY else []
+    words += ["--dry-run"] if words[1] in DRY else ["--offline"] if words[1:3] == ["models", "pull"] else []
     monkeypatch.setattr("sys.argv", words)
     with pytest.raises(SystemExit) as ended:
         app.main()
