@@ -95,8 +95,8 @@ def test_stage_one_learns_and_sync_finds_the_result(data: Path, networks: Path, 
     load_checkpoint(result.weights, kind="unet", config_type=UNetConfig, build=build_unet)
     facts = read_note(result.weights).facts
     assert (facts["origin"], facts["resolution"], facts["samples"]) == ("trained", 32, 80)
-    with pytest.raises(WeightsError, match="its VAE is missing"):  # so `sync` takes it for what it is
-        find_model(str(result.weights))
+    found = find_model(str(result.weights))  # `sync` takes it with the autoencoder it was trained with
+    assert (found.vae, found.prediction_type) == (networks / "vae.safetensors", "epsilon")
 
 
 def test_a_window_around_the_mouth_is_learnt_and_its_file_says_so(
