@@ -37,8 +37,8 @@ from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.runtime import choose_device
 from latentsync.train import loop
-from latentsync.train.batches import read_batches
-from latentsync.train.job import TrainingJob
+from latentsync.train.loop import read_batches
+from latentsync.train.setup import TrainingJob
 from latentsync.train.unet.run import run
 
 RESULTS = Path(__file__).parent / "results" / "training.json"

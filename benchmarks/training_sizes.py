@@ -14,6 +14,7 @@ from latentsync.events import ignore
 from latentsync.models.syncnet import build_syncnet
 from latentsync.models.vae import build_vae
 from latentsync.models.videomae import build_video_encoder
+from latentsync.rates import mel_columns
 from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.networks import SyncNetConfig, TowerConfig, VAEConfig, VideoEncoderConfig
 from latentsync.recipe.train_syncnet import SyncNetRecipe
@@ -22,15 +23,15 @@ from latentsync.runtime import DTYPES
 from latentsync.train.loop import Ending, TrainingRun, train
 from latentsync.train.processes import explaining, make_accelerator
 from latentsync.train.unet.frozen import FrozenNetworks
-from latentsync.train.unet.generators import build_generator
-from latentsync.train.unet.objective import make_unet_step, named_weights
+from latentsync.train.unet.objective import UNetObjective
+from latentsync.train.unet.start import build_generator
 from latentsync.weights.judges import RELEASED_SYNCNETS
 
 PAPER_SYNCNET = load_recipe("syncnet", SyncNetRecipe).network
 
 # What the authors say each configuration takes, for one sample at once.
 PUBLISHED_GB = {"stage1": 23, "stage2": 30, "stage2-efficient": 20, "stage1-512": 30, "stage2-512": 55}
-TOKENS = 50  # Whisper states that a frame hears
+TOKENS = 50  # of each frame: 10 Whisper states of 5 layers
 MEL_BANDS = 80
 TINY = (
     "windows.resolution=64",
@@ -81,9 +82,9 @@ class NoiseSamples(Dataset[Any]):
         return {
             "target_u8": pictures[0],
             "reference_u8": pictures[1],
-            "mel": torch.randn(MEL_BANDS, -(-frames * 16 // 5), generator=drawn),
+            "mel": torch.randn(MEL_BANDS, mel_columns(frames), generator=drawn),
             "audio": torch.randn(frames, TOKENS, self.recipe.network.audio_dim, generator=drawn),
-            "is_heard": torch.tensor(1.0),
+            "has_speech": torch.tensor(1.0),
             "number": torch.tensor(number),
         }
 
@@ -131,8 +132,7 @@ def train_full_size(
                 network="network",
                 kind=recipe.generator,
                 config=config,
-                step=make_unet_step(recipe, frozen),
-                weights=named_weights(recipe.loss),
+                objective=UNetObjective(recipe, frozen),
                 samples=NoiseSamples(recipe),
                 data="noise",
                 output=output,

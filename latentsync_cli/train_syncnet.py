@@ -45,7 +45,7 @@ def train_syncnet(
     """Train the SyncNet on processed clips. The same command again continues."""
     from latentsync.recipe.loading import load_recipe
     from latentsync.recipe.train_syncnet import SyncNetRecipe
-    from latentsync.train.job import TrainingJob
+    from latentsync.train.setup import TrainingJob
     from latentsync.train.syncnet.run import run
 
     chosen = load_recipe(recipe, SyncNetRecipe, overrides=settings or [])

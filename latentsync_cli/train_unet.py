@@ -63,7 +63,7 @@ def train_unet(
 
     from latentsync.recipe.loading import load_recipe
     from latentsync.recipe.train_unet import UNetTrainingRecipe
-    from latentsync.train.job import TrainingJob
+    from latentsync.train.setup import TrainingJob
     from latentsync.train.unet.run import run
 
     changes = [*(settings or []), *([] if start is None else [f"weights.start={json.dumps(start)}"])]

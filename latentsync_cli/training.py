@@ -11,7 +11,7 @@ from latentsync_cli import console
 
 if TYPE_CHECKING:
     from latentsync.recipe.schema import Recipe
-    from latentsync.train.job import TrainingResult
+    from latentsync.train.setup import TrainingResult
 
 DecodedCache = Literal["auto", "yes", "no"]
 

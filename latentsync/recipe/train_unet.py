@@ -86,12 +86,6 @@ class LossWeights(Table):
     trepa: Amount
     trepa_normalise: Literal["mean", "sum"]
 
-    @property
-    def is_decoded(self) -> bool:
-        """Whether any part looks at pixels of what was predicted."""
-        sees_pixels = self.sync > 0 and self.sync_space == "pixel"
-        return sees_pixels or self.reconstruction > 0 or self.perceptual > 0 or self.trepa > 0
-
 
 class LipValidation(Table):
     """How the network is tried on clips that it is not trained on.

@@ -1,4 +1,4 @@
-"""Processed clips as training sees them: which there are, their speech as mel, the places of windows."""
+"""Processed clips: which are trained on, their features, their frames, and which clip a sample comes from."""
 
 from __future__ import annotations
 
@@ -11,28 +11,33 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Literal, Protocol
 
+import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from latentsync.audio.mel import MEL_STEPS_PER_S, RATE_HZ, mel_spectrogram
+from latentsync.audio.mel import mel_spectrogram
 from latentsync.audio.whisper import WhisperEncoder, encode_speech
 from latentsync.errors import LatentSyncError, MediaError
 from latentsync.events import Progress, Report
+from latentsync.files import sha256_of, whole_or_nothing
 from latentsync.manifest import ManifestClip, features_path, read_manifest
+from latentsync.media.read import read_frames, read_window
 from latentsync.media.sound import read_audio
+from latentsync.rates import AUDIO_HZ, MEL_COLUMNS_PER_S, VIDEO_FPS, mel_columns
 from latentsync.runtime import Seeds
 from latentsync.weights.models import BUNDLED
 from latentsync.weights.released import load_whisper
 
-VIDEO_FPS = 25
 MEL_KIND = "mel.safetensors"
-MOST_REPLACEMENTS = 8  # clips that fail one after the other before the run gives up
+MOST_REPLACEMENTS = 8  # clips that fail in a row before the run gives up
 WHISPER_KIND = "whisper.safetensors"
-HEARD_BY = {"whisper": "compact"}
+MADE_BY = {"whisper": "compact"}  # the bundled Whisper, as `preprocess` names it
 
 Sample = dict[str, Tensor | str]
 SHORTER_PAIRS = "network.frames or negatives.min_distance_frames"
@@ -48,51 +53,51 @@ class Dropped:
     detail: str
 
 
+def count_starts(clip_frames: int, clip_columns: int, *, frames: int) -> int:
+    """How many first frames a window of `frames` can have in a clip with that many frames and mel columns.
+
+    >>> count_starts(32, 103, frames=16)
+    17
+    """
+    by_sound = (clip_columns - mel_columns(frames) + 1) * VIDEO_FPS
+    return max(0, min(clip_frames - frames + 1, -(-by_sound // MEL_COLUMNS_PER_S)))
+
+
+def choose_evenly(clips: Sequence[ManifestClip], count: int) -> list[ManifestClip]:
+    """`count` of the clips, spread over the whole list.
+
+    >>> choose_evenly("abcdefgh", 4)
+    ['a', 'c', 'e', 'g']
+    """
+    count = min(count, len(clips))
+    return [clips[number * len(clips) // count] for number in range(count)]
+
+
 @dataclass(frozen=True, slots=True)
-class Windows:
-    """Length of the windows that are cut: `frames` at 25 fps, which `mel_steps` columns of mel belong to."""
-
-    frames: int
-    mel_steps: int
-
-    def starts_in(self, clip_frames: int, mel_columns: int) -> int:
-        """How many first frames a window can have, counted from frame 0.
-
-        >>> Windows(16, 52).starts_in(32, 103)
-        17
-        """
-        by_sound = (mel_columns - self.mel_steps + 1) * VIDEO_FPS
-        return max(0, min(clip_frames - self.frames + 1, -(-by_sound // MEL_STEPS_PER_S)))
-
-
-@dataclass(frozen=True, slots=True)
-class Features:
+class FeatureFiles:
     """Files computed from clips, kept as `preprocess` does: by the hash of a clip's content, not its name."""
 
-    place: Path
+    folder: Path
 
     @classmethod
-    def beside(cls, data: Path, output: Path) -> Features:
+    def beside(cls, data: Path, output: Path) -> FeatureFiles:
         """Under the data, where all runs share them; under the output where the data cannot be written to."""
-        place = data if data.is_dir() else data.parent
-        return cls(place if os.access(place, os.W_OK) else output)
+        folder = data if data.is_dir() else data.parent
+        return cls(folder if os.access(folder, os.W_OK) else output)
 
     def path_of(self, clip: ManifestClip, kind: str) -> Path:
-        """Where the feature called `kind`, such as "mel.safetensors", of a clip is kept."""
-        assert clip.sha256 is not None, "find_clips gives every clip its hash"
-        place = features_path(self.place, clip.sha256)
-        return place.with_name(f"{place.name}.{kind}")
+        """The path of the feature called `kind`, such as "mel.safetensors", of a clip."""
+        if clip.sha256 is None:
+            raise ValueError(f"{clip.name} has no hash; find_clips gives every clip its own")
+        path = features_path(self.folder, clip.sha256)
+        return path.with_name(f"{path.name}.{kind}")
 
     def write(self, clip: ManifestClip, kind: str, write: Callable[[Path], None]) -> None:
-        """Keep what `write` puts into the file it is given; it appears whole or not at all."""
+        """Keep what `write` writes to the path it is given; the file appears whole or not at all."""
         path = self.path_of(clip, kind)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
+        with whole_or_nothing(path) as part:
             write(part)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
 
     def mel(self, clip: ManifestClip) -> Tensor:
         """The mel spectrogram (80 t) of a clip's speech, computed once.
@@ -102,31 +107,32 @@ class Features:
         """
         path = self.path_of(clip, MEL_KIND)
         if not path.exists():
-            heard = mel_spectrogram(read_audio(clip.path, rate_hz=RATE_HZ).samples)
-            self.write(clip, MEL_KIND, lambda part: save_file({"mel": heard}, part))
+            mel = mel_spectrogram(read_audio(clip.path, rate_hz=AUDIO_HZ).samples)
+            self.write(clip, MEL_KIND, partial(save_file, {"mel": mel}))
         return _load_mel(path)
 
     def whisper(self, clip: ManifestClip) -> Tensor:
-        """What the bundled Whisper hears in a clip (t n d) float16, 50 states a second, computed once.
+        """The bundled Whisper's states of a clip (t n d) float16, 50 a second, computed once.
 
         Raises:
             MediaError: the clip has no sound that can be read.
         """
         path = self.path_of(clip, WHISPER_KIND)
         if not path.exists():
-            heard = encode_speech(_bundled_whisper(), read_audio(clip.path, rate_hz=RATE_HZ).samples).half()
-            self.write(clip, WHISPER_KIND, partial(save_file, {"whisper": heard}, metadata=HEARD_BY))
+            samples = read_audio(clip.path, rate_hz=AUDIO_HZ).samples
+            states = encode_speech(_bundled_whisper(), samples).half()
+            self.write(clip, WHISPER_KIND, partial(save_file, {"whisper": states}, metadata=MADE_BY))
         try:
             with safe_open(path, framework="pt") as file:
-                if file.metadata() != HEARD_BY:
+                if file.metadata() != MADE_BY:
                     raise MediaError(
-                        f"'{path}': was heard by another Whisper than the bundled one",
+                        f"'{path}': was computed by another Whisper than the bundled one",
                         hint='preprocess with features.whisper = "compact", or remove this file',
                     )
-                states: Tensor = file.get_tensor("whisper")
+                kept: Tensor = file.get_tensor("whisper")
         except (OSError, SafetensorError) as error:
             raise MediaError(f"'{path}': cannot be read ({error})", hint="remove this file") from error
-        return states
+        return kept
 
 
 @lru_cache(maxsize=256)  # several windows of a sample come from one clip
@@ -148,7 +154,7 @@ def find_clips(data: Path, *, held_out: Sequence[str]) -> tuple[list[ManifestCli
 
     Args:
         data: an out folder of `preprocess`, its manifest, or a folder of processed clips.
-        held_out: name patterns of the clips or people to validate on; without any, the manifest says which.
+        held_out: name patterns of the clips or people to validate on; without any, the manifest's own split.
 
     Raises:
         MediaError: there is no such data, or nothing is left to train on.
@@ -178,18 +184,17 @@ def _with_hash(clip: ManifestClip) -> ManifestClip:
     """The clip with the hash of its content, which a folder without a manifest does not know."""
     if clip.sha256 is not None:
         return clip
-    with clip.path.open("rb") as file:
-        return replace(clip, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+    return replace(clip, sha256=sha256_of(clip.path))
 
 
 def check_clips(
     clips: Sequence[ManifestClip], check: Callable[[ManifestClip], None], *, workers: int, report: Report
 ) -> list[Dropped]:
-    """Run `check` on every clip and say which of them it refused, and why.
+    """Run `check` on every clip and return those that it refused, with the reason.
 
     Args:
-        check: prepares a clip, and raises MediaError, ValueError or OSError if it is of no use.
-        workers: threads; decoding and mel leave the interpreter to others.
+        check: prepares a clip, and raises LatentSyncError or ValueError if it cannot be used.
+        workers: threads; decoding and mel release the interpreter lock.
     """
 
     def refused(clip: ManifestClip) -> Dropped | None:
@@ -202,10 +207,10 @@ def check_clips(
 
     dropped = []
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        for done, answer in enumerate(pool.map(refused, clips), 1):
+        for done, drop in enumerate(pool.map(refused, clips), 1):
             report(Progress("checking clips", done, len(clips), "clips"))
-            if answer is not None:
-                dropped.append(answer)
+            if drop is not None:
+                dropped.append(drop)
     return dropped
 
 
@@ -216,10 +221,10 @@ class TooShort(ValueError):
 def refuse_nothing_left(
     data: Path, kept: int, dropped: Iterable[Dropped], *, shorter: str = SHORTER_PAIRS
 ) -> None:
-    """Raise MediaError when every clip was dropped, saying how many for which reason.
+    """Refuse data of which every clip was dropped; the message counts the reasons.
 
     Args:
-        shorter: what in the recipe to lower, so that shorter clips do.
+        shorter: what in the recipe to lower, so that shorter clips can be used.
 
     Raises:
         MediaError: `kept` is 0.
@@ -228,28 +233,28 @@ def refuse_nothing_left(
         return
     dropped = list(dropped)
     counts = Counter(drop.reason for drop in dropped)
-    said = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
     first = f"; the first: {dropped[0].name}: {dropped[0].detail}" if dropped else ""
     raise MediaError(
-        f"'{data}': no clip is left to train on ({said or 'there was none'}){first}",
+        f"'{data}': no clip is left to train on ({reasons or 'there was none'}){first}",
         hint=f"lower {shorter}, or preprocess longer clips",
     )
 
 
 def fingerprint(clips: Iterable[ManifestClip]) -> str:
-    """A short name for what the clips hold, in their order: another one means other data."""
+    """A short hash of the clips' contents, in their order: another one means other data."""
     digest = hashlib.sha256("\n".join(str(clip.sha256) for clip in clips).encode())
     return digest.hexdigest()[:16]
 
 
 def clip_of_sample(number: int, *, clips: int, seed: int) -> int:
-    """Which of so many clips sample `number` of the run comes from: every clip once an epoch, shuffled anew.
+    """The clip, of `clips`, that sample `number` comes from: each once per epoch, in a new random order.
 
     >>> sorted(clip_of_sample(k, clips=5, seed=1) for k in range(5, 10))
     [0, 1, 2, 3, 4]
     """
-    epoch, place = divmod(number, clips)
-    return int(_order(clips, epoch, seed)[place])
+    epoch, index = divmod(number, clips)
+    return int(_order(clips, epoch, seed)[index])
 
 
 def draw_sample(
@@ -260,31 +265,31 @@ def draw_sample(
     stream: str,
     seed: int,
 ) -> Sample:
-    """Sample `number` of the run: what `draw` makes of its clip, or of the next one where that is of no use.
+    """Sample `number` of the run: what `draw` makes of its clip, or of the next one if that cannot be used.
 
     Args:
         draw: raises MediaError or ValueError for a clip that cannot be used.
-        stream: name of the random stream, which begins anew with every clip that is tried.
+        stream: name of the random stream, which starts again with every clip that is tried.
 
     Returns:
-        What `draw` gave, and under "note" which clips were replaced.
+        What `draw` returned, and under "note" which clips were replaced.
 
     Raises:
-        MediaError: so many clips one after the other cannot be read.
+        MediaError: `MOST_REPLACEMENTS` clips in a row cannot be read.
     """
     notes = []
-    place = clip_of_sample(number, clips=len(clips), seed=seed)
+    first = clip_of_sample(number, clips=len(clips), seed=seed)
     for attempt in range(MOST_REPLACEMENTS):
-        clip = clips[(place + attempt) % len(clips)]
+        clip = clips[(first + attempt) % len(clips)]
         try:
             sample = draw(clip, random_of_sample(number, f"{stream}/{attempt}", seed=seed))
         except (MediaError, ValueError) as error:
-            notes.append(f"{clip.name} is left out from here on: {error}")
+            notes.append(f"{clip.name} is left out from now on: {error}")
             continue
         return {**sample, "note": "\n".join(notes)}
     raise MediaError(
-        f"{MOST_REPLACEMENTS} clips one after the other cannot be read; the last: {notes[-1]}",
-        hint="check that the data is still there and whole",
+        f"{MOST_REPLACEMENTS} clips in a row cannot be read; the last: {notes[-1]}",
+        hint="check that the data still exists and is complete",
     )
 
 
@@ -296,3 +301,96 @@ def _order(clips: int, epoch: int, seed: int) -> Tensor:
 def random_of_sample(number: int, name: str, *, seed: int) -> np.random.Generator:
     """The random stream called `name` of sample `number` of the run."""
     return np.random.default_rng(Seeds(seed).generator(f"{name}/{number}").initial_seed())
+
+
+DecodedCache = Literal["auto", "yes", "no"]
+CACHE_BYTES = 8_000_000_000  # "auto" decodes all clips beforehand up to this size
+
+
+class SeenPart(Protocol):
+    """The part of an aligned crop that a network takes, at its size; `kind` names files of decoded clips."""
+
+    @property
+    def frame_bytes(self) -> int: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    def cut(self, frame_u8: NDArray[np.uint8]) -> NDArray[np.uint8]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """All or the lower half of an aligned crop, after it was resized to `resolution` a side."""
+
+    resolution: int
+    is_lower_half: bool
+
+    @property
+    def rows(self) -> int:
+        return self.resolution // 2 if self.is_lower_half else self.resolution
+
+    @property
+    def frame_bytes(self) -> int:
+        return self.rows * self.resolution * 3
+
+    @property
+    def kind(self) -> str:
+        """The name under which decoded clips are kept."""
+        return f"decoded-{self.resolution}-{'lower' if self.is_lower_half else 'whole'}.npy"
+
+    def cut(self, frame_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize one crop (h w c) and cut the region from it."""
+        side = self.resolution
+        if frame_u8.shape[:2] != (side, side):
+            method = cv2.INTER_AREA if frame_u8.shape[0] > side else cv2.INTER_CUBIC
+            frame_u8 = np.asarray(cv2.resize(frame_u8, (side, side), interpolation=method), np.uint8)
+        return frame_u8[side - self.rows :]
+
+
+def decode_clip(clip: ManifestClip, region: SeenPart, features: FeatureFiles) -> None:
+    """Decode a whole clip once and keep its region (f h w c), to be read later without decoding.
+
+    Raises:
+        MediaError: the clip cannot be decoded, or not all of it.
+    """
+    if features.path_of(clip, region.kind).exists():
+        return
+    frames = np.stack([region.cut(frame.rgb_u8) for frame in read_frames(clip.path)])  # f h w c
+    if len(frames) < clip.frames:
+        raise MediaError(f"{len(frames)} of {clip.frames} frames can be decoded", hint="preprocess it again")
+    features.write(clip, region.kind, partial(_save_array, frames))
+
+
+def _save_array(values: NDArray[np.uint8], path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, values)
+
+
+def is_cached(choice: DecodedCache, clips: Iterable[ManifestClip], region: SeenPart) -> bool:
+    """Whether clips are to be decoded beforehand: always, never, or when they fit `CACHE_BYTES`."""
+    if choice != "auto":
+        return choice == "yes"
+    return sum(clip.frames for clip in clips) * region.frame_bytes <= CACHE_BYTES
+
+
+def read_pictures(
+    clip: ManifestClip, start: int, frames: int, region: SeenPart, features: FeatureFiles | None
+) -> NDArray[np.uint8]:
+    """Frames `start` to `start + frames` of a clip, cut to `region`: (f h w c).
+
+    Args:
+        features: where `decode_clip` wrote the clip; None decodes it now.
+
+    Raises:
+        MediaError: the frames cannot be read.
+    """
+    if features is not None:
+        path = features.path_of(clip, region.kind)
+        try:
+            decoded = np.load(path, mmap_mode="r")
+        except (OSError, ValueError, EOFError) as error:
+            raise MediaError(f"'{path}': cannot be read ({error})", hint="remove this file") from error
+        return np.array(decoded[start : start + frames])
+    window = read_window(clip.path, range(start, start + frames))
+    return np.stack([region.cut(frame) for frame in window])  # f h w c

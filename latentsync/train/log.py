@@ -1,11 +1,16 @@
-"""What a run writes down as it goes: one JSON object a line, and the same for TensorBoard."""
+"""The log of a run: `log.jsonl` with one JSON object per line, the same for TensorBoard, and its curves."""
 
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from latentsync.files import open_regular, whole_or_nothing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LOG_NAME = "log.jsonl"
 
@@ -13,43 +18,56 @@ Row = dict[str, Any]
 
 
 def read_log(output: Path) -> list[Row]:
-    """The rows of a run's log; a line that was cut off by a kill is left out."""
-    path = output / LOG_NAME
+    """The rows of a run's log, without a line that a kill cut short."""
+    return _read(output)[0]
+
+
+def _read(output: Path) -> tuple[list[Row], int]:
+    """The rows of a log, and how many of its lines are damaged. The last one may just have been cut short."""
+    try:
+        with open_regular(output / LOG_NAME) as file:
+            lines = file.read().decode("utf-8", errors="replace").splitlines(keepends=True)
+    except FileNotFoundError:
+        return [], 0
     rows: list[Row] = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    damaged_lines = 0
+    for line in lines:
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(row, dict) and "samples" in row:
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict) and all(isinstance(row.get(key), int) for key in ("samples", "steps")):
             rows.append(row)
-    return rows
+        else:
+            damaged_lines += line.endswith("\n")
+    return rows, damaged_lines
 
 
 class TrainingLog:
-    """Appends rows to `log.jsonl` and to TensorBoard's files; rows past the point of continuing are dropped.
+    """Appends rows to `log.jsonl` and to TensorBoard's files; rows past the point of resuming are dropped.
 
-    A row holds `samples`, `steps` and tables of numbers such as `losses` or `validation`; a number may stand
-    alone. Processes but the main one keep rows in memory only.
+    A row holds `samples`, `steps`, numbers such as `learning_rate`, and tables of numbers such as `losses` or
+    `validation`. Only the main process writes; the others keep the rows in memory. `damaged_lines` of the old
+    file were left out.
     """
 
     def __init__(self, output: Path, *, samples: int, is_main: bool) -> None:
-        self.rows = [row for row in read_log(output) if row["samples"] <= samples]
+        rows, self.damaged_lines = _read(output)
+        self.rows = [row for row in rows if row["samples"] <= samples]
+        self.path = output / LOG_NAME
         self._file = self._board = None
         if not is_main:
             return
         from torch.utils.tensorboard import SummaryWriter
 
         output.mkdir(parents=True, exist_ok=True)
-        path = output / LOG_NAME
-        part = path.with_name(f"{LOG_NAME}.part")
-        part.write_text("".join(f"{json.dumps(row)}\n" for row in self.rows), encoding="utf-8")
-        os.replace(part, path)
-        self._file = path.open("a", encoding="utf-8")
+        with whole_or_nothing(self.path) as part:
+            part.write_text("".join(f"{json.dumps(row)}\n" for row in self.rows), encoding="utf-8")
+        self._file = self.path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(output / "tensorboard"), purge_step=samples + 1 if samples else None)
 
     def write(self, row: Row) -> None:
-        """Add one row; it is on disk afterwards."""
+        """Add one row and flush it to the file."""
         self.rows.append(row)
         if self._file is None or self._board is None:
             return
@@ -66,3 +84,37 @@ class TrainingLog:
         for file in (self._file, self._board):
             if file is not None:
                 file.close()
+
+
+def draw_panels(rows: Sequence[Row], path: Path) -> None:
+    """A panel for each measure in the log, with its curve in training and in validation, against samples.
+
+    Source: the official U-Net training draws Sync_conf after each checkpoint; here that is `confidence`.
+    """
+    tables = {"losses": ("training", "-"), "validation": ("validation", "o-")}
+    names = sorted({name for row in rows for table in tables for name in row.get(table, {})})
+    columns = min(3, max(1, len(names)))
+    figure = new_figure(4 * columns, 2.6 * -(-len(names) // columns))
+    panels = figure.subplots(-(-len(names) // columns), columns, squeeze=False, sharex=True).flat
+    for axes, name in zip(panels, names, strict=False):
+        for table, (label, style) in tables.items():
+            points = [(row["samples"], row[table][name]) for row in rows if name in row.get(table, {})]
+            if points:
+                axes.plot(*zip(*points, strict=True), style, label=label, markersize=3, linewidth=1)
+        axes.set(title=name)
+        axes.legend(fontsize=7)
+    save_figure(figure, path)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of that many inches, without pyplot: it keeps no state and looks for no display."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=110, layout="constrained")
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG; the folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_or_nothing(path) as part:
+        figure.savefig(part, format="png")

@@ -1,7 +1,8 @@
-"""The one training loop: samples in order, losses, optimizer, average, log, validation, checkpoints.
+"""The one training loop: samples in order, losses, optimizer, EMA, log, validation, checkpoints.
 
-It knows nothing of what is trained. Sample k of a run is a pure function of k, so the data, and with it the
-result, do not depend on the number of processes, on accumulation or on where a run was stopped and continued.
+It does not know what is trained. Sample k of a run is a pure function of k, so the data, and with it the
+result, depend neither on the number of processes, nor on accumulation, nor on where a run was stopped and
+resumed.
 """
 
 from __future__ import annotations
@@ -13,22 +14,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from pydantic import BaseModel
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from latentsync.errors import RecipeError
+from latentsync.errors import LatentSyncError, RecipeError
 from latentsync.events import Measured, Note, Progress, Report
 from latentsync.recipe.schema import Recipe
 from latentsync.recipe.training import OptimizerTable, RunTable
 from latentsync.runtime import Seeds
-from latentsync.train.batches import Batch, read_batches
 from latentsync.train.checkpoint import (
+    EMA,
     Position,
     Trained,
     checkpoint_name,
@@ -37,27 +38,49 @@ from latentsync.train.checkpoint import (
     refuse_other_recipe,
     save,
 )
-from latentsync.train.ema import Average
 from latentsync.train.log import Row, TrainingLog, read_log
 from latentsync.train.muon import Muon
-from latentsync.train.processes import StopRequest, explaining, listening_for_stop
+from latentsync.train.processes import StopRequest, catching_signals, explaining, ignore_signals
 
 Reason = Literal["finished", "signal", "time"]
 STOPS: tuple[Reason, ...] = ("signal", "time")
-StepFunction = Callable[[nn.Module, Batch], dict[str, Tensor]]
+Batch = dict[str, Tensor]
+
+
+class Objective(Protocol):
+    """What is minimised.
+
+    weights  of the losses in the sum whose gradient is taken; a loss that is not named here is only logged
+    """
+
+    @property
+    def weights(self) -> Mapping[str, float]: ...
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """The losses of a micro-batch by name, each a mean over its samples; `model` is in training mode."""
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """One validation: which share of the work is this process's, and where files may go."""
+class ValidationShard:
+    """Which share of a validation is this process's, and where files may be written."""
 
     rank: int
     processes: int
     samples: int
     output: Path
 
+    def share_of(self, items: Sequence[Any]) -> Iterator[tuple[int, Any, bool]]:
+        """This process's items: their index, the item, and whether it counts.
 
-Validate = Callable[[nn.Module, Check], list[dict[str, float]]]
+        Every process gets equally many, the last item again where there are none left: all of them must call
+        the model equally often, because sharded weights are gathered by all processes together.
+        """
+        for turn in range(-(-len(items) // self.processes)):
+            index = turn * self.processes + self.rank
+            yield index, items[min(index, len(items) - 1)], index < len(items)
+
+
+Validate = Callable[[nn.Module, ValidationShard], list[dict[str, float]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +93,15 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRun:
-    """What is trained, on what, and how it is judged.
+    """What is trained, on what, and how it is validated.
 
-    model     everything that is trained; its wrapped self is given to `step` and `validate`
-    network   name of the submodule that is saved as weights; "" for the whole model
-    step      losses of a micro-batch by name, each a mean over its samples; the model is in training mode
-    weights   their weights in the sum that is minimised; a loss that is not named here is only logged
-    samples   `samples[k]` is a dict of tensors, a pure function of k; its entry "note", a string, is shown
-    validate  measures per item, for this process's share of the items, called with the averaged weights; a
-              measure "a/b" is put into a table "a". Every process must call the model equally often
-    learning_rate_shares  share of the learning rate for parameters whose name begins with a key; others: 1
-    on_log    called by the main process with every row so far, after each new one
+    model      everything that is trained; its wrapped self is given to `objective` and `validate`
+    network    name of the submodule that is saved as weights; "" for the whole model
+    learning_rate_shares  of parameters whose name starts with a key; of others it is 1
+    samples    `samples[k]` is a dict of tensors, a pure function of k; its entry "note", a string, is shown
+    validate   measures per item, for this process's share of the items, called with the EMA weights; a
+               measure "a/b" is put into a table "a"
+    on_log     called by the main process with every row so far, after each new one
     """
 
     recipe: Recipe
@@ -90,8 +111,7 @@ class TrainingRun:
     network: str
     kind: str
     config: BaseModel
-    step: StepFunction
-    weights: Mapping[str, float]
+    objective: Objective
     samples: Dataset[Any]
     data: str
     output: Path
@@ -117,23 +137,25 @@ def train(run: TrainingRun, accelerator: Accelerator, report: Report) -> Ending:
     """Train until all samples are seen, from the last checkpoint in `run.output` if there is one.
 
     Raises:
-        RecipeError: the checkpoint is of another recipe, or a loss or gradient is not a number any more.
+        RecipeError: the checkpoint is of another recipe, or a loss or gradient became NaN or infinite.
         MemoryShortage: the batch does not fit.
         LatentSyncError: another process ended.
     """
     table, checkpoints = run.run, run.output / "checkpoints"
     trained = _prepare(run, accelerator)
-    position = _continue(run, trained, checkpoints, report)
+    position = _resume(run, trained, checkpoints, report)
     steps = table.samples // table.batch_samples
     if position.steps >= steps:
         return Ending("finished", position, read_log(run.output))
     log = TrainingLog(run.output, samples=position.samples, is_main=accelerator.is_main_process)
+    if log.damaged_lines:
+        report(Note(f"'{log.path}': {log.damaged_lines} damaged lines are left out", "warning"))
     batches = read_batches(run.samples, run.recipe, run.run, accelerator, position.steps, workers=run.workers)
     clock = _Clock(run, position)
     reason: Reason = "finished"
     with (
-        listening_for_stop() as stop,
-        explaining(table, lambda: _where(checkpoints)),
+        catching_signals() as stop,
+        explaining(table, lambda: _last_good(checkpoints)),
         contextlib.closing(log),
     ):
         while position.steps < steps and reason == "finished":
@@ -149,25 +171,30 @@ def train(run: TrainingRun, accelerator: Accelerator, report: Report) -> Ending:
             is_best = False
             if run.validate and (is_last or is_due(run.validate_every_samples, position, table)):
                 is_best = _validate(run, run.validate, trained, log, position, report)
-            if (
-                is_best
-                or is_last
-                or reason != "finished"
-                or is_due(table.save_every_samples, position, table)
-            ):
+            is_stopping = is_last or reason != "finished"
+            if is_best or is_stopping or is_due(table.save_every_samples, position, table):
                 save(trained, position, checkpoints, keep_last=table.keep_last)
     accelerator.wait_for_everyone()
     return Ending(reason, position, log.rows)
 
 
 def is_due(every_samples: int, position: Position, table: RunTable) -> bool:
-    """Whether the last step went over a multiple of `every_samples`."""
+    """Whether the last step reached or passed a multiple of `every_samples`."""
     before = position.samples - table.batch_samples
     return position.samples // every_samples > before // every_samples
 
 
+def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """The sum that is minimised.
+
+    >>> weighted_sum({"a": torch.tensor(2.0), "accuracy": torch.tensor(0.5)}, {"a": 3.0})
+    tensor(6.)
+    """
+    return sum((weight * losses[name] for name, weight in weights.items()), torch.zeros(()))
+
+
 def learning_rate(table: OptimizerTable, samples: int, total: int) -> float:
-    """The learning rate of the step after which `samples` of `total` will have been seen.
+    """The learning rate of the optimizer step after which `samples` of `total` will have been seen.
 
     >>> table = OptimizerTable(
     ...     kind="adamw", learning_rate=1, weight_decay=0, betas=(0.9, 0.999), max_gradient_norm=1,
@@ -207,7 +234,7 @@ def _prepare(run: TrainingRun, accelerator: Accelerator) -> Trained:
         accelerator=accelerator,
         model=model,
         optimizer=optimizer,
-        average=Average(model.parameters(), run.run.average_decay),
+        ema=EMA(model.parameters(), run.run.average_decay),
         network=run.network,
         kind=run.kind,
         config=run.config,
@@ -220,23 +247,21 @@ def _parameter_groups(model: nn.Module, shares: Mapping[str, float]) -> list[dic
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            share = next((share for start, share in shares.items() if name.startswith(start)), 1.0)
+            share = next((share for prefix, share in shares.items() if name.startswith(prefix)), 1.0)
             groups.setdefault(share, []).append(parameter)
     return [{"params": parameters, "share": share} for share, parameters in groups.items()]
 
 
-def _continue(run: TrainingRun, trained: Trained, checkpoints: Path, report: Report) -> Position:
-    place = find_last(checkpoints)
-    if place is None:
+def _resume(run: TrainingRun, trained: Trained, checkpoints: Path, report: Report) -> Position:
+    last = find_last(checkpoints)
+    if last is None:
         return Position(data=run.data)
-    refuse_other_recipe(place, run.recipe)
-    position = load(trained, place)
+    refuse_other_recipe(last, run.recipe)
+    position = load(trained, last)
     if position.data != run.data:
-        report(
-            Note(f"the data is not what it was at {position.samples} samples; going on with it", "warning")
-        )
+        report(Note(f"the data has changed since sample {position.samples}; training goes on", "warning"))
         position.data = run.data
-    report(Note(f"continuing from {place}: {position.samples} samples seen"))
+    report(Note(f"resuming from {last}: {position.samples} samples seen"))
     return position
 
 
@@ -252,30 +277,38 @@ def _backward(
     trained: Trained,
     batches: Iterator[tuple[Batch, str]],
     position: Position,
-    asked: Reason,
+    stop_reason: Reason,
     report: Report,
 ) -> tuple[dict[str, float], Reason]:
-    """Gradients of one batch; its losses over all processes, and whether they agree to stop after it."""
+    """Compute the gradients of one batch.
+
+    Args:
+        stop_reason: why this process should stop after this batch, or "finished" if it should not.
+
+    Returns:
+        The batch's mean losses over all processes, and the reason to stop that all of them agree on.
+    """
     accelerator, model = trained.accelerator, trained.model.train()
     count = run.run.batch_samples // (run.run.micro_batch_samples * accelerator.num_processes)
-    # Dropout: the only draw from torch's own stream, which is set so that it depends on the step alone.
+    # Dropout is the only draw from torch's own stream, which is seeded so that it depends on the step alone.
     torch.manual_seed(
         Seeds(run.recipe.seed, accelerator.process_index).generator(f"step/{position.steps}").initial_seed()
     )
     total: dict[str, Tensor] = {}
-    for number in range(count):
+    for index in range(count):
         batch, note = next(batches)
         for line in note.splitlines():
             report(Note(line, "warning"))
-        is_last = number == count - 1
+        is_last = index == count - 1
+        # Gradients are averaged over the processes once, in the backward pass of the last micro-batch.
         with contextlib.nullcontext() if is_last else accelerator.no_sync(model):
-            losses = run.step(model, batch)
-            wanted = sum((run.weights[name] * losses[name] for name in run.weights), torch.zeros(()))
-            accelerator.backward(wanted / count)
+            losses = run.objective.losses(model, batch)
+            accelerator.backward(weighted_sum(losses, run.objective.weights) / count)
         for name, loss in losses.items():
             total[name] = total.get(name, 0) + loss.detach().float() / count
-    asks = [torch.tensor(float(asked == reason), device=accelerator.device) for reason in STOPS]
-    numbers = accelerator.reduce(torch.stack([*total.values(), *asks]), reduction="mean").tolist()
+    # Signals reach processes at different times, so that stopping is agreed on along with the losses.
+    votes = [torch.tensor(float(stop_reason == reason), device=accelerator.device) for reason in STOPS]
+    numbers = accelerator.reduce(torch.stack([*total.values(), *votes]), reduction="mean").tolist()
     means = dict(zip(total, numbers, strict=False))
     agreed = (reason for reason, share in zip(STOPS, numbers[-len(STOPS) :], strict=True) if share)
     for name, value in means.items():
@@ -285,31 +318,30 @@ def _backward(
 
 
 def _optimize(run: TrainingRun, trained: Trained, position: Position) -> float:
-    """Clip the gradients, step, and take the weights into the average; the norm before clipping."""
+    """Clip the gradients, take an optimizer step and update the EMA; returns the norm before clipping."""
     accelerator = trained.accelerator
     norm = float(accelerator.clip_grad_norm_(trained.model.parameters(), run.optimizer.max_gradient_norm))
-    if (
-        not math.isfinite(norm) and accelerator.scaler is None
-    ):  # the scaler leaves such a step out and goes on
+    # With a gradient scaler such a step is skipped and the scale halved.
+    if not math.isfinite(norm) and accelerator.scaler is None:
         named = trained.model.named_parameters()
         bad = (name for name, value in named if value.grad is not None and not value.grad.isfinite().all())
         raise _fault(run, position, f"the gradient of {next(bad, 'the model')!r} is {norm}")
     trained.optimizer.step()
     trained.optimizer.zero_grad()
-    trained.average.update(position.steps + 1)
+    trained.ema.update(position.steps + 1)
     return norm
 
 
 def _fault(run: TrainingRun, position: Position, what: str) -> RecipeError:
     return RecipeError(
-        f"step {position.steps + 1}: {what}; {_where(run.output / 'checkpoints')}",
-        hint="lower optimizer.learning_rate or use run.precision=fp32, and start anew in another folder",
+        f"step {position.steps + 1}: {what}; {_last_good(run.output / 'checkpoints')}",
+        hint="lower optimizer.learning_rate or use run.precision=fp32, and start again in another folder",
     )
 
 
-def _where(checkpoints: Path) -> str:
-    place = find_last(checkpoints)
-    return "no checkpoint was written yet" if place is None else f"the last good checkpoint is {place}"
+def _last_good(checkpoints: Path) -> str:
+    last = find_last(checkpoints)
+    return "no checkpoint has been written yet" if last is None else f"the last good checkpoint is {last}"
 
 
 def _advance(position: Position, losses: Mapping[str, float], table: RunTable) -> None:
@@ -340,11 +372,12 @@ def _validate(
     position: Position,
     report: Report,
 ) -> bool:
-    """Judge the averaged weights and write the means down; whether this is the best so far."""
+    """Validate the EMA weights and log the means; returns whether this is the best so far."""
     accelerator = trained.accelerator
-    check = Check(accelerator.process_index, accelerator.num_processes, position.samples, run.output)
-    with trained.average.applied(), torch.no_grad():
-        items = gather_object(validate(trained.model.eval(), check))
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    shard = ValidationShard(rank, processes, position.samples, run.output)
+    with trained.ema.applied(), torch.no_grad():
+        items = gather_object(validate(trained.model.eval(), shard))
     tables: dict[str, dict[str, float]] = {"validation": {}}
     for name in sorted({name for item in items for name in item}):
         values = [item[name] for item in items if name in item]
@@ -395,3 +428,74 @@ class _Clock:
             "memory_bytes": memory,
             "elapsed_s": now - self.started,
         }
+
+
+class MicroBatches(Sampler[list[int]]):
+    """The samples of one process, micro-batch by micro-batch, from an optimizer step to the end of the run.
+
+    Every step sees the next `batch_samples` samples, however many processes share them.
+    """
+
+    def __init__(self, table: RunTable, first_step: int, *, rank: int, processes: int) -> None:
+        self.table, self.first_step, self.rank, self.processes = table, first_step, rank, processes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        table = self.table
+        share = table.batch_samples // self.processes
+        for step in range(self.first_step, table.samples // table.batch_samples):
+            first = step * table.batch_samples + self.rank * share
+            for start in range(first, first + share, table.micro_batch_samples):
+                yield list(range(start, start + table.micro_batch_samples))
+
+
+class _FailuresReturned(Dataset[Any]):
+    """Returns failures instead of raising them: raised in a worker, one would arrive as a traceback."""
+
+    def __init__(self, samples: Dataset[Any]) -> None:
+        self.samples = samples
+
+    def __getitem__(self, number: int) -> Any:
+        try:
+            return self.samples[number]
+        except LatentSyncError as error:
+            return error
+
+
+def read_batches(
+    samples: Dataset[Any],
+    recipe: Recipe,
+    table: RunTable,
+    accelerator: Accelerator,
+    first_step: int,
+    *,
+    workers: int,
+) -> Iterator[tuple[Batch, str]]:
+    """Read micro-batches to the device, each with the notes about its samples.
+
+    Raises:
+        LatentSyncError: what `samples` raised.
+    """
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    loader = DataLoader(
+        _FailuresReturned(samples),
+        batch_sampler=MicroBatches(table, first_step, rank=rank, processes=processes),
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=accelerator.device.type == "cuda",
+        worker_init_fn=ignore_signals,
+        generator=Seeds(recipe.seed).generator("loader"),  # otherwise it would draw from torch's own stream
+    )
+    for collated in loader:
+        if isinstance(collated, LatentSyncError):
+            raise collated
+        batch, note = collated
+        yield {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}, note
+
+
+def _collate(samples: list[Any]) -> tuple[Batch, str] | LatentSyncError:
+    for sample in samples:
+        if isinstance(sample, LatentSyncError):
+            return sample
+    notes = [note for sample in samples if (note := sample.pop("note", ""))]
+    batch: Batch = default_collate(samples)
+    return batch, "\n".join(notes)

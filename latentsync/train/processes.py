@@ -1,4 +1,4 @@
-"""One process or many: the accelerator, agreeing between processes, and stopping when asked to."""
+"""One process or many: the accelerator, requests to stop, and failures that other processes cause."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def make_accelerator(run: RunTable, device: torch.device) -> Accelerator:
     """Join the other processes that `torchrun` started, if any, on `device`. On a CPU, fp16 becomes fp32.
 
     Raises:
-        RecipeError: sharding without several cards, or a batch that cannot be shared out.
+        RecipeError: sharding without several GPUs, or a batch that cannot be shared out.
         UsageError: the machine cannot do that.
     """
     AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run in this process
@@ -44,15 +44,15 @@ def make_accelerator(run: RunTable, device: torch.device) -> Accelerator:
     at_once = run.micro_batch_samples * accelerator.num_processes
     if run.batch_samples % at_once:
         raise RecipeError(
-            f"run.batch_samples = {run.batch_samples} is no multiple of {accelerator.num_processes} processes"
-            f" x run.micro_batch_samples = {run.micro_batch_samples}",
+            f"run.batch_samples = {run.batch_samples} is not a multiple of {accelerator.num_processes}"
+            f" processes x run.micro_batch_samples = {run.micro_batch_samples}",
             hint="lower run.micro_batch_samples",
         )
     return accelerator
 
 
 def sharding_plugin(*, least_parameters: int = 1_000_000) -> Any:
-    """How weights are spread over cards: every module of at least so many parameters by itself."""
+    """How weights are spread over GPUs: every module of at least `least_parameters` by itself."""
     from accelerate.utils import FullyShardedDataParallelPlugin
 
     return FullyShardedDataParallelPlugin(
@@ -64,7 +64,7 @@ def sharding_plugin(*, least_parameters: int = 1_000_000) -> Any:
 
 
 class StopRequest:
-    """Whether the run was asked to save and stop, by SIGTERM, by Ctrl-C or because its time is up."""
+    """Remembers the signal, SIGTERM or Ctrl-C, that asked the run to save and stop."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -76,8 +76,8 @@ class StopRequest:
 
 
 @contextmanager
-def listening_for_stop() -> Iterator[StopRequest]:
-    """Note SIGTERM and SIGINT instead of dying of them; the old answers come back afterwards."""
+def catching_signals() -> Iterator[StopRequest]:
+    """Note SIGTERM and SIGINT instead of ending at once; the old handlers come back afterwards."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
@@ -86,14 +86,14 @@ def listening_for_stop() -> Iterator[StopRequest]:
     try:
         yield request
     finally:
-        for number, answer in before.items():
-            signal.signal(number, answer)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def ignore_signals(worker: int) -> None:
-    """Leave stopping to the main process: what a process that reads data does when it starts.
+    """Ignore signals in a process that reads data: the main process decides when to stop.
 
-    torchrun and job schedulers send SIGTERM to all, while the main process still needs data for its step.
+    torchrun and job schedulers send SIGTERM to all, while the main process still needs data for its batch.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -101,11 +101,11 @@ def ignore_signals(worker: int) -> None:
 
 
 @contextmanager
-def explaining(run: RunTable, saved: Callable[[], str]) -> Iterator[None]:
+def explaining(run: RunTable, last_good: Callable[[], str]) -> Iterator[None]:
     """Turn running out of memory and losing another process into errors that say what to do.
 
     Args:
-        saved: says where the last checkpoint is.
+        last_good: names the last checkpoint.
 
     Raises:
         MemoryShortage: memory ran out.
@@ -116,19 +116,19 @@ def explaining(run: RunTable, saved: Callable[[], str]) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise _shortage(run) from error
     except RuntimeError as error:
-        said = str(error).lower()
-        if "out of memory" in said or "can't allocate memory" in said:
+        message = str(error).lower()
+        if "out of memory" in message or "can't allocate memory" in message:
             raise _shortage(run) from error
-        is_lost = any(word in said for word in _LOST) or isinstance(error, torch.distributed.DistError)
-        if "dataloader worker" in said:
+        is_lost = any(word in message for word in _LOST) or isinstance(error, torch.distributed.DistError)
+        if "dataloader worker" in message:
             raise LatentSyncError(
-                f"a process that reads data was killed; {saved()}",
-                hint="memory may have run out: lower --workers; the same command continues from there",
+                f"a process that reads data was killed; {last_good()}",
+                hint="memory may have run out: lower --workers; the same command resumes from there",
             ) from error
         if torch.distributed.is_initialized() and is_lost:
             raise LatentSyncError(
-                f"another process of this run ended; {saved()}",
-                hint="its own error is further up; the same command continues from there",
+                f"another process of this run ended; {last_good()}",
+                hint="its own error is further up; the same command resumes from there",
             ) from error
         raise
 
@@ -139,7 +139,7 @@ def _shortage(run: RunTable) -> MemoryShortage:
     if run.micro_batch_samples == 1:
         remedy = "set run.gradient_checkpointing=true or run.sharding=fsdp"
         if run.gradient_checkpointing:
-            remedy = "leave out a loss (weight 0) and its network, or set run.sharding=fsdp on several cards"
+            remedy = "leave out a loss (weight 0) and its network, or set run.sharding=fsdp on several GPUs"
     elif not run.gradient_checkpointing:
         remedy += ", or --set run.gradient_checkpointing=true"
     is_same = run.micro_batch_samples > 1 or not run.gradient_checkpointing

@@ -80,6 +80,9 @@ class LipShapePredictor(nn.Module):
 class LipShapeObjective:
     """Smooth L1 of predicted lip shapes: it forgives the few frames whose landmarks are wrong."""
 
+    def __init__(self) -> None:
+        self.weights = {"lips": 1.0}
+
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {"lips": functional.smooth_l1_loss(model(batch["audio"]), batch["lips"])}
 
@@ -123,8 +126,7 @@ def run(data: Path, output: Path, recipe: AdapterRecipe, report: Report) -> Path
             network="network",
             kind="unet",
             config=unet.config,
-            step=LipShapeObjective().losses,
-            weights={"lips": 1.0},
+            objective=LipShapeObjective(),
             samples=Samples(LipShapeSamples(states, clips, recipe).draw, recipe),
             data=fingerprint(clip.name for clip in clips),
             output=output,

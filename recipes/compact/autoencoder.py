@@ -4,7 +4,7 @@
 
 FRAMES.npy, with people.json beside it, is what frames.py wrote; TEACHER_DIR holds the teacher's files. The
 same command again goes on from the last saved state; more --samples lengthen the run. RUN_DIR takes state.pt,
-autoencoder.safetensors (the averaged weights), log.jsonl and a store of patches with their latents.
+autoencoder.safetensors (the EMA weights), log.jsonl and a store of patches with their latents.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from latentsync.models.autoencoder import build_tiny_autoencoder
 from latentsync.recipe.networks import TinyAutoencoderConfig
-from latentsync.train.ema import Average
+from latentsync.train.checkpoint import EMA
 from latentsync.train.losses import coarse_loss, reconstruction_loss
 from latentsync.weights.checkpoints import read_note, save_checkpoint
 from latentsync.weights.read import read_tensors
@@ -104,7 +104,7 @@ class Progress:
 
 
 class Trainer:
-    """Student, projections to the teacher's features, optimizer and average of one run."""
+    """Student, projections to the teacher's features, optimizer and EMA of one run."""
 
     def __init__(self, teacher: Teacher, samples: int, learning_rate: float) -> None:
         torch.manual_seed(SEED)
@@ -125,7 +125,7 @@ class Trainer:
                 [each for each in self.parameters if each.ndim < 4], weight_decay=0.0, betas=(0.9, 0.99)
             ),
         ]
-        self.average = Average(self.model.parameters(), AVERAGE_DECAY)
+        self.ema = EMA(self.model.parameters(), AVERAGE_DECAY)
         self.progress = Progress()
 
     def train(self, images: Tensor, latents: Tensor) -> dict[str, float]:
@@ -171,25 +171,25 @@ class Trainer:
             each.grad = None
         now.step += 1
         now.samples += len(images)
-        self.average.update(now.step)
+        self.ema.update(now.step)
         with torch.no_grad():
             error = (made.float().clamp(-1, 1) - images).square().mean((1, 2, 3))
             losses["psnr"] = (10 * torch.log10(4 / error.clamp(min=1e-8)))[own:].mean()
         return {name: float(loss.detach()) for name, loss in losses.items()}
 
     def save(self, folder: Path) -> None:
-        """Write the whole state, and the averaged weights for use."""
+        """Write the whole state, and the EMA weights for use."""
         state = {
             "model": self.model.state_dict(),
             "to_teacher": self.to_teacher.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "average": self.average.means,
+            "average": self.ema.means,
             "progress": [self.progress.step, self.progress.samples, self.progress.busy_s],
         }
         part = folder / "state.part"
         torch.save(state, part)
         os.replace(part, folder / "state.pt")
-        with self.average.applied():
+        with self.ema.applied():
             weights = {key: tensor.contiguous().half() for key, tensor in self.model.state_dict().items()}
         save_checkpoint(
             folder / WEIGHTS,
@@ -202,7 +202,7 @@ class Trainer:
     def begin_with(self, path: Path) -> None:
         """Take weights that an earlier run gave away, and go on counting from where it was."""
         self.model.load_state_dict({name: tensor.float() for name, tensor in read_tensors(path).items()})
-        self.average.restart()
+        self.ema.restart()
         facts = read_note(path).facts
         self.progress = Progress(facts["step"], facts["samples"])
 
@@ -218,7 +218,7 @@ class Trainer:
         self.to_teacher.load_state_dict(state["to_teacher"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        for mean, saved in zip(self.average.means, state["average"], strict=True):
+        for mean, saved in zip(self.ema.means, state["average"], strict=True):
             mean.copy_(saved)
         self.progress = Progress(*state["progress"])
 

@@ -19,7 +19,7 @@ from latentsync.faces.align import mouth_mask
 from latentsync.models.vae import FaceVAE
 from latentsync.recipe.schema import Amount, Count, Table
 from latentsync.recipe.training import PictureAugmentation
-from latentsync.train.clips import Features, find_clips, fingerprint
+from latentsync.train.clips import FeatureFiles, find_clips, fingerprint
 from latentsync.train.loop import TrainingRun
 from latentsync.train.losses import (
     coarse_loss,
@@ -28,7 +28,8 @@ from latentsync.train.losses import (
     mouth_region,
     reconstruction_loss,
 )
-from latentsync.train.unet.data import PACKAGED, Hearing
+from latentsync.train.unet.data import AudioFeatures
+from latentsync.weights.catalog import COMPACT
 from latentsync.weights.checkpoints import save_checkpoint
 from latentsync.weights.models import find_model, load_model
 from recipes.compact.discriminator import PatchDiscriminator
@@ -203,7 +204,7 @@ def run(data: Path, output: Path, recipe: DecoderRecipe, report: Report, *, mode
     """
     clips, _ = find_clips(data, held_out=recipe.held_out)
     lip_model = load_model(find_model(model), device=torch.device("cpu"), dtype=torch.float32)
-    hearing = Hearing(Features.beside(data, output), PACKAGED)
+    audio = AudioFeatures(FeatureFiles.beside(data, output), COMPACT)
     planned = plan_windows(clips, recipe.windows, seed=recipe.seed)
     if not planned:
         raise MediaError(
@@ -212,9 +213,9 @@ def run(data: Path, output: Path, recipe: DecoderRecipe, report: Report, *, mode
         )
     chosen = {window.clip: None for window in planned}
     for clip in chosen:
-        hearing.prepare(clip, lip_model.whisper, Lock())
+        audio.prepare(clip, lip_model.whisper, Lock())
     predictor = Predictor(
-        lip_model, hearing, frames=recipe.windows.frames, pictures=recipe.pictures, seed=recipe.seed
+        lip_model, audio, frames=recipe.windows.frames, pictures=recipe.pictures, seed=recipe.seed
     )
     windows = [load_window(path) for path in predict_windows(planned, predictor, output, report)]
     vae = lip_model.vae.to(memory_format=torch.channels_last)
@@ -229,8 +230,7 @@ def run(data: Path, output: Path, recipe: DecoderRecipe, report: Report, *, mode
             network="network",
             kind="vae",
             config=vae.config,
-            step=objective.losses,
-            weights=objective.weights,
+            objective=objective,
             samples=Samples(FramePairs(windows).draw, recipe),
             data=fingerprint(chosen),
             output=output,

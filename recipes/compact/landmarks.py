@@ -16,7 +16,7 @@ from latentsync.events import Report
 from latentsync.faces.landmarks import SQUARE_PER_EXTENT, LandmarkNet
 from latentsync.recipe.schema import Amount, Count, Table
 from latentsync.runtime import Seeds
-from latentsync.train.loop import Check, TrainingRun
+from latentsync.train.loop import TrainingRun, ValidationShard
 from latentsync.weights.checkpoints import assign_strictly, save_checkpoint
 from latentsync.weights.read import read_tensors
 from recipes.compact.labelled_clips import ClipDraw, ClipGroup
@@ -90,9 +90,9 @@ class HeldOutError:
     def __init__(self, squares: LabelledSquares) -> None:
         self.squares = squares
 
-    def __call__(self, model: nn.Module, check: Check) -> list[dict[str, float]]:
+    def __call__(self, model: nn.Module, shard: ValidationShard) -> list[dict[str, float]]:
         errors = []
-        for indices in torch.arange(check.rank, len(self.squares), check.processes).split(64):
+        for indices in torch.arange(shard.rank, len(self.squares), shard.processes).split(64):
             batch = straight_batch(self.squares, indices, side=SQUARE_PER_EXTENT)
             points, _ = model(batch.pictures_pm1)
             errors += ((points - batch.points).norm(dim=2).mean(1) / between_eyes(batch.points)).tolist()
@@ -126,8 +126,7 @@ def run(data: Path, output: Path, recipe: LandmarksRecipe, report: Report) -> Pa
             network="",
             kind="landmarks",
             config=LandmarkNetConfig(),
-            step=objective.losses,
-            weights=objective.weights,
+            objective=objective,
             samples=samples,
             data=fingerprint(labels.sources.tolist()),
             output=output,

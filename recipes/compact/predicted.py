@@ -26,10 +26,9 @@ from latentsync.recipe.schema import Count, Table
 from latentsync.recipe.training import PictureAugmentation
 from latentsync.runtime import Seeds
 from latentsync.train.augment import change_pictures
-from latentsync.train.clips import random_of_sample
-from latentsync.train.pictures import Region, read_pictures
+from latentsync.train.clips import Region, random_of_sample, read_pictures
 from latentsync.train.syncnet.data import wrong_start
-from latentsync.train.unet.data import Hearing
+from latentsync.train.unet.data import AudioFeatures
 from latentsync.weights.models import LipModel
 
 
@@ -106,10 +105,10 @@ class Predictor:
     """Predicts windows as `sync` does, but with other frames as reference: it must not see the target."""
 
     def __init__(
-        self, model: LipModel, hearing: Hearing, *, frames: int, pictures: PictureAugmentation, seed: int
+        self, model: LipModel, audio: AudioFeatures, *, frames: int, pictures: PictureAugmentation, seed: int
     ) -> None:
         spec = model.spec
-        self.model, self.hearing = model, hearing
+        self.model, self.audio = model, audio
         self.frames, self.pictures, self.seed = frames, pictures, seed
         self.region = Region(spec.resolution, is_lower_half=False)
         mask = mouth_mask(spec.resolution)
@@ -144,7 +143,7 @@ class Predictor:
         true = model.vae.encode(self.view.cut(target))
         side = true.shape[-1]
         generator = Seeds(self.seed).generator(f"noise/{planned.name}")
-        audio = self.hearing.tokens(planned.clip, range(planned.start, planned.start + frames))  # f n d
+        audio = self.audio.tokens(planned.clip, range(planned.start, planned.start + frames))  # f n d
         predicted = denoise(
             model.unet,
             self.scheduler,

@@ -20,11 +20,11 @@ from latentsync.events import Plan, Report
 from latentsync.recipe.schema import Names, Recipe
 from latentsync.recipe.training import OptimizerTable, RunTable
 from latentsync.runtime import choose_device
-from latentsync.train.checkpoint import AVERAGE, find_last
+from latentsync.train.checkpoint import EMA_WEIGHTS, find_last
 from latentsync.train.clips import random_of_sample
 from latentsync.train.loop import TrainingRun, train
 from latentsync.train.processes import make_accelerator
-from latentsync.train.setup import write_beginning
+from latentsync.train.setup import owned_output
 from latentsync.weights.read import read_tensors
 
 Batch = dict[str, Tensor]
@@ -71,20 +71,21 @@ def train_to_the_end(run: TrainingRun, report: Report) -> Path:
 
     Raises:
         LatentSyncError: the run was stopped before its end; all is saved.
+        UsageError: another training is writing to the output.
         RecipeError: the checkpoint is of another recipe, or a loss became NaN or infinite.
     """
-    write_beginning(run.output, run.recipe, ())
     trained = sum(each.numel() for each in run.model.parameters() if each.requires_grad)
     lines = f"{trained / 1e6:.2f} million parameters, {run.run.samples} samples", f"output: {run.output}"
-    report(Plan(lines))
-    ending = train(run, make_accelerator(run.run, choose_device("cpu")), report)
+    with owned_output(run.output, run.recipe):
+        report(Plan(lines))
+        ending = train(run, make_accelerator(run.run, choose_device("cpu")), report)
     last = find_last(run.output / "checkpoints")
     if ending.reason != "finished" or last is None:
         raise LatentSyncError(
             f"'{run.output}': stopped after {ending.position.samples} of {run.run.samples} samples",
             hint="run the same command again to resume",
         )
-    return last / AVERAGE
+    return last / EMA_WEIGHTS
 
 
 def halves(path: Path) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import pytest
 from latentsync.events import Report
 from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.train_syncnet import SyncNetRecipe
-from latentsync.train.job import TrainingJob, TrainingResult
+from latentsync.train.setup import TrainingJob, TrainingResult
 from latentsync.train.syncnet import run as core
 from latentsync_cli import app as cli
 

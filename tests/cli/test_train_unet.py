@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from latentsync.errors import MediaError
 from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.train_unet import UNetTrainingRecipe
-from latentsync.train.job import TrainingJob, TrainingResult
+from latentsync.train.setup import TrainingJob, TrainingResult
 from latentsync.train.unet import run as train_unet
 from latentsync_cli.app import app
 from latentsync_cli.train_unet import name_of_run

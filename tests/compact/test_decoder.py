@@ -20,7 +20,7 @@ from latentsync.models.vae import FaceVAE, build_vae
 from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.networks import VAEConfig
 from latentsync.recipe.train_unet import UNetTrainingRecipe
-from latentsync.train.clips import WHISPER_KIND, Features, find_clips
+from latentsync.train.clips import WHISPER_KIND, FeatureFiles, find_clips
 from latentsync.weights.checkpoints import load_checkpoint, save_checkpoint
 from latentsync.weights.read import read_tensors
 from recipes.compact.decoder import (
@@ -164,7 +164,7 @@ def job(tmp_path: Path) -> Job:
     data, networks = tmp_path / "data", tmp_path / "networks"
     for number in range(2):
         write_clip(data / f"person_{number:02d}.mp4", number, frames=15)
-    features = Features.beside(data, tmp_path)
+    features = FeatureFiles.beside(data, tmp_path)
     for clip in find_clips(data, held_out=("nobody",))[0]:
         states = {"whisper": torch.randn(30, 5, 384).half()}
         features.write(clip, WHISPER_KIND, partial(save_file, states, metadata={"whisper": "compact"}))

@@ -1,4 +1,4 @@
-"""The training loop: it learns, stops, goes on bit for bit, and says what went wrong."""
+"""The training loop: it learns, stops, resumes bit for bit, and says what went wrong."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def what_counts(rows: list[Row]) -> list[Row]:
 
 
 def weights_of(output: Path, name: str = "model.safetensors") -> dict[str, Tensor]:
-    place = find_last(output / "checkpoints")
-    assert place is not None
-    state = torch.load(place / "state.pt", weights_only=True)
+    checkpoint = find_last(output / "checkpoints")
+    assert checkpoint is not None
+    state = torch.load(checkpoint / "state.pt", weights_only=True)
     rest = {f"rest.{key}": value for key, value in state["rest"][name].items()}
-    return read_tensors(place / name) | rest
+    return read_tensors(checkpoint / name) | rest
 
 
 def assert_same_weights(one: Path, other: Path) -> None:
@@ -56,7 +56,7 @@ def test_it_learns(tmp_path: Path) -> None:
     assert losses[-1] < 0.1 * losses[0]
 
 
-def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path: Path) -> None:
+def test_a_stopped_run_resumes_bit_for_bit(tmp_path: Path) -> None:
     run_toy(tmp_path / "whole")
     seen = 0
 
@@ -69,7 +69,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path: Path) -> None:
                 os.kill(process, signal.SIGTERM)
         return squared(model, batch)
 
-    stopped = run_toy(tmp_path / "parts", step=stopping, workers=1)
+    stopped = run_toy(tmp_path / "parts", losses=stopping, workers=1)
     assert stopped.reason == "signal"
     assert 40 <= stopped.position.samples < 80
     finished = run_toy(tmp_path / "parts")
@@ -77,7 +77,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_a_run_by_muon_goes_on_bit_for_bit(tmp_path: Path) -> None:
+def test_a_run_with_muon_resumes_bit_for_bit(tmp_path: Path) -> None:
     recipe = TOY.replaced(optimizer=TOY.optimizer.replaced(kind="muon", schedule="constant"))
     run_toy(tmp_path / "whole", recipe)
     run_toy(tmp_path / "parts", recipe.with_run(samples=40))
@@ -85,7 +85,7 @@ def test_a_run_by_muon_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert_same_weights(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+def test_a_killed_run_resumes_from_its_last_checkpoint(tmp_path: Path) -> None:
     run_toy(tmp_path / "whole")
 
     def dying(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -94,7 +94,7 @@ def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path: Path) 
         return squared(model, batch)
 
     with pytest.raises(KeyboardInterrupt):
-        run_toy(tmp_path / "parts", step=dying)
+        run_toy(tmp_path / "parts", losses=dying)
     (tmp_path / "parts" / "checkpoints" / "step-000007.part").mkdir()  # a save that was cut off
     run_toy(tmp_path / "parts")
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
@@ -146,28 +146,28 @@ def test_a_killed_process_ends_the_others_and_loses_nothing(tmp_path: Path) -> N
     done = launch(str(tmp_path), "micro_batch_samples=4", "ends_at=60", "signal=9")
     assert done.returncode != 0
     assert "ERROR LatentSyncError: another process of this run ended; the last good checkpoint" in done.stderr
-    place = find_last(tmp_path / "checkpoints")
-    assert place is not None and place.name >= "step-000005"
+    checkpoint = find_last(tmp_path / "checkpoints")
+    assert checkpoint is not None and checkpoint.name >= "step-000005"
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+def test_a_loss_that_is_nan_stops_the_run(tmp_path: Path) -> None:
     def broken(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         losses = squared(model, batch)
         is_late = int(batch["number"].max()) >= 60
         return losses | {"squared": losses["squared"] * (float("nan") if is_late else 1)}
 
     with pytest.raises(RecipeError, match=r"step 8: the loss 'squared' is nan; the last good .*step-000005"):
-        run_toy(tmp_path, step=broken)
+        run_toy(tmp_path, losses=broken)
     assert all(value.isfinite().all() for value in weights_of(tmp_path).values())
 
 
-def test_a_gradient_that_is_no_number_is_named(tmp_path: Path) -> None:
+def test_a_gradient_that_is_infinite_is_named(tmp_path: Path) -> None:
     def broken(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        zero = model.scale - model.scale.detach()  # its root is 0 and has an endless slope
+        zero = model.scale - model.scale.detach()  # its square root has an infinite slope at 0
         return {"squared": model(batch["numbers"]).square().mean() + zero.sqrt().sum()}
 
     with pytest.raises(RecipeError, match=r"step 1: the gradient of 'scale' is"):
-        run_toy(tmp_path, step=broken)
+        run_toy(tmp_path, losses=broken)
 
 
 def test_running_out_of_memory_names_the_setting(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_running_out_of_memory_names_the_setting(tmp_path: Path) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(MemoryShortage) as caught:
-        run_toy(tmp_path, step=greedy)
+        run_toy(tmp_path, losses=greedy)
     assert caught.value.hint and "run.micro_batch_samples=2" in caught.value.hint
 
 
@@ -185,11 +185,11 @@ def test_another_recipe_is_refused_and_its_keys_are_named(tmp_path: Path) -> Non
     other = TOY.replaced(optimizer=changed).with_run(samples=160)
     with pytest.raises(RecipeError) as caught:
         run_toy(tmp_path, other)
-    assert "optimizer.learning_rate = 0.01, now 0.5" in str(caught.value)
+    assert "optimizer.learning_rate is 0.01 there and 0.5 now" in str(caught.value)
     assert "run.samples" not in str(caught.value)
 
 
-def test_a_finished_run_goes_on_when_more_samples_are_wanted(tmp_path: Path) -> None:
+def test_a_finished_run_resumes_when_more_samples_are_wanted(tmp_path: Path) -> None:
     run_toy(tmp_path)
     assert run_toy(tmp_path).position.samples == 80
     assert run_toy(tmp_path, TOY.with_run(samples=160)).position.samples == 160
@@ -197,7 +197,7 @@ def test_a_finished_run_goes_on_when_more_samples_are_wanted(tmp_path: Path) -> 
 
 def test_the_last_checkpoints_and_the_best_are_kept(tmp_path: Path) -> None:
     ending = run_toy(tmp_path, TOY.with_run(save_every_samples=8))
-    kept = sorted(place.name for place in (tmp_path / "checkpoints").glob("step-*"))
+    kept = sorted(checkpoint.name for checkpoint in (tmp_path / "checkpoints").glob("step-*"))
     best = find_best(tmp_path / "checkpoints")
     assert best is not None and best.name == ending.position.best_at
     assert kept == sorted({"step-000009", "step-000010", best.name})

@@ -24,12 +24,12 @@ from latentsync.recipe.schema import Recipe, Table
 from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.recipe.training import OptimizerTable, RunTable
 from latentsync.runtime import Seeds
-from latentsync.train.loop import Check, Ending, Score, TrainingRun, train
+from latentsync.train.loop import Ending, Score, TrainingRun, ValidationShard, train
 from latentsync.train.processes import make_accelerator, sharding_plugin
 
 PAPER_RECIPE = load_recipe("syncnet", SyncNetRecipe)
 
-StepFunction = Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]]
+Losses = Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]]
 
 
 class ToyRecipe(Recipe):
@@ -65,7 +65,7 @@ class ToyModel(nn.Module):
         super().__init__()
         layers = nn.Linear(8, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, 1)
         self.network = nn.Sequential(*layers)
-        self.adapter = nn.Linear(8, 8)  # as a U-Net's ear, saved beside the network
+        self.adapter = nn.Linear(8, 8)  # as a U-Net's audio adapter, saved beside the network
         self.scale = nn.Parameter(torch.ones(1))  # trained, but no part of the network that is saved
 
     def forward(self, numbers: Tensor) -> Tensor:
@@ -84,8 +84,14 @@ def squared(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return {"squared": error.square().mean(), "absolute": error.abs().mean()}
 
 
-def judge(model: nn.Module, check: Check) -> list[dict[str, float]]:
-    samples = [ToySamples()[number] for number in range(1000 + check.rank, 1008, check.processes)]
+class ToyObjective:
+    def __init__(self, losses: Losses) -> None:
+        self.weights = {"squared": 1.0}
+        self.losses = losses
+
+
+def judge(model: nn.Module, shard: ValidationShard) -> list[dict[str, float]]:
+    samples = [ToySamples()[number] for number in range(1000 + shard.rank, 1008, shard.processes)]
     return [{"error": squared(model, {k: v[None] for k, v in s.items()})["absolute"].item()} for s in samples]
 
 
@@ -93,7 +99,7 @@ def run_toy(
     output: Path,
     recipe: ToyRecipe | None = None,
     *,
-    step: StepFunction = squared,
+    losses: Losses = squared,
     dropout: float = 0.2,
     workers: int = 0,
     report: Report = ignore,
@@ -110,8 +116,7 @@ def run_toy(
         network="network",
         kind="toy",
         config=ToyConfig(),
-        step=step,
-        weights={"squared": 1.0},
+        objective=ToyObjective(losses),
         samples=ToySamples(),
         data="toy",
         output=output,
@@ -138,13 +143,14 @@ def _main() -> None:
     ends_at, number = changes.pop("ends_at", None), changes.pop("signal", 0)
     is_sharded = changes.pop("is_sharded", False)
 
-    def step(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def losses(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         if ends_at is not None and os.environ["RANK"] == "1" and batch["number"].max() >= ends_at:
             os.kill(os.getpid(), number)
         return squared(model, batch)
 
+    recipe = TOY.with_run(**changes)
     try:
-        run_toy(Path(output), TOY.with_run(**changes), step=step, dropout=0.0, is_sharded=is_sharded)
+        run_toy(Path(output), recipe, losses=losses, dropout=0.0, is_sharded=is_sharded)
     except Exception as error:
         sys.stderr.write(f"ERROR {type(error).__name__}: {error}\n")
         raise SystemExit(1) from error

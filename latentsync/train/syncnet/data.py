@@ -1,4 +1,4 @@
-"""Pairs of frames and speech that belong together, and pairs that do not."""
+"""Samples of a SyncNet: windows of frames with matching or other speech, and runs of frames."""
 
 from __future__ import annotations
 
@@ -12,57 +12,71 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from latentsync.audio.mel import mel_window
+from latentsync.axes import expect_axes
 from latentsync.manifest import ManifestClip
+from latentsync.models.framewise import cut_region
+from latentsync.rates import STATES_PER_FRAME, first_mel_column
+from latentsync.recipe.networks import FramewiseConfig
 from latentsync.recipe.train_syncnet import NegativesTable, SpeechAugmentation, SyncNetRecipe
 from latentsync.recipe.training import PictureAugmentation
 from latentsync.train.augment import change_pictures, change_speech
-from latentsync.train.clips import Features, Sample, TooShort, Windows, draw_sample
-from latentsync.train.pictures import Region, read_pictures
+from latentsync.train.clips import (
+    FeatureFiles,
+    Region,
+    Sample,
+    TooShort,
+    count_starts,
+    draw_sample,
+    read_pictures,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ClipWindows:
-    """Where windows of clips come from. `features` also holds the decoded frames if `is_decoded`."""
+    """Cuts windows of `frames` frames from clips. `features` has the decoded frames too if `is_decoded`."""
 
-    windows: Windows
+    frames: int
     region: Region
-    features: Features
+    features: FeatureFiles
     is_decoded: bool
 
     def starts_in(self, clip: ManifestClip) -> int:
         """How many first frames a window of the clip can have."""
-        return self.windows.starts_in(clip.frames, self.features.mel(clip).shape[1])
+        return count_starts(clip.frames, self.features.mel(clip).shape[1], frames=self.frames)
 
     def frames_at(self, clip: ManifestClip, start: int, *, frames: int | None = None) -> NDArray[np.uint8]:
-        """The window's frames, or so many from its first one on: (f h w c)."""
-        frames = frames or self.windows.frames
+        """The frames (f h w c) of the window at `start`, or `frames` of them from there on."""
+        frames = frames or self.frames
         return read_pictures(clip, start, frames, self.region, self.features if self.is_decoded else None)
 
     def mel_at(self, clip: ManifestClip, start: int, *, late_columns: int = 0) -> Tensor:
-        """The window's speech (80 t), moved by `late_columns` as far as the clip reaches."""
+        """The mel (80 t) of the window at `start`, moved by `late_columns` as far as the clip reaches."""
         mel = self.features.mel(clip)
-        window = mel_window(mel, start, frames=self.windows.frames)
+        window = mel_window(mel, start, frames=self.frames)
         if not late_columns:
             return window
         columns = window.shape[1]
-        first = start * 80 // 25 + late_columns
+        first = first_mel_column(start) + late_columns
         first = min(max(0, first), mel.shape[1] - columns)
         return mel[:, first : first + columns]
 
 
 def least_starts(negatives: NegativesTable) -> int:
-    """How many windows a clip needs, so that every position in it has a wrong one far enough away."""
+    """How many windows a clip needs, so that every window in it has a mismatched one far enough away."""
     return 2 * negatives.min_distance_frames
 
 
-def check_length(clip: ManifestClip, starts: int, negatives: NegativesTable, windows: Windows) -> None:
-    """Refuse a clip that cannot give a wrong pair.
+def check_length(clip: ManifestClip, starts: int, negatives: NegativesTable, *, frames: int) -> None:
+    """Refuse a clip that is too short for a mismatched pair.
+
+    Args:
+        starts: how many windows of `frames` frames the clip holds.
 
     Raises:
-        TooShort: it holds fewer windows than that takes.
+        TooShort: it holds too few windows.
     """
     if starts < least_starts(negatives):
-        needed = windows.frames + least_starts(negatives) - 1
+        needed = frames + least_starts(negatives) - 1
         raise TooShort(f"{clip.frames} frames with sound for {starts} windows, {needed} are needed")
 
 
@@ -72,15 +86,17 @@ def wrong_start(start: int, starts: int, *, distance: int, random: np.random.Gen
     >>> {wrong_start(3, 7, distance=3, random=np.random.default_rng(k)) for k in range(40)} == {0, 6}
     True
     """
-    return other_place(start, starts, before=distance, after=distance, random=random)
+    return draw_start_elsewhere(start, starts, before=distance, after=distance, random=random)
 
 
-def other_place(start: int, places: int, *, before: int, after: int, random: np.random.Generator) -> int:
-    """A place out of `places` at least `before` ahead of `start` or `after` behind it, all equally likely."""
+def draw_start_elsewhere(
+    start: int, starts: int, *, before: int, after: int, random: np.random.Generator
+) -> int:
+    """Draw one of `starts`, at least `before` ahead of `start` or `after` behind it, all equally likely."""
     ahead = max(0, start - before + 1)
-    behind = max(0, places - start - after)
-    place = int(random.integers(ahead + behind))
-    return place if place < ahead else start + after + place - ahead
+    behind = max(0, starts - start - after)
+    drawn = int(random.integers(ahead + behind))
+    return drawn if drawn < ahead else start + after + drawn - ahead
 
 
 class SyncSamples(Dataset[Sample]):
@@ -88,7 +104,7 @@ class SyncSamples(Dataset[Sample]):
 
     frames_u8  (n f h w c)  n windows: 1, or all windows of one clip for pairing = "in_clip_matrix"
     mel        (n 80 t)
-    label      ()           1 where the speech belongs to the frames, else 0; of one window only
+    label      ()           1 where the speech matches the frames, else 0; with one window only
     starts     (n)          first frames of the windows
     note       about a clip that could not be read and was replaced by the next
     """
@@ -111,48 +127,147 @@ class SyncSamples(Dataset[Sample]):
         if self.negatives.pairing == "in_clip_matrix":
             count = self.negatives.windows_per_clip
             chosen = random.choice(starts, count, replace=starts < count)
-            seen, heard = [self._window(clip, clip, int(s), int(s), random) for s in chosen], chosen
+            pairs = [self._window(clip, clip, int(s), int(s), random) for s in chosen]
             label = 1.0
         else:
-            heard = np.array([random.integers(starts)])
+            chosen = np.array([random.integers(starts)])
             label = float(random.random() < 0.5)
-            seen = [self._pair(clip, int(heard[0]), starts, label, random)]
-        frames, mel = zip(*seen, strict=True)
+            pairs = [self._pair(clip, int(chosen[0]), starts, label, random)]
+        frames, mel = zip(*pairs, strict=True)
         return {
             "frames_u8": torch.from_numpy(np.stack(frames)),  # n f h w c
             "mel": torch.stack(mel),  # n d t
             "label": torch.tensor(label),
-            "starts": torch.from_numpy(np.asarray(heard, np.int64)),
+            "starts": torch.from_numpy(np.asarray(chosen, np.int64)),
         }
 
     def _pair(
-        self, clip: ManifestClip, heard: int, starts: int, label: float, random: np.random.Generator
+        self, clip: ManifestClip, start: int, starts: int, label: float, random: np.random.Generator
     ) -> tuple[NDArray[np.uint8], Tensor]:
-        """Right frames for the speech at `heard`, or wrong ones.
+        """The speech at `start`, with the frames that match it or with others.
 
         Source: the official data set leaves the speech where it is and moves the frames.
         """
         if label:
-            return self._window(clip, clip, heard, heard, random)
+            return self._window(clip, clip, start, start, random)
         if random.random() < self.negatives.other_clip_share and len(self.clips) > 1:
             other = self.clips[int(random.integers(len(self.clips)))]
             if other != clip:
                 elsewhere = int(random.integers(self.source.starts_in(other)))
-                return self._window(clip, other, heard, elsewhere, random)
+                return self._window(clip, other, start, elsewhere, random)
         distance = self.negatives.min_distance_frames
-        moved = wrong_start(heard, starts, distance=distance, random=random)
-        return self._window(clip, clip, moved, heard, random)
+        moved = wrong_start(start, starts, distance=distance, random=random)
+        return self._window(clip, clip, moved, start, random)
 
     def _window(
-        self, seen: ManifestClip, spoken: ManifestClip, start: int, heard: int, random: np.random.Generator
+        self,
+        visual: ManifestClip,
+        spoken: ManifestClip,
+        frame_start: int,
+        speech_start: int,
+        random: np.random.Generator,
     ) -> tuple[NDArray[np.uint8], Tensor]:
-        """Frames of one clip at `start` and speech of a clip at `heard`, both augmented."""
-        frames = change_pictures(self.source.frames_at(seen, start), self.pictures, random)
+        """Frames of one clip and speech of the same or another, both augmented."""
+        frames = change_pictures(self.source.frames_at(visual, frame_start), self.pictures, random)
         jitter = self.speech.jitter_columns
         late = int(random.integers(-jitter, jitter + 1))
-        mel = self.source.mel_at(spoken, heard, late_columns=late)
-        behind = None
+        mel = self.source.mel_at(spoken, speech_start, late_columns=late)
+        background = None
         if random.random() < self.speech.other_speech:
             other = self.clips[int(random.integers(len(self.clips)))]
-            behind = self.source.mel_at(other, int(random.integers(self.source.starts_in(other))))
-        return frames, change_speech(mel, self.speech, random, behind=behind)
+            background = self.source.mel_at(other, int(random.integers(self.source.starts_in(other))))
+        return frames, change_speech(mel, self.speech, random, background=background)
+
+
+@dataclass(frozen=True, slots=True)
+class LipRegion:
+    """The part of an aligned crop that a framewise SyncNet takes, at its size."""
+
+    config: FramewiseConfig
+
+    @property
+    def frame_bytes(self) -> int:
+        return self.config.rows * self.config.columns * 3
+
+    @property
+    def kind(self) -> str:
+        """The name under which decoded clips are kept."""
+        shares = "-".join(f"{share:g}" for share in self.config.region_unit)
+        return f"decoded-{self.config.rows}x{self.config.columns}-of-{shares}.npy"
+
+    def cut(self, frame_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Cut the region from one crop (h w c) and shrink it."""
+        region = cut_region(torch.from_numpy(frame_u8).permute(2, 0, 1)[None], self.config)[0]
+        return region.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+@dataclass(frozen=True, slots=True)
+class ClipRuns:
+    """Cuts runs of `run_frames` consecutive frames from clips, and the Whisper states during them."""
+
+    run_frames: int
+    region: LipRegion
+    features: FeatureFiles
+    is_decoded: bool
+
+    def starts_in(self, clip: ManifestClip) -> int:
+        """How many first frames a run can have.
+
+        Raises:
+            TooShort: the clip has fewer frames than a run.
+        """
+        frames = min(clip.frames, len(self.features.whisper(clip)) // STATES_PER_FRAME)
+        starts = frames - self.run_frames + 1
+        if starts < 1:
+            raise TooShort(f"{frames} frames with sound, {self.run_frames} are needed")
+        return starts
+
+    def frames_at(self, clip: ManifestClip, start: int, frames: int) -> NDArray[np.uint8]:
+        """(f h w c), cut to the region."""
+        return read_pictures(clip, start, frames, self.region, self.features if self.is_decoded else None)
+
+    def states_at(self, clip: ManifestClip, start: int, frames: int) -> Tensor:
+        """Whisper states (t n d) float32 during `frames` frames."""
+        span = slice(start * STATES_PER_FRAME, (start + frames) * STATES_PER_FRAME)
+        return self.features.whisper(clip)[span].float()
+
+
+class RunSamples(Dataset[Sample]):
+    """Sample k of a training is a pure function of the recipe's seed, the clips and k.
+
+    frames_u8  (f h w c)
+    states     (t n d)  Whisper states, two per frame
+    """
+
+    def __init__(self, recipe: SyncNetRecipe, clips: Sequence[ManifestClip], source: ClipRuns) -> None:
+        self.recipe, self.clips, self.source = recipe, tuple(clips), source
+
+    def __len__(self) -> int:
+        return self.recipe.run.samples
+
+    def __getitem__(self, number: int) -> Sample:
+        return draw_sample(number, self.clips, self._draw, stream="runs", seed=self.recipe.seed)
+
+    def _draw(self, clip: ManifestClip, random: np.random.Generator) -> Sample:
+        source, frames = self.source, self.source.run_frames
+        start = int(random.integers(source.starts_in(clip)))
+        pictures = change_pictures(source.frames_at(clip, start, frames), self.recipe.pictures, random)
+        states = augment_states(source.states_at(clip, start, frames), self.recipe.speech, random)
+        return {"frames_u8": torch.from_numpy(pictures), "states": states}
+
+
+def augment_states(states: Tensor, table: SpeechAugmentation, random: np.random.Generator) -> Tensor:
+    """Change Whisper states (t n d): noise as a share of their spread, and up to `time_mask` of them zeroed.
+
+    Source: ours; the reference changes nothing.
+    """
+    expect_axes(states, "t n d")
+    if table.noise:
+        noise = torch.from_numpy(random.standard_normal(states.shape, np.float32))
+        states = states + table.noise * states.std() * noise
+    if table.time_mask:
+        length = int(random.integers(table.time_mask + 1))
+        first = int(random.integers(len(states) - length + 1))
+        states = states.clone()
+        states[first : first + length] = 0
+    return states

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import nn
 
-from latentsync.audio.whisper import WhisperEncoder
-from latentsync.errors import RecipeError, WeightsError
+from latentsync.errors import MediaError, RecipeError, WeightsError
 from latentsync.metrics.networks import load_lpips
 from latentsync.models.autoencoder import AnyAutoencoder
 from latentsync.models.framewise import FramewiseSyncNet
-from latentsync.models.syncnet import SyncNet
-from latentsync.models.vae import FaceVAE
+from latentsync.models.syncnet import SyncNet, build_syncnet
+from latentsync.models.vae import FaceVAE, build_vae
 from latentsync.models.videomae import VideoEncoder, build_video_encoder
-from latentsync.recipe.networks import SyncNetConfig, VideoEncoderConfig
+from latentsync.recipe.networks import SyncNetConfig, VAEConfig, VideoEncoderConfig
 from latentsync.recipe.train_unet import UNetTrainingRecipe
-from latentsync.weights.catalog import load_catalog
+from latentsync.train.checkpoint import find_last
+from latentsync.weights.catalog import COMPACT, load_catalog
 from latentsync.weights.checkpoints import is_checkpoint, load_checkpoint, read_note
 from latentsync.weights.hub import is_present, need
-from latentsync.weights.judges import load_syncnet, videomae_from_released
+from latentsync.weights.judges import RELEASED_SYNCNETS, load_syncnet, videomae_from_released
 from latentsync.weights.models import BUNDLED, load_autoencoder
-from latentsync.weights.released import load_whisper
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-PACKAGED, SCRATCH, LPIPS = "compact", "scratch", "vgg-lpips"
-PACKAGED_FILES = {
+SCRATCH, LPIPS = "scratch", "vgg-lpips"
+BUNDLED_FILES = {
     "start": "unet.safetensors",
     "vae": "vae.safetensors",
     "whisper": "whisper-tiny-en.safetensors",
@@ -45,36 +43,57 @@ HOW_TO_MAKE = {
 
 @dataclass(frozen=True, slots=True)
 class FrozenNetworks:
-    """In eval mode, without gradients; None where the recipe has no use for one."""
+    """In eval mode, without gradients; None where the recipe does not use one."""
 
-    vae: AnyAutoencoder | None
-    syncnet: SyncNet | FramewiseSyncNet | None
-    perceptual: nn.Module | None
-    temporal: VideoEncoder | FramewiseSyncNet | None
+    vae: AnyAutoencoder | None = None
+    syncnet: SyncNet | FramewiseSyncNet | None = None
+    perceptual: nn.Module | None = None
+    temporal: VideoEncoder | FramewiseSyncNet | None = None
 
-
-def wanted_weights(recipe: UNetTrainingRecipe) -> dict[str, str]:
-    """Which weights a recipe needs, by what they are for. A loss without weight needs none."""
-    weights, loss = recipe.weights, recipe.loss
-    wanted = {"start": weights.start}
-    if recipe.generator == "unet":
-        wanted |= {"vae": weights.vae, "whisper": weights.whisper}
-    if loss.sync:
-        wanted["syncnet"] = weights.syncnet
-    if loss.perceptual:
-        wanted["perceptual"] = LPIPS
-    if loss.trepa:
-        wanted["temporal"] = weights.temporal
-    return {use: name for use, name in wanted.items() if name != SCRATCH}
+    def present(self) -> Iterator[nn.Module]:
+        """Those that are used."""
+        for field in fields(self):
+            network = getattr(self, field.name)
+            if network is not None:
+                yield network
 
 
-def find_weights(recipe: UNetTrainingRecipe) -> dict[str, Path]:
-    """The files of `wanted_weights`.
+@dataclass(frozen=True, slots=True)
+class NetworkSource:
+    """How one of the frozen networks is made.
+
+    load   from a file; on the meta device this reads no more than the sizes
+    build  without a file, for an estimate, with the sizes of the release that the recipe's default names
+    """
+
+    load: Callable[..., nn.Module]
+    build: Callable[[UNetTrainingRecipe], nn.Module]
+
+
+def find_weights(wanted: Mapping[str, str], *, data: Path, checkpoints: Path) -> dict[str, Path]:
+    """Find the files of `wanted`, the names of weights by use.
+
+    Args:
+        data: the training data; where it is missing, the error names everything to be run first.
+        checkpoints: of the run; with one of them, the weights that training started from are not needed.
 
     Raises:
         WeightsError: some are missing; all of them are named, with the command that gets them.
+        MediaError: there is no data.
     """
-    wanted = wanted_weights(recipe)
+    if find_last(checkpoints) is not None:
+        wanted = {use: name for use, name in wanted.items() if use != "start"}
+    if data.exists():
+        return _find_files(wanted)
+    first = ["'latentsync preprocess RAW data'"]
+    try:
+        _find_files(wanted)
+    except WeightsError as error:
+        first.append((error.hint or "").removeprefix("run "))
+    raise MediaError(f"'{data}': there is no data here", hint=f"run first: {'; then '.join(first)}")
+
+
+def _find_files(wanted: Mapping[str, str]) -> dict[str, Path]:
     catalog = load_catalog()
     missing = sorted({name for name in wanted.values() if name in catalog and not is_present(catalog[name])})
     if missing:
@@ -92,29 +111,50 @@ def load_frozen(
 
     Raises:
         WeightsError: a file is damaged or of another network.
-        RecipeError: the SyncNet or the video encoder sees other windows than the recipe cuts.
+        RecipeError: the SyncNet or the video encoder takes other windows than the recipe cuts.
     """
-    frozen = FrozenNetworks(
-        vae=_channels_last(load_autoencoder(files["vae"], device=device, dtype=dtype))
-        if "vae" in files
-        else None,
-        syncnet=load_syncnet(files["syncnet"], device=device, dtype=dtype) if "syncnet" in files else None,
-        perceptual=load_lpips(files["perceptual"], device=device) if "perceptual" in files else None,
-        temporal=load_temporal(files["temporal"], device=device, dtype=dtype)
-        if "temporal" in files
-        else None,
-    )
-    for network in (frozen.vae, frozen.syncnet, frozen.perceptual, frozen.temporal):
-        if network is not None:
-            network.eval().requires_grad_(False)
+    networks = {
+        use: source.load(files[use], device=device, dtype=dtype)
+        for use, source in SOURCES.items()
+        if use in files
+    }
+    return _freeze(recipe, networks)
+
+
+def build_frozen(recipe: UNetTrainingRecipe, wanted: Mapping[str, str]) -> FrozenNetworks:
+    """Build what the losses need on the meta device, for an estimate: no weight is loaded.
+
+    The sizes are those of the weights' files; of a file that is missing, those of the released network.
+
+    Raises:
+        RecipeError: the SyncNet or the video encoder takes other windows than the recipe cuts.
+    """
+    meta, networks = torch.device("meta"), {}
+    for use, source in SOURCES.items():
+        if use in wanted:
+            try:
+                path = _find_files({use: wanted[use]})[use]
+            except WeightsError:
+                with meta:
+                    networks[use] = source.build(recipe)
+            else:
+                networks[use] = source.load(path, device=meta, dtype=torch.float32)
+    return _freeze(recipe, networks)
+
+
+def _freeze(recipe: UNetTrainingRecipe, networks: Mapping[str, Any]) -> FrozenNetworks:
+    frozen = FrozenNetworks(**networks)
+    for network in frozen.present():
+        network.eval().requires_grad_(False)
     _check_fit(recipe, frozen)
     if recipe.run.gradient_checkpointing:
         _checkpoint_gradients(frozen)
     return frozen
 
 
-def _channels_last(vae: AnyAutoencoder) -> AnyAutoencoder:
-    """In the order of memory that convolutions are faster in: a third of the time of encoding on a CPU."""
+def load_vae(path: Path, *, device: torch.device, dtype: torch.dtype) -> AnyAutoencoder:
+    """Load an autoencoder of any kind, laid out for fast convolutions: encoding takes a third of the time."""
+    vae = load_autoencoder(path, device=device, dtype=dtype)
     laid_out: AnyAutoencoder = vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return laid_out
 
@@ -140,9 +180,34 @@ def load_temporal(path: Path, *, device: torch.device, dtype: torch.dtype) -> Vi
     )
 
 
-def load_whisper_encoder(files: Mapping[str, Path], *, device: torch.device) -> WhisperEncoder | None:
-    """Load the Whisper that clips are heard with, in fp32; None where nothing hears with it."""
-    return load_whisper(files["whisper"], device=device, dtype=torch.float32) if "whisper" in files else None
+def _load_perceptual(path: Path, *, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    return load_lpips(path, device=device)  # in fp32, whatever the others are
+
+
+def _build_syncnet(recipe: UNetTrainingRecipe) -> SyncNet:
+    """The released SyncNet, for windows of as many frames as the recipe cuts: yours may be trained later."""
+    released = RELEASED_SYNCNETS["16_pixel_attn" if recipe.loss.sync_space == "pixel" else "16_latent"]
+    return build_syncnet(released.replaced(frames=recipe.windows.frames))
+
+
+def _build_perceptual(recipe: UNetTrainingRecipe) -> nn.Module:
+    from latentsync.compat import make_torchvision_importable
+
+    make_torchvision_importable()
+    import lpips
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it calls torchvision in an older way
+        network: nn.Module = lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False)
+    return network.to("meta")  # its constants are made on the CPU
+
+
+SOURCES = {
+    "vae": NetworkSource(load_vae, lambda recipe: build_vae(VAEConfig())),
+    "syncnet": NetworkSource(load_syncnet, _build_syncnet),
+    "perceptual": NetworkSource(_load_perceptual, _build_perceptual),
+    "temporal": NetworkSource(load_temporal, lambda recipe: build_video_encoder(VideoEncoderConfig())),
+}
 
 
 def _use_of(name: str, wanted: Mapping[str, str]) -> str:
@@ -150,14 +215,14 @@ def _use_of(name: str, wanted: Mapping[str, str]) -> str:
 
 
 def _find(use: str, name: str, *, is_known: bool) -> Path:
-    if name == PACKAGED and use in PACKAGED_FILES:
-        return BUNDLED / PACKAGED_FILES[use]
+    if name == COMPACT and use in BUNDLED_FILES:
+        return BUNDLED / BUNDLED_FILES[use]
     if is_known:
         return need(name)
     if not Path(name).exists():
         key = "weights" if use != "perceptual" else "loss"
         raise WeightsError(
-            f"{key}.{use} = '{name}': neither a name of 'latentsync models list' nor a file that is there",
+            f"{key}.{use} = '{name}': neither a name of 'latentsync models list' nor an existing file",
             hint=f"{HOW_TO_MAKE.get(use, 'check the path')}, or give another with --set weights.{use}=PATH",
         )
     return Path(name)
@@ -168,33 +233,33 @@ def _check_fit(recipe: UNetTrainingRecipe, frozen: FrozenNetworks) -> None:
     if frozen.syncnet is not None:
         config = frozen.syncnet.config
         found = config.space if isinstance(config, SyncNetConfig) else "pixel"
-        if isinstance(frozen.syncnet, FramewiseSyncNet) and recipe.weights.whisper != PACKAGED:
+        if isinstance(frozen.syncnet, FramewiseSyncNet) and recipe.weights.whisper != COMPACT:
             raise RecipeError(
-                f"weights.syncnet hears the packaged Whisper, and weights.whisper ="
+                f"weights.syncnet takes states of the bundled Whisper, and weights.whisper ="
                 f" '{recipe.weights.whisper}'",
-                hint="use a SyncNet that hears mel, or weights.whisper=compact with generator=unet",
+                hint="use a SyncNet that takes mel, or weights.whisper=compact with generator=unet",
             )
         if config.frames != frames:
             raise RecipeError(
-                f"weights.syncnet sees windows of {config.frames} frames, and windows.frames = {frames}",
+                f"weights.syncnet takes windows of {config.frames} frames, and windows.frames = {frames}",
                 hint=f"use windows.frames={config.frames} or another SyncNet",
             )
         if found != space:
             raise RecipeError(
-                f"weights.syncnet sees {found} space, and loss.sync_space = '{space}'",
+                f"weights.syncnet takes {found} space, and loss.sync_space = '{space}'",
                 hint=f"train one with 'latentsync train-syncnet --set network.space={space}', or change"
                 " loss.sync_space",
             )
     if frozen.temporal is not None and frozen.temporal.config.frames != frames:
         raise RecipeError(
-            f"weights.temporal sees windows of {frozen.temporal.config.frames} frames, and windows.frames ="
+            f"weights.temporal takes windows of {frozen.temporal.config.frames} frames, and windows.frames ="
             f" {frames}",
             hint="change windows.frames, or set loss.trepa=0",
         )
     if frozen.vae is not None and recipe.windows.resolution % frozen.vae.factor:
         raise RecipeError(
-            f"windows.resolution = {recipe.windows.resolution} is no multiple of the {frozen.vae.factor} px"
-            " of a latent",
+            f"windows.resolution = {recipe.windows.resolution} is not a multiple of {frozen.vae.factor}, the"
+            " pixels of a latent",
             hint=f"use a multiple of {frozen.vae.factor}",
         )
 

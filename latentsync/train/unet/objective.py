@@ -1,49 +1,207 @@
-"""The objective of the U-Net: noise in stage 1; SyncNet, LPIPS and TREPA beside it in stage 2."""
+"""The objectives of the U-Net and of Wav2Lip. `LOSSES` registers every loss, once.
+
+To add a loss, add its weight to the recipe's table `loss` (`LossWeights`) and an entry to `LOSSES`. If it
+needs a network that no other loss needs, add that to `latentsync.train.unet.frozen` as well.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Literal
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from latentsync.axes import batch_to_frames, expect_axes, frames_to_batch
+from latentsync.axes import batch_to_frames, expect_axes, frames_to_batch, to_pm1, to_u8
 from latentsync.diffusion.conditioning import Conditioning
 from latentsync.diffusion.noise import mixed_noise, shared_noise
-from latentsync.diffusion.sampling import build_scheduler, one_step_clean
-from latentsync.diffusion.view import View, build_view
+from latentsync.diffusion.sampling import build_scheduler, denoise, one_step_clean
+from latentsync.diffusion.view import build_view, condition
 from latentsync.faces.align import mouth_mask
-from latentsync.models.autoencoder import AnyAutoencoder
 from latentsync.models.framewise import FramewiseSyncNet, cut_region
 from latentsync.models.syncnet import SyncNet, stack_frames
 from latentsync.models.videomae import VideoEncoder, trepa_distance
 from latentsync.recipe.train_unet import LossWeights, NoiseTable, UNetTrainingRecipe
 from latentsync.runtime import Seeds
-from latentsync.train.batches import Batch
+from latentsync.train.loop import Batch
 from latentsync.train.losses import mouth_region, mouth_weights, reconstruction_loss, sync_loss
-from latentsync.train.unet.frozen import FrozenNetworks
+from latentsync.train.unet.frozen import LPIPS, SCRATCH, FrozenNetworks
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler
 
-KEPT_WEIGHT = 0.25  # of latents that the mask leaves visible, in `clean`
+KEPT_WEIGHT = 0.25  # in `clean`, of latents outside the mask: the U-Net is given them, so copying is easy
 EDGE_WEIGHT = 0.5
 
-Step = Callable[[nn.Module, Batch], dict[str, Tensor]]
+
+@dataclass(frozen=True, slots=True)
+class LossTerm:
+    """One loss of the recipe's table `loss`; with a weight of 0 it is neither computed nor logged.
+
+    name     key of its weight in that table, and its name in the log
+    compute  the loss, a scalar, from a prediction, the frozen networks and the table
+    network  the frozen network that it needs: a field of `FrozenNetworks`
+    """
+
+    name: str
+    compute: Callable[[Any, FrozenNetworks, LossWeights], Tensor]
+    network: str | None = None
+
+
+def wanted_weights(recipe: UNetTrainingRecipe) -> dict[str, str]:
+    """Names of the weights that a recipe needs, by use. A loss without a weight needs none."""
+    weights, losses = recipe.weights, loss_weights(recipe.loss)
+    wanted = {"start": weights.start}
+    if recipe.generator == "unet":
+        wanted |= {"vae": weights.vae, "whisper": weights.whisper}
+    for term in LOSSES:
+        if term.network and term.name in losses:
+            wanted[term.network] = LPIPS if term.network == "perceptual" else getattr(weights, term.network)
+    return {use: name for use, name in wanted.items() if name != SCRATCH}
+
+
+def loss_weights(table: LossWeights) -> dict[str, float]:
+    """The weights above 0, by the names of their losses."""
+    return {term.name: weight for term in LOSSES if (weight := getattr(table, term.name)) > 0}
+
+
+class UNetObjective:
+    """Noise in stage 1; SyncNet, LPIPS and TREPA on the decoded frames besides in stage 2.
+
+    Source: the paper, sections 3.2 and 3.3.
+    """
+
+    def __init__(self, recipe: UNetTrainingRecipe, frozen: FrozenNetworks) -> None:
+        if frozen.vae is None:
+            raise ValueError("a U-Net is trained on the latents of a VAE, and none was loaded")
+        self.recipe, self.frozen, self.vae = recipe, frozen, frozen.vae
+        self.weights = loss_weights(recipe.loss)
+        self.scheduler = build_training_scheduler(recipe.noise)
+        mask = torch.from_numpy(mouth_mask(recipe.windows.resolution)).to(next(self.vae.parameters()))  # h w
+        self.view = build_view(recipe.network.view, mask, factor=self.vae.factor)
+        weights = mouth_weights(mask.float(), mouth=recipe.loss.mouth, kept=KEPT_WEIGHT)
+        self.latent_weights = self.view.small(weights)  # h w
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """The losses of a micro-batch of `LipSamples`, by the names of the recipe's table `loss`."""
+        encoded = self.encode(batch)
+        noisy = self.scheduler.add_noise(encoded.latents, encoded.noise, encoded.timesteps)
+        audio = batch["audio"].flatten(0, 1)  # b·f n d
+        predicted = model(encoded.conditioning.join(noisy), encoded.timesteps, audio)  # b c f h w
+        prediction = UNetPrediction(batch, encoded, noisy, predicted, self)
+        return compute_losses(prediction, self.recipe.loss, self.frozen)
+
+    @torch.no_grad()
+    def encode(self, batch: Batch) -> Encoded:
+        """Turn a batch into latents, noise and timesteps.
+
+        All that is drawn depends on the sample's number alone, so a sample is the same in every batch.
+        """
+        target, reference = (
+            to_video(batch[name]).to(self.view.mask) for name in ("target_u8", "reference_u8")
+        )  # b c f h w
+        latents: list[Tensor] = []
+        masked: list[Tensor] = []
+        other: list[Tensor] = []
+        noise: list[Tensor] = []
+        timesteps: list[Tensor] = []
+        last = len(self.scheduler.alphas_cumprod)
+        for index, number in enumerate(batch["number"].tolist()):
+            generator = Seeds(self.recipe.seed).generator(f"noise/{number}")
+            sample = partial(self.vae.encode, generator=generator, mode="sample")
+            own, others = (frames_to_batch(video[index, None]) for video in (target, reference))  # f c h w
+            latents.append(sample(self.view.cut(own)).movedim(0, 1))  # c f h w
+            masked.append(self.view.known(own, sample).movedim(0, 1))
+            other.append(sample(self.view.cut(others)).movedim(0, 1))
+            noise.append(draw_noise(latents[-1][None].shape, generator, self.recipe.noise)[0])
+            anywhere = torch.randint(last, (), generator=generator)
+            is_noisiest = bool(torch.rand((), generator=generator) < self.recipe.noise.noisiest_share)
+            timesteps.append(torch.tensor(last - 1) if is_noisiest else anywhere)
+        frames = target.shape[2]
+        known = Conditioning(
+            mask=self.view.small(self.view.mask).float().expand(len(target), 1, frames, -1, -1),
+            masked=torch.stack(masked).float(),
+            reference=torch.stack(other).float().expand(-1, -1, frames, -1, -1),
+        )
+        return Encoded(
+            target=target,
+            latents=torch.stack(latents).float(),
+            conditioning=known,
+            noise=torch.stack(noise).to(target.device),
+            timesteps=torch.stack(timesteps).to(target.device),
+        )
+
+    def decode(self, latents: Tensor, target: Tensor) -> Tensor:
+        """Decode scaled latents (b c f h w) into the frames `target` (b 3 f h w) in -1..1; gradients pass."""
+        images = self.vae.decode(frames_to_batch(latents).to(self.view.mask.dtype))
+        faces = self.view.place(images, frames_to_batch(target).to(images.dtype))
+        return batch_to_frames(faces, frames=latents.shape[2])
+
+    def generate(self, model: nn.Module, batch: Batch) -> NDArray[np.uint8]:
+        """Denoise a batch of one window, whose reference is the target itself, and keep what the mask shows.
+
+        Returns:
+            The frames (f h w c).
+
+        Source: the official validation: 20 steps, guidance 1.5, and the frame itself outside the mask.
+        """
+        target = to_video(batch["target_u8"]).to(self.view.mask)  # b c f h w
+        faces, table = frames_to_batch(target), self.recipe.validation  # f c h w
+        known = condition(self.view, faces, faces, lambda images: self.vae.encode(images).float())
+        generator = Seeds(self.recipe.seed).generator("validation")
+        shared = self.recipe.noise.replaced(kind="shared")  # as `sync` draws it
+        noise = draw_noise(known.reference.shape, generator, shared).to(target.device)
+        audio = batch["audio"].flatten(0, 1)  # b·f n d
+        scheduler = build_training_scheduler(self.recipe.noise)
+        latents = denoise(model, scheduler, noise, known, audio, steps=table.steps, guidance=table.guidance)
+        made = frames_to_batch(self.decode(latents, target))  # f c h w
+        return _to_frames_u8(made * (1 - self.view.mask) + faces * self.view.mask)
+
+
+class Wav2LipObjective:
+    """Pixels, and the same SyncNet, LPIPS and TREPA as the U-Net's.
+
+    Source: Prajwal et al. 2020, sections 3.2 and 3.3, without the adversarial loss, which the paper's table 4
+    does not need; TREPA as in the paper, section 4.3.
+    """
+
+    def __init__(self, recipe: UNetTrainingRecipe, frozen: FrozenNetworks) -> None:
+        self.recipe, self.frozen = recipe, frozen
+        self.weights = loss_weights(recipe.loss)
+        self.resolution = recipe.wav2lip.resolution
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """The losses of a micro-batch of `LipSamples`, by the names of the recipe's table `loss`."""
+        target, reference = (
+            resized(to_video(batch[name]), self.resolution) for name in ("target_u8", "reference_u8")
+        )  # b c f h w
+        frames = model(lower_half_out(target), reference, batch["frame_mel"])
+        return compute_losses(FramePrediction(batch, target, frames), self.recipe.loss, self.frozen)
+
+    def generate(self, model: nn.Module, batch: Batch) -> NDArray[np.uint8]:
+        """Generate a batch of one window, whose reference is the target itself: the frames (f h w c)."""
+        target = resized(to_video(batch["target_u8"]), self.resolution)
+        return _to_frames_u8(frames_to_batch(model(lower_half_out(target), target, batch["frame_mel"])))
+
+
+def choose_objective(recipe: UNetTrainingRecipe, frozen: FrozenNetworks) -> UNetObjective | Wav2LipObjective:
+    """The objective of the generator that the recipe trains."""
+    return UNetObjective(recipe, frozen) if recipe.generator == "unet" else Wav2LipObjective(recipe, frozen)
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """A batch in latent space.
 
-    target        (b 3 f h w)  the frames to be made, in -1..1
-    latents       (b c f h w)  what is generated of them, through the VAE, scaled
-    conditioning  what the U-Net sees beside the noisy latents
+    target        (b 3 f h w)  the frames to be generated, in -1..1
+    latents       (b c f h w)  the part of them that is generated, through the VAE, scaled
+    conditioning  what the U-Net is given beside the noisy latents
     noise         (b c f h w)  to be predicted
     timesteps     (b)
     """
@@ -55,37 +213,51 @@ class Encoded:
     timesteps: Tensor
 
 
-def make_unet_step(recipe: UNetTrainingRecipe, frozen: FrozenNetworks) -> Step:
-    """The losses of a micro-batch of `LipSamples`, by the names of the recipe's table `loss`."""
-    vae, loss = _need_vae(frozen), recipe.loss
-    scheduler = build_training_scheduler(recipe.noise)
-    view = make_view(recipe, vae)
-    encode = make_encode(recipe, vae, view, scheduler)
-    weights = view.small(mouth_weights(view.mask.float(), mouth=loss.mouth, kept=KEPT_WEIGHT))  # h w
+@dataclass(frozen=True)
+class UNetPrediction:
+    """What the U-Net predicted for a batch. Frames are decoded when a loss first asks for them.
 
-    def step(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        encoded = encode(batch)
-        noisy = scheduler.add_noise(encoded.latents, encoded.noise, encoded.timesteps)
-        predicted = model(
-            encoded.conditioning.join(noisy), encoded.timesteps, batch["audio"].flatten(0, 1)
-        )  # b c f h w
-        if recipe.noise.prediction == "clean":
-            losses = {"clean": clean_loss(predicted, encoded.latents, weights)}
-        else:
-            losses = {"noise": noise_loss(predicted, encoded.noise)}
-        if not (loss.is_decoded or loss.sync):
-            return losses
-        clean = one_step_clean(noisy, predicted, encoded.timesteps, scheduler)  # the paper's equation 1
-        if loss.sync and loss.sync_space == "latent":
-            losses["sync"] = latent_sync_loss(clean, batch, _need_syncnet(frozen))
-        if loss.is_decoded:
-            made = place(view, decode(vae, clean), encoded.target)  # b 3 f h w
-            if loss.reconstruction:
-                losses["reconstruction"] = mouth_loss(made, encoded.target)
-            losses |= pixel_losses(made, encoded.target, batch, loss, frozen)
-        return losses
+    noisy      (b c f h w)  the latents that it was given
+    predicted  (b c f h w)  the noise, or with noise.prediction = "clean" the latents
+    """
 
-    return step
+    batch: Batch
+    encoded: Encoded
+    noisy: Tensor
+    predicted: Tensor
+    objective: UNetObjective
+
+    @property
+    def target(self) -> Tensor:
+        """(b 3 f h w) in -1..1."""
+        return self.encoded.target
+
+    @cached_property
+    def clean(self) -> Tensor:
+        """The clean latents (b c f h w). Source: the paper, equation 1."""
+        return one_step_clean(self.noisy, self.predicted, self.encoded.timesteps, self.objective.scheduler)
+
+    @cached_property
+    def frames(self) -> Tensor:
+        """(b 3 f h w) in -1..1."""
+        return self.objective.decode(self.clean, self.target)
+
+
+@dataclass(frozen=True, slots=True)
+class FramePrediction:
+    """What Wav2Lip generated for a batch: `frames` and `target` (b 3 f h w) in -1..1."""
+
+    batch: Batch
+    target: Tensor
+    frames: Tensor
+
+
+def compute_losses(
+    prediction: UNetPrediction | FramePrediction, table: LossWeights, frozen: FrozenNetworks
+) -> dict[str, Tensor]:
+    """All losses that have a weight, by name."""
+    wanted = loss_weights(table)
+    return {term.name: term.compute(prediction, frozen, table) for term in LOSSES if term.name in wanted}
 
 
 def noise_loss(predicted: Tensor, noise: Tensor) -> Tensor:
@@ -97,101 +269,55 @@ def noise_loss(predicted: Tensor, noise: Tensor) -> Tensor:
 
 
 def clean_loss(predicted: Tensor, latents: Tensor, weights: Tensor) -> Tensor:
-    """Mean absolute error of predicted latents (b c f h w), in float32, weighted by place (h w).
+    """Mean absolute error of predicted latents (b c f h w), in float32, weighted by position (h w).
 
-    Source: ours. A network with one step to take predicts a mean of what may be; that of squares would be a
-    mouth that is never quite closed.
+    Source: ours. With a single denoising step the network predicts a mean of what is possible; the mean that
+    squared errors ask for would be a mouth that never quite closes.
     """
     return ((predicted.float() - latents.float()).abs() * weights).mean()
 
 
 def mouth_loss(made: Tensor, target: Tensor) -> Tensor:
-    """How far mouths are from real ones, in colours and edges, of frames (b 3 f h w) in -1..1.
+    """How far generated mouths are from real ones, in colours and edges, of frames (b 3 f h w) in -1..1.
 
     Source: ours.
     """
     rows, columns = mouth_region(made.shape[3])
-    seen = [frames_to_batch(video)[:, :, rows, columns].float() for video in (made, target)]  # b·f c h w
-    return reconstruction_loss(*seen, edge_weight=EDGE_WEIGHT)
+    mouths = [frames_to_batch(video)[:, :, rows, columns].float() for video in (made, target)]  # b·f c h w
+    return reconstruction_loss(*mouths, edge_weight=EDGE_WEIGHT)
 
 
-def pixel_losses(
-    made: Tensor, target: Tensor, heard: Batch, loss: LossWeights, frozen: FrozenNetworks
-) -> dict[str, Tensor]:
-    """The parts that look at pixels, of frames (b 3 f h w) in -1..1 that were made and of those to be made.
-
-    Source: the paper, section 3.3.
-    """
-    losses = {}
-    if loss.sync and loss.sync_space == "pixel":
-        losses["sync"] = pixel_sync_loss(made, heard, _need_syncnet(frozen))
-    if frozen.perceptual is not None:
-        losses["perceptual"] = perceptual_loss(made, target, frozen.perceptual)
-    if frozen.temporal is not None:
-        features = temporal_features(frozen.temporal)
-        losses["trepa"] = trepa_distance(made, target, features, normalise=loss.trepa_normalise)
-    return losses
-
-
-def temporal_features(network: VideoEncoder | FramewiseSyncNet) -> Callable[[Tensor], Tensor]:
-    """What TREPA compares: features (b d) of windows of video (b 3 f h w) in -1..1.
-
-    Of a framewise SyncNet, what each frame comes to, for all frames in a row: the way the lips take.
-
-    Source: the paper, section 3.4 (video encoder); the SyncNet in its place is ours.
-    """
-    if isinstance(network, VideoEncoder):
-        return network.features
-
-    def look(video: Tensor) -> Tensor:
-        return network.look(_region(video, network)).flatten(1)
-
-    return look
-
-
-def pixel_sync_loss(made: Tensor, heard: Batch, syncnet: SyncNet | FramewiseSyncNet) -> Tensor:
-    """How little frames (b 3 f h w) in -1..1 fit the speech, for a SyncNet that sees pixels.
+def pixel_sync_loss(made: Tensor, batch: Batch, syncnet: SyncNet | FramewiseSyncNet) -> Tensor:
+    """How badly frames (b 3 f h w) in -1..1 fit the speech, for a SyncNet that takes pixels.
 
     Args:
-        heard: `mel` (b 80 t), or `steps` (b t n d) for a framewise SyncNet; `is_heard` (b,) 1 or 0.
+        batch: `mel` (b 80 t), or `states` (b t n d) for a framewise SyncNet; `has_speech` (b,) 1 or 0.
 
     Source: the paper, section 3.3: SyncNet's own loss, for pairs that belong together. The official code
-    resizes bicubically where the SyncNet sees another size.
+    resizes bicubically where the SyncNet takes another size.
     """
     frames, weight = made.shape[2], next(syncnet.parameters())
     images = frames_to_batch(made)
     if isinstance(syncnet, FramewiseSyncNet):
-        seen = syncnet.embed_frames(_region(made, syncnet))  # b 1 d
-        spoken = syncnet.embed_speech(heard["steps"].to(weight))
-        share = (1 + (seen * spoken).sum((1, 2))) / 2  # its cosine lies in -1..1
-        return _mean_of_heard(sync_loss(share, torch.ones_like(share)), heard)
+        visual = syncnet.embed_frames(_region(made, syncnet))  # b 1 d
+        audio = syncnet.embed_speech(batch["states"].to(weight))
+        probability = (1 + (visual * audio).sum((1, 2))) / 2  # its cosine lies in -1..1
+        return _mean_with_speech(sync_loss(probability, torch.ones_like(probability)), batch)
     side = syncnet.config.resolution
     if images.shape[2:] != (side, side):
         images = functional.interpolate(images.float(), (side, side), mode="bicubic")
-    return latent_sync_loss(batch_to_frames(images, frames=frames), heard, syncnet)
+    return latent_sync_loss(batch_to_frames(images, frames=frames), batch, syncnet)
 
 
-def _region(video: Tensor, syncnet: FramewiseSyncNet) -> Tensor:
-    """What a framewise SyncNet sees of frames (b 3 f h w): (b c f rows columns)."""
-    region = cut_region(frames_to_batch(video), syncnet.config)
-    return batch_to_frames(region, frames=video.shape[2]).to(next(syncnet.parameters()))
-
-
-def latent_sync_loss(video: Tensor, heard: Batch, syncnet: SyncNet | FramewiseSyncNet) -> Tensor:
-    """How little latents (b c f h w), or frames of the SyncNet's own size, fit the speech `mel` (b 80 t)."""
+def latent_sync_loss(video: Tensor, batch: Batch, syncnet: SyncNet | FramewiseSyncNet) -> Tensor:
+    """How badly latents (b c f h w), or frames of the SyncNet's own size, fit the speech `mel` (b 80 t)."""
     if isinstance(syncnet, FramewiseSyncNet):
-        raise ValueError("a framewise SyncNet sees pixels")
+        raise ValueError("a framewise SyncNet takes pixels")
     weight = next(syncnet.parameters())
     stacked = stack_frames(video, syncnet.config).to(weight)  # b f·c h w
-    seen, spoken = syncnet(stacked, heard["mel"][:, None].to(weight))
-    cosine = (seen * spoken).sum(1)
-    return _mean_of_heard(sync_loss(cosine, torch.ones_like(cosine)), heard)
-
-
-def _mean_of_heard(losses: Tensor, heard: Batch) -> Tensor:
-    """Mean of losses (b,) over the samples whose speech the generator hears: silence has no step to keep."""
-    share = heard["is_heard"].to(losses)
-    return (losses * share).sum() / share.sum().clamp(min=1)
+    visual, audio = syncnet(stacked, batch["mel"][:, None].to(weight))
+    cosine = (visual * audio).sum(1)
+    return _mean_with_speech(sync_loss(cosine, torch.ones_like(cosine)), batch)
 
 
 def perceptual_loss(made: Tensor, target: Tensor, network: nn.Module) -> Tensor:
@@ -200,86 +326,74 @@ def perceptual_loss(made: Tensor, target: Tensor, network: nn.Module) -> Tensor:
     Source: the official `train_unet.py`; the lower half is where the mouth is.
     """
     rows = made.shape[3] // 2
-    seen = [frames_to_batch(video)[:, :, rows:].float() for video in (made, target)]  # b·f c h w
-    distances: Tensor = checkpoint(network, *seen, use_reentrant=False)
+    halves = [frames_to_batch(video)[:, :, rows:].float() for video in (made, target)]  # b·f c h w
+    distances: Tensor = checkpoint(network, *halves, use_reentrant=False)
     return distances.mean()
 
 
-def decode(vae: AnyAutoencoder, latents: Tensor) -> Tensor:
-    """Scaled latents (b c f h w) as frames (b 3 f h w); gradients pass."""
-    images = vae.decode(frames_to_batch(latents).to(next(vae.parameters()).dtype))
-    return batch_to_frames(images, frames=latents.shape[2])
+def temporal_features(network: VideoEncoder | FramewiseSyncNet) -> Callable[[Tensor], Tensor]:
+    """The features (b d) that TREPA compares, of windows of video (b 3 f h w) in -1..1.
 
+    Of a framewise SyncNet they are the features of each frame, for all frames in a row: the path of the lips.
 
-def place(view: View, made: Tensor, target: Tensor) -> Tensor:
-    """Frames (b 3 f h w) with what was made of them in its place; gradients pass."""
-    faces = view.place(frames_to_batch(made), frames_to_batch(target).to(made.dtype))
-    return batch_to_frames(faces, frames=target.shape[2])
-
-
-def make_view(recipe: UNetTrainingRecipe, vae: AnyAutoencoder) -> View:
-    """The view of the network that is trained, where the autoencoder is."""
-    mask = torch.from_numpy(mouth_mask(recipe.windows.resolution)).to(next(vae.parameters()))
-    return build_view(recipe.network.view, mask, factor=vae.factor)
-
-
-def make_encode(
-    recipe: UNetTrainingRecipe, vae: AnyAutoencoder, view: View, scheduler: DDIMScheduler
-) -> Callable[[Batch], Encoded]:
-    """What turns a batch of `LipSamples` into latents, noise and timesteps.
-
-    All that is drawn depends on the sample's number alone, so a sample is the same in every batch.
+    Source: the paper, section 3.4 (video encoder); the SyncNet in its place is ours.
     """
-    weight = next(vae.parameters())
-    small_mask = view.small(view.mask)
-    seeds, last = Seeds(recipe.seed), len(scheduler.alphas_cumprod)
+    if isinstance(network, VideoEncoder):
+        return network.features
+    return lambda video: network.look(_region(video, network)).flatten(1)
 
-    @torch.no_grad()
-    def encode(batch: Batch) -> Encoded:
-        target, reference = (to_pm1(batch[name]).to(weight) for name in ("target_u8", "reference_u8"))
-        latents: list[Tensor] = []
-        masked: list[Tensor] = []
-        other: list[Tensor] = []
-        noise: list[Tensor] = []
-        timesteps: list[Tensor] = []
-        for index, number in enumerate(batch["number"].tolist()):
-            generator = seeds.generator(f"noise/{number}")
-            sample = partial(vae.encode, generator=generator, mode="sample")
-            own, others = (frames_to_batch(video[index, None]) for video in (target, reference))  # f c h w
-            latents.append(sample(view.cut(own)).movedim(0, 1))  # c f h w
-            masked.append(view.known(own, sample).movedim(0, 1))
-            other.append(sample(view.cut(others)).movedim(0, 1))
-            noise.append(draw_noise(latents[-1][None].shape, generator, recipe.noise)[0])
-            anywhere = torch.randint(last, (), generator=generator)
-            is_noisiest = bool(torch.rand((), generator=generator) < recipe.noise.noisiest_share)
-            timesteps.append(torch.tensor(last - 1) if is_noisiest else anywhere)
-        frames = target.shape[2]
-        known = Conditioning(
-            mask=small_mask.float().expand(len(target), 1, frames, -1, -1),
-            masked=torch.stack(masked).float(),
-            reference=torch.stack(other).float().expand(-1, -1, frames, -1, -1),
-        )
-        return Encoded(
-            target=target,
-            latents=torch.stack(latents).float(),
-            conditioning=known,
-            noise=torch.stack(noise).to(weight.device),
-            timesteps=torch.stack(timesteps).to(weight.device),
-        )
 
-    return encode
+def _sync(prediction: Any, frozen: FrozenNetworks, table: LossWeights) -> Tensor:
+    syncnet = frozen.syncnet
+    if syncnet is None:
+        raise ValueError("the loss sync needs a SyncNet, and none was loaded")
+    if table.sync_space == "latent":
+        return latent_sync_loss(prediction.clean, prediction.batch, syncnet)
+    return pixel_sync_loss(prediction.frames, prediction.batch, syncnet)
+
+
+def _reconstruction(prediction: Any, frozen: FrozenNetworks, table: LossWeights) -> Tensor:
+    if isinstance(prediction, FramePrediction):
+        return functional.l1_loss(prediction.frames, prediction.target)
+    return mouth_loss(prediction.frames, prediction.target)
+
+
+def _perceptual(prediction: Any, frozen: FrozenNetworks, table: LossWeights) -> Tensor:
+    if frozen.perceptual is None:
+        raise ValueError("the loss perceptual needs LPIPS, and it was not loaded")
+    return perceptual_loss(prediction.frames, prediction.target, frozen.perceptual)
+
+
+def _trepa(prediction: Any, frozen: FrozenNetworks, table: LossWeights) -> Tensor:
+    if frozen.temporal is None:
+        raise ValueError("the loss trepa needs a video encoder, and none was loaded")
+    features = temporal_features(frozen.temporal)
+    return trepa_distance(prediction.frames, prediction.target, features, normalise=table.trepa_normalise)
+
+
+LOSSES = (
+    LossTerm("noise", lambda it, frozen, table: noise_loss(it.predicted, it.encoded.noise)),
+    LossTerm(
+        "clean",
+        lambda it, frozen, table: clean_loss(it.predicted, it.encoded.latents, it.objective.latent_weights),
+    ),
+    LossTerm("reconstruction", _reconstruction),
+    LossTerm("sync", _sync, network="syncnet"),
+    LossTerm("perceptual", _perceptual, network="perceptual"),
+    LossTerm("trepa", _trepa, network="temporal"),
+)
 
 
 def build_training_scheduler(noise: NoiseTable) -> DDIMScheduler:
     """The schedule that noise is added by, which knows what the U-Net predicts.
 
-    A network that predicts clean latents is used with the noisiest timestep first ("trailing").
+    A network that predicts clean latents starts denoising at the noisiest timestep ("trailing").
     """
     return build_scheduler("sample", "trailing") if noise.prediction == "clean" else build_scheduler()
 
 
 def draw_noise(size: torch.Size, generator: torch.Generator, table: NoiseTable) -> Tensor:
-    """Noise (b c f h w) as the recipe wants it, on the CPU.
+    """Noise (b c f h w) of the recipe's kind, on the CPU.
 
     Source: the paper, section 3.2 (mixed); without it the official code shares one frame.
     """
@@ -290,26 +404,38 @@ def draw_noise(size: torch.Size, generator: torch.Generator, table: NoiseTable) 
     return mixed_noise(shape, generator, alpha=table.alpha if table.kind == "mixed" else 0.0)
 
 
-def to_pm1(frames_u8: Tensor) -> Tensor:
+def to_video(frames_u8: Tensor) -> Tensor:
     """Frames (b f h w c) in 0..255 as video (b c f h w) in -1..1."""
     expect_axes(frames_u8, "b f h w c", c=3)
-    return frames_u8.permute(0, 4, 1, 2, 3).float() / 127.5 - 1  # b c f h w
+    return to_pm1(frames_u8.permute(0, 4, 1, 2, 3))  # b c f h w
 
 
-def named_weights(loss: LossWeights) -> dict[str, float]:
-    """The weights of the parts that count, by name."""
-    names: tuple[Literal["noise", "clean", "reconstruction", "sync", "perceptual", "trepa"], ...]
-    names = ("noise", "clean", "reconstruction", "sync", "perceptual", "trepa")
-    return {name: weight for name in names if (weight := getattr(loss, name)) > 0}
+def resized(video: Tensor, side: int) -> Tensor:
+    """Video (b c f h w) with pictures of `side` pixels a side."""
+    if video.shape[3:] == (side, side):
+        return video
+    images = functional.interpolate(frames_to_batch(video), (side, side), mode="bilinear", antialias=True)
+    return batch_to_frames(images, frames=video.shape[2])
 
 
-def _need_vae(frozen: FrozenNetworks) -> AnyAutoencoder:
-    if frozen.vae is None:
-        raise ValueError("a U-Net is trained on the latents of a VAE, and there is none")
-    return frozen.vae
+def lower_half_out(video_pm1: Tensor) -> Tensor:
+    """Paint the lower half of the frames (b c f h w) black, as the generator is given them."""
+    rows = video_pm1.shape[3] // 2
+    return torch.cat([video_pm1[:, :, :, :rows], torch.full_like(video_pm1[:, :, :, rows:], -1)], dim=3)
 
 
-def _need_syncnet(frozen: FrozenNetworks) -> SyncNet | FramewiseSyncNet:
-    if frozen.syncnet is None:
-        raise ValueError("the recipe has a sync loss, and there is no SyncNet")
-    return frozen.syncnet
+def _region(video: Tensor, syncnet: FramewiseSyncNet) -> Tensor:
+    """The region that a framewise SyncNet takes of frames (b 3 f h w): (b c f rows columns)."""
+    region = cut_region(frames_to_batch(video), syncnet.config)
+    return batch_to_frames(region, frames=video.shape[2]).to(next(syncnet.parameters()))
+
+
+def _mean_with_speech(losses: Tensor, batch: Batch) -> Tensor:
+    """Mean of losses (b,) over the samples with speech: with silence no mouth is in or out of sync."""
+    counts = batch["has_speech"].to(losses)
+    return (losses * counts).sum() / counts.sum().clamp(min=1)
+
+
+def _to_frames_u8(images_pm1: Tensor) -> NDArray[np.uint8]:
+    """Pictures (f c h w) in -1..1 as (f h w c) in 0..255."""
+    return to_u8(images_pm1.float()).permute(0, 2, 3, 1).cpu().numpy()

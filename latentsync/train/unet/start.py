@@ -1,4 +1,4 @@
-"""What a training begins with: Stable Diffusion 1.5, a released or trained U-Net, or nothing."""
+"""The network that `train-unet` trains: built, initialised from weights or not, and frozen in part."""
 
 from __future__ import annotations
 
@@ -7,21 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from latentsync.errors import WeightsError
+from latentsync.errors import RecipeError, WeightsError
+from latentsync.events import Note, Report
+from latentsync.models.autoencoder import AnyAutoencoder
 from latentsync.models.unet import LipUNet, build_unet
-from latentsync.recipe.networks import UNetConfig
-from latentsync.weights.checkpoints import config_of, is_checkpoint, read_note
+from latentsync.models.wav2lip import build_wav2lip
+from latentsync.recipe.networks import UNetConfig, Wav2LipConfig
+from latentsync.recipe.train_unet import UNetTrainingRecipe
+from latentsync.train.checkpoint import export_best
+from latentsync.train.setup import TrainingJob
+from latentsync.train.unet.objective import build_training_scheduler
+from latentsync.weights.checkpoints import config_of, is_checkpoint, load_checkpoint, read_note
 from latentsync.weights.read import name_keys, read_tensors
 from latentsync.weights.released import OTHER_UNETS, SAMPLE_CHANNELS, read_unet_file, rename_unet
 
 MOTION = ".motion_modules."
 STABLE_DIFFUSION_CHANNELS = 4
+NetworkConfig = UNetConfig | Wav2LipConfig
 # Parameters whose size may differ from that in the file; they start at random values.
 FROM_STABLE_DIFFUSION = ("conv_in.weight", "attn2.to_k.weight", "attn2.to_v.weight")
 FROM_OTHER_VIEW = ("conv_in.weight", "conv_out.weight", "conv_out.bias")
-# Settings that no tensor shows: a network with other ones would load and compute something else.
+# Settings that no tensor shows: a network with others would load without an error and compute nonsense.
 UNSEEN = ("attention_head_dim", "norm_num_groups", "norm_over")
 
 
@@ -31,7 +39,7 @@ class Start:
 
     copied    how many were taken from the file
     new       names of those that were not, and keep their random values
-    left_out  names in the file that the network has no use for
+    left_out  names in the file that the network does not have
     """
 
     source: str
@@ -40,12 +48,12 @@ class Start:
     left_out: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """The report for people."""
-        said = [f"start: {self.source}: {self.copied} tensors copied"]
+        """The report, a line each."""
+        lines = [f"start: {self.source}: {self.copied} tensors copied"]
         for names, what in ((self.new, "new, with random values"), (self.left_out, "left out")):
             if names:
-                said.append(f"start: {what}: {name_keys(set(names))}")
-        return said
+                lines.append(f"start: {what}: {name_keys(set(names))}")
+        return lines
 
 
 def start_unet(config: UNetConfig, path: Path | None) -> tuple[LipUNet, Start]:
@@ -86,7 +94,7 @@ def start_unet(config: UNetConfig, path: Path | None) -> tuple[LipUNet, Start]:
 
 
 def choose_trainable(network: torch.nn.Module, patterns: tuple[str, ...]) -> int:
-    """Train only the parameters whose name contains one of `patterns`, or all without any; how many numbers.
+    """Train only the parameters whose name contains one of `patterns`, or all without any; counts them.
 
     Raises:
         ValueError: a pattern is found in no name.
@@ -146,6 +154,86 @@ def _refuse_unseen_differences(config: UNetConfig, path: Path) -> None:
         found, wanted = getattr(made, name), getattr(config, name)
         if found != wanted:
             raise WeightsError(
-                f"{str(path)!r} was made with {name} = {found!r}, and the recipe has {wanted!r}",
+                f"{str(path)!r} was trained with {name} = {found!r}, and the recipe has {wanted!r}",
                 hint="use the recipe's sizes of the earlier stage",
             )
+
+
+class UNetInTraining(nn.Module):
+    """A `LipUNet` whose state dict has its network under its own name, as checkpoints of a training need."""
+
+    def __init__(self, unet: LipUNet) -> None:
+        super().__init__()
+        self.network = unet.network
+        if unet.adapter is not None:
+            self.adapter = unet.adapter
+        self._unet = (unet,)  # in a tuple, so that its parameters are not registered twice
+
+    def forward(self, sample: Tensor, timesteps: Tensor, audio: Tensor) -> Tensor:
+        predicted: Tensor = self._unet[0](sample, timesteps, audio)
+        return predicted
+
+
+def build_generator(
+    recipe: UNetTrainingRecipe, vae: AnyAutoencoder | None, start: Path | None, report: Report
+) -> tuple[nn.Module, NetworkConfig]:
+    """Build the network to train, with its initial weights; only the parameters that the recipe names train.
+
+    Raises:
+        RecipeError: a pattern of `trainable` matches nothing.
+        WeightsError: the start is of another network.
+    """
+    torch.manual_seed(recipe.seed)  # model initialisation
+    model: nn.Module
+    config: NetworkConfig
+    if recipe.generator == "unet" and vae is not None:
+        config = recipe.network.replaced(latent_channels=vae.latent_channels)
+        unet, begun = start_unet(config, start)
+        for line in begun.lines() if start is not None else ():
+            report(Note(line))
+        if recipe.run.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+        model = UNetInTraining(unet)
+    else:
+        config = recipe.wav2lip
+        model = build_wav2lip(config)
+        if start is not None:
+            begun_with = load_checkpoint(
+                start, kind="wav2lip", config_type=Wav2LipConfig, build=build_wav2lip
+            )
+            model.load_state_dict(begun_with.state_dict())
+    train_only(model, recipe.trainable)
+    return model, config
+
+
+def train_only(model: nn.Module, patterns: tuple[str, ...]) -> int:
+    """Train what the recipe's `trainable` names; returns how many numbers.
+
+    Raises:
+        RecipeError: a pattern is in no parameter's name.
+    """
+    try:
+        return choose_trainable(model, patterns)
+    except ValueError as error:
+        raise RecipeError(f"trainable: {error}", hint="use parts of parameter names, or []") from error
+
+
+def describe_training(model: nn.Module, weights: Mapping[str, float]) -> str:
+    """A line of the plan: how much of the network is trained, and with which losses."""
+    every = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    losses = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
+    return f"training: {trained / 1e6:.2f} of {every / 1e6:.2f} million parameters; losses: {losses}"
+
+
+def export_generator(job: TrainingJob, recipe: UNetTrainingRecipe, *, is_main: bool) -> Path:
+    """Export the best EMA weights, with what `sync` must know to use them; returns the file."""
+    facts = {
+        "origin": "trained",
+        "resolution": recipe.windows.resolution,
+        "prediction_type": build_training_scheduler(recipe.noise).config.prediction_type,
+        "vae": recipe.weights.vae,
+        "whisper": recipe.weights.whisper,
+    }
+    path = job.output / f"{recipe.generator}.safetensors"
+    return export_best(job.checkpoints, path, facts=facts, is_main=is_main)

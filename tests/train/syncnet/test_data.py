@@ -15,8 +15,7 @@ from latentsync.manifest import ManifestClip
 from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.train_syncnet import NegativesTable, SyncNetRecipe
 from latentsync.train.augment import change_pictures, change_speech
-from latentsync.train.clips import Features, Windows, clip_of_sample, find_clips
-from latentsync.train.pictures import Region
+from latentsync.train.clips import FeatureFiles, Region, clip_of_sample, find_clips
 from latentsync.train.syncnet import data as sync_pairs
 from latentsync.train.syncnet.data import ClipWindows, SyncSamples, wrong_start
 
@@ -30,8 +29,8 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[ManifestClip]:
 
 def samples_of(clips: list[ManifestClip], negatives: NegativesTable) -> SyncSamples:
     recipe = tiny_recipe().model_copy(update={"negatives": negatives})
-    features = Features(clips[0].path.parent)
-    return SyncSamples(recipe, clips, ClipWindows(Windows(5, 16), Region(32, True), features, False))
+    features = FeatureFiles(clips[0].path.parent)
+    return SyncSamples(recipe, clips, ClipWindows(5, Region(32, True), features, False))
 
 
 @pytest.mark.parametrize("distance", [1, 4])
@@ -108,14 +107,14 @@ def test_a_clip_that_fails_is_replaced_and_named(
 
     monkeypatch.setattr(sync_pairs, "read_pictures", failing)
     sample = samples[0]
-    assert sample["note"] == f"{broken.name} is left out from here on: bit rot"
+    assert sample["note"] == f"{broken.name} is left out from now on: bit rot"
     monkeypatch.setattr(sync_pairs, "read_pictures", lambda *_: failing(broken))
-    with pytest.raises(MediaError, match="8 clips one after the other cannot be read"):
+    with pytest.raises(MediaError, match="8 clips in a row cannot be read"):
         samples[0]
 
 
 def test_the_hash_of_the_content_names_the_features(clips: list[ManifestClip]) -> None:
-    features = Features(clips[0].path.parent)
+    features = FeatureFiles(clips[0].path.parent)
     path = features.path_of(clips[0], "mel.safetensors")
     features.mel(clips[0])
     assert path.exists() and path.name.startswith(str(clips[0].sha256))
@@ -147,7 +146,7 @@ def test_pictures_of_a_window_change_alike() -> None:
 def test_speech_stays_in_its_range_and_masks_are_silent() -> None:
     mel = torch.randn(80, 52).clamp(-4, 4)
     how = PAPER_RECIPE.speech.replaced(noise=1.0, gain_db=20.0, time_mask=20, frequency_mask=20)
-    changed = change_speech(mel, how, np.random.default_rng(2), behind=torch.zeros(80, 52))
+    changed = change_speech(mel, how, np.random.default_rng(2), background=torch.zeros(80, 52))
     assert changed.min() >= -4 and changed.max() <= 4
     assert (changed == -4).all(0).any() or (changed == -4).all(1).any()
     assert torch.equal(change_speech(mel, PAPER_RECIPE.speech, np.random.default_rng(2)), mel)

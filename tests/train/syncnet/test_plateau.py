@@ -7,7 +7,7 @@ import pytest
 from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.train.log import Row
-from latentsync.train.syncnet.plateau import explain_plateau, find_plateau
+from latentsync.train.syncnet.watch import explain_plateau, find_plateau
 
 PAPER_RECIPE = load_recipe("syncnet", SyncNetRecipe)
 
@@ -24,7 +24,7 @@ def rows_of(*losses: float, chance: float | None = None, steps: int = 40) -> lis
     ]
 
 
-def test_the_loss_of_a_coin_is_a_plateau() -> None:
+def test_a_loss_at_chance_is_a_plateau() -> None:
     plateau = find_plateau(rows_of(*[0.6931, 0.694] * 5))
     assert plateau is not None
     assert (plateau.samples, plateau.steps) == (10_000, 400)

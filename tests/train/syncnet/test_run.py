@@ -16,8 +16,8 @@ from latentsync.errors import MediaError, RecipeError
 from latentsync.events import Event, Note, Plan, ignore
 from latentsync.recipe.loading import dump_recipe, load_recipe
 from latentsync.recipe.train_syncnet import SyncNetRecipe
-from latentsync.train.job import TrainingJob
 from latentsync.train.log import read_log
+from latentsync.train.setup import TrainingJob
 from latentsync.train.syncnet.run import run
 from latentsync.weights.judges import load_syncnet
 

@@ -14,11 +14,11 @@ from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.train_syncnet import (
     SyncNetRecipe,
 )
-from latentsync.train.clips import Features, find_clips
-from latentsync.train.job import TrainingJob
+from latentsync.train.clips import FeatureFiles, find_clips
 from latentsync.train.log import read_log
+from latentsync.train.setup import TrainingJob
+from latentsync.train.syncnet.data import ClipRuns, LipRegion, RunSamples, augment_states
 from latentsync.train.syncnet.run import run
-from latentsync.train.syncnet.runs import ClipRuns, LipRegion, RunSamples, augment_states
 from latentsync.weights.judges import load_syncnet
 
 PAPER_RECIPE = load_recipe("syncnet", SyncNetRecipe)
@@ -60,13 +60,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_clips(tmp_path_factory.mktemp("clips"), count=6)
 
 
-def samples_of(data: Path, place: Path) -> RunSamples:
+def samples_of(data: Path, folder: Path) -> RunSamples:
     clips, _ = find_clips(data, held_out=())
     region = LipRegion(PAPER_RECIPE.framewise.replaced(frames=10, rows=16, columns=16))
-    return RunSamples(RECIPE, clips, ClipRuns(24, region, Features(place), is_decoded=False))
+    return RunSamples(RECIPE, clips, ClipRuns(24, region, FeatureFiles(folder), is_decoded=False))
 
 
-def test_sample_is_a_run_of_frames_and_what_is_heard_with_them(data: Path, tmp_path: Path) -> None:
+def test_a_sample_is_a_run_of_frames_and_its_whisper_states(data: Path, tmp_path: Path) -> None:
     samples = samples_of(data, tmp_path)
     first, again = samples[3], samples[3]
     assert first["frames_u8"].shape == (24, 16, 16, 3)  # type: ignore[union-attr]
@@ -75,13 +75,13 @@ def test_sample_is_a_run_of_frames_and_what_is_heard_with_them(data: Path, tmp_p
     assert len(samples) == 240
 
 
-def test_features_heard_by_another_whisper_are_refused(data: Path, tmp_path: Path) -> None:
+def test_states_of_another_whisper_are_refused(data: Path, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     from latentsync.errors import MediaError
 
     clip = find_clips(data, held_out=())[0][0]
-    features = Features(tmp_path)
+    features = FeatureFiles(tmp_path)
     path = features.path_of(clip, "whisper.safetensors")
     path.parent.mkdir(parents=True)
     save_file({"whisper": torch.zeros(100, 5, 384)}, path, metadata={"whisper": "tiny"})
@@ -89,7 +89,7 @@ def test_features_heard_by_another_whisper_are_refused(data: Path, tmp_path: Pat
         features.whisper(clip)
 
 
-def test_steps_are_changed_only_where_the_recipe_says_so() -> None:
+def test_states_are_changed_only_where_the_recipe_says_so() -> None:
     states = torch.randn(40, 5, 8, generator=torch.Generator().manual_seed(0))
     random = np.random.default_rng(0)
     assert torch.equal(augment_states(states, PAPER_RECIPE.speech, random), states)

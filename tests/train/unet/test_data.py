@@ -18,16 +18,15 @@ from torch import Tensor
 from latentsync.manifest import ManifestClip
 from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.train_unet import UNetTrainingRecipe
-from latentsync.train.clips import Features, TooShort, Windows, find_clips
-from latentsync.train.pictures import Region
+from latentsync.train.clips import FeatureFiles, Region, TooShort, find_clips
 from latentsync.train.syncnet.data import ClipWindows
 from latentsync.train.unet.data import (
-    Hearing,
+    AudioFeatures,
     LipSamples,
     LipSource,
+    balance_people,
     frame_mel,
     make_source,
-    people_alike,
 )
 
 STAGE2_RECIPE = load_recipe("stage2", UNetTrainingRecipe)
@@ -45,15 +44,15 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[ManifestClip]:
 
 @pytest.fixture(scope="module")
 def source(clips: list[ManifestClip]) -> LipSource:
-    """Step s of the states of every clip is the number s."""
-    features = Features(clips[0].path.parent)
+    """State s of every clip is the number s."""
+    features = FeatureFiles(clips[0].path.parent)
     for clip in clips:
         states = torch.arange(80.0)[:, None, None].expand(80, 2, 3)
         path = features.path_of(clip, "whisper.safetensors")
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({"whisper": states.half().contiguous()}, path, {"whisper": "compact"})
-    windows = ClipWindows(Windows(FRAMES, 16), Region(32, False), features, False)
-    return LipSource(windows, Hearing(features, "compact"), has_states=True)
+    windows = ClipWindows(FRAMES, Region(32, False), features, False)
+    return LipSource(windows, AudioFeatures(features, "compact"), has_states=True)
 
 
 def samples(
@@ -116,7 +115,7 @@ def test_target_and_reference_change_alike(clips: list[ManifestClip], source: Li
 def test_people_with_few_clips_come_as_often(clips: list[ManifestClip]) -> None:
     people = ["many"] * 40 + ["two"] * 2 + ["one"]
     own = [replace(clips[0], name=str(number), person=person) for number, person in enumerate(people)]
-    alike = people_alike(own)
+    alike = balance_people(own)
     assert Counter(clip.person for clip in alike) == {"many": 40, "two": 32, "one": 16}
     assert set(alike) == set(own)
 
@@ -131,10 +130,10 @@ def test_a_reference_never_overlaps_the_target(
         start, other = (int(sample[name][0, 0, 0, 0]) for name in ("target_u8", "reference_u8"))
         assert abs(start - other) >= FRAMES
         starts.add(start)
-        # Frame k hears ten steps, of which the fifth is 2·k; each holds two states.
+        # Frame k gets ten states, of which the fifth is number 2·k; each has two layers.
         assert sample["audio"].shape == (FRAMES, 20, 3)
         assert sample["audio"][0, 8, 0] == 2 * start
-        assert sample["steps"][:, 0, 0].tolist() == list(range(2 * start, 2 * start + 2 * FRAMES))
+        assert sample["states"][:, 0, 0].tolist() == list(range(2 * start, 2 * start + 2 * FRAMES))
         assert sample["number"] == number
     assert len(starts) > 6
 
@@ -155,12 +154,12 @@ def test_audio_dropout_silences_whole_windows_and_moves_nothing(
     whole, half = samples(clips, source), samples(clips, source, audio_dropout=0.5)
     silent = [not half[number]["audio"].any() for number in range(20)]  # type: ignore[union-attr]
     assert 4 < sum(silent) < 16
-    assert [not half[number]["is_heard"] for number in range(20)] == silent
+    assert [not half[number]["has_speech"] for number in range(20)] == silent
     assert torch.equal(whole[0]["target_u8"], half[0]["target_u8"])  # type: ignore[arg-type]
 
 
 def test_a_clip_without_room_for_a_reference_is_refused(clips: list[ManifestClip], source: LipSource) -> None:
-    windows = ClipWindows(Windows(12, 39), Region(32, False), source.windows.features, False)
+    windows = ClipWindows(12, Region(32, False), source.windows.features, False)
     with pytest.raises(TooShort, match=r"30 frames .* 35 are needed"):
         LipSource(windows, None).check(clips[0])
     LipSource(windows, None).check(clips[1])
@@ -180,36 +179,36 @@ def test_a_clip_that_cannot_be_read_is_replaced_and_named(
 
     monkeypatch.setattr(LipSource, "sample", refuse)
     notes = [samples(clips, source)[number]["note"] for number in (0, 1)]
-    assert sorted(notes) == ["", f"{broken.name} is left out from here on: torn"]  # type: ignore[type-var]
+    assert sorted(notes) == ["", f"{broken.name} is left out from now on: torn"]  # type: ignore[type-var]
 
 
-def test_whispers_of_another_name_are_not_taken(clips: list[ManifestClip], source: LipSource) -> None:
-    hearing = Hearing(source.windows.features, "whisper-tiny")
-    assert hearing.path_of(clips[0]).name.endswith(".whisper-tiny-states.safetensors")
-    assert source.hearing is not None
-    assert source.hearing.path_of(clips[0]).name.endswith(".whisper.safetensors")
+def test_states_of_another_whisper_are_not_taken(clips: list[ManifestClip], source: LipSource) -> None:
+    audio = AudioFeatures(source.windows.features, "whisper-tiny")
+    assert audio.path_of(clips[0]).name.endswith(".whisper-tiny-states.safetensors")
+    assert source.audio is not None
+    assert source.audio.path_of(clips[0]).name.endswith(".whisper.safetensors")
 
 
-def test_a_clip_is_heard_once(
+def test_states_are_computed_once(
     clips: list[ManifestClip], source: LipSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heard = []
+    encoded = []
 
     def encode_speech(encoder: object, wave: object) -> Tensor:
-        heard.append(encoder)
+        encoded.append(encoder)
         return torch.ones(60, 2, 3)
 
     monkeypatch.setattr("latentsync.train.unet.data.encode_speech", encode_speech)
-    hearing = Hearing(source.windows.features, "/models/other.pt")
+    audio = AudioFeatures(source.windows.features, "/models/other.pt")
     for _ in range(2):
-        hearing.prepare(clips[0], "encoder", Lock())  # type: ignore[arg-type]
-    assert heard == ["encoder"]
-    assert hearing.tokens(clips[0], range(2)).shape == (2, 20, 3)
+        audio.prepare(clips[0], "encoder", Lock())  # type: ignore[arg-type]
+    assert encoded == ["encoder"]
+    assert audio.tokens(clips[0], range(2)).shape == (2, 20, 3)
 
 
-def test_frames_hear_mel_around_them() -> None:
+def test_frames_get_the_mel_around_them() -> None:
     mel = torch.arange(100.0).expand(80, 100)
-    heard = frame_mel(mel, 5, frames=2)
-    assert heard.shape == (2, 80, 16)
-    assert heard[0, 0].tolist() == list(range(8, 24))  # frame 5 is shown at column 16
+    columns = frame_mel(mel, 5, frames=2)
+    assert columns.shape == (2, 80, 16)
+    assert columns[0, 0].tolist() == list(range(8, 24))  # frame 5 is shown at column 16
     assert frame_mel(mel, 0, frames=1)[0, 0, :9].tolist() == [0.0] * 9

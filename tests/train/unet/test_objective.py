@@ -19,16 +19,17 @@ from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.recipe.train_unet import NoiseTable, UNetTrainingRecipe
 from latentsync.train.unet.frozen import FrozenNetworks
 from latentsync.train.unet.objective import (
+    UNetObjective,
+    Wav2LipObjective,
     clean_loss,
     draw_noise,
-    make_unet_step,
-    named_weights,
+    loss_weights,
+    lower_half_out,
     noise_loss,
     perceptual_loss,
     pixel_sync_loss,
     temporal_features,
 )
-from latentsync.train.unet.wav2lip import lower_half_out, make_wav2lip_step
 
 STAGE2_RECIPE = load_recipe("stage2", UNetTrainingRecipe)
 
@@ -73,22 +74,22 @@ def batch(*numbers: int) -> dict[str, Tensor]:
         "audio": draw(FRAMES, 10, 16),
         "mel": draw(80, 16),
         "frame_mel": draw(FRAMES, 80, 16),
-        "is_heard": torch.ones(len(numbers)),
+        "has_speech": torch.ones(len(numbers)),
         "number": torch.tensor(numbers),
     }
 
 
 def test_stage_one_looks_at_the_noise_alone(frozen: FrozenNetworks) -> None:
     alone = FrozenNetworks(frozen.vae, None, None, None)
-    losses = make_unet_step(lip_recipe(NOWHERE, loss=STAGE1), alone)(Guess(), batch(0, 1))
-    assert losses.keys() == {"noise"} == named_weights(STAGE1).keys()
+    losses = UNetObjective(lip_recipe(NOWHERE, loss=STAGE1), alone).losses(Guess(), batch(0, 1))
+    assert losses.keys() == {"noise"} == loss_weights(STAGE1).keys()
 
 
 @pytest.mark.parametrize("name", ["noise", "sync", "perceptual", "trepa"])
 def test_gradients_reach_the_unet_through_every_part(frozen: FrozenNetworks, name: str) -> None:
     guess = Guess()
-    losses = make_unet_step(lip_recipe(NOWHERE, loss=STAGE2), frozen)(guess, batch(0, 1))
-    assert losses.keys() == named_weights(STAGE2).keys()
+    losses = UNetObjective(lip_recipe(NOWHERE, loss=STAGE2), frozen).losses(guess, batch(0, 1))
+    assert losses.keys() == loss_weights(STAGE2).keys()
     losses[name].backward()
     assert guess.gain.grad is not None and guess.gain.grad != 0 and guess.gain.grad.isfinite()
     parts = (frozen.vae, frozen.syncnet, frozen.perceptual, frozen.temporal)
@@ -97,7 +98,7 @@ def test_gradients_reach_the_unet_through_every_part(frozen: FrozenNetworks, nam
 
 def test_the_unet_is_given_the_channels_in_the_released_order(frozen: FrozenNetworks) -> None:
     guess, given = Guess(), batch(7)
-    make_unet_step(lip_recipe(NOWHERE), frozen)(guess, given)
+    UNetObjective(lip_recipe(NOWHERE), frozen).losses(guess, given)
     sample, timesteps, audio = guess.given
     assert sample.shape == (1, 13, FRAMES, 16, 16)
     assert sample[0, 4, 0, 0].min() > 0.5 > sample[0, 4, 0, 10, 8]  # 1 is kept, 0 is the mouth
@@ -107,10 +108,10 @@ def test_the_unet_is_given_the_channels_in_the_released_order(frozen: FrozenNetw
 
 
 def test_a_sample_draws_the_same_noise_in_every_batch(frozen: FrozenNetworks) -> None:
-    guess, step = Guess(), make_unet_step(lip_recipe(NOWHERE), frozen)
-    step(guess, batch(4, 9))
+    guess, objective = Guess(), UNetObjective(lip_recipe(NOWHERE), frozen)
+    objective.losses(guess, batch(4, 9))
     together, at = guess.given[0], guess.given[1]
-    step(guess, batch(9))
+    objective.losses(guess, batch(9))
     torch.testing.assert_close(guess.given[0][0], together[1])
     assert guess.given[1][0] == at[1]
 
@@ -146,13 +147,13 @@ def test_perceptual_looks_at_the_lower_half() -> None:
     assert perceptual_loss(made, other, StandInLpips()) > 0
 
 
-def test_sync_resizes_to_what_the_syncnet_sees(frozen: FrozenNetworks) -> None:
+def test_sync_resizes_to_what_the_syncnet_takes(frozen: FrozenNetworks) -> None:
     assert isinstance(frozen.syncnet, SyncNet)
     loss = pixel_sync_loss(torch.rand(2, 3, FRAMES, 64, 64), batch(0, 1), frozen.syncnet)
     assert loss.shape == () and loss > 0
 
 
-def test_a_latent_syncnet_sees_no_decoded_frame(frozen: FrozenNetworks) -> None:
+def test_a_latent_syncnet_needs_no_decoded_frame(frozen: FrozenNetworks) -> None:
     config = PAPER_SYNCNET.replaced(
         visual=TowerConfig(channels=(8, 8), factors=(4, 4), attention=()),
         audio=SYNCNET.audio,
@@ -167,26 +168,26 @@ def test_a_latent_syncnet_sees_no_decoded_frame(frozen: FrozenNetworks) -> None:
     assert frozen.vae is not None
     frozen.vae.decode = None  # type: ignore[method-assign, assignment]
     guess = Guess()
-    losses = make_unet_step(lip_recipe(NOWHERE, loss=loss), seeing)(guess, batch(0))
+    losses = UNetObjective(lip_recipe(NOWHERE, loss=loss), seeing).losses(guess, batch(0))
     losses["sync"].backward()
     assert guess.gain.grad
 
 
-def test_a_framewise_syncnet_hears_whisper_steps() -> None:
+def test_a_framewise_syncnet_takes_whisper_states() -> None:
     config = BUNDLED_SYNCNET.replaced(
         frames=16, rows=16, columns=24, channels=(4, 4), width=8, dimension=8, whisper_dim=16
     )
     syncnet = build_framewise(config).eval()
     made = torch.rand(2, 3, 16, 32, 32, requires_grad=True)
-    heard = {"steps": torch.rand(2, 32, 5, 16), "is_heard": torch.tensor([1.0, 0.0])}
-    loss = pixel_sync_loss(made, heard, syncnet)
+    given = {"states": torch.rand(2, 32, 5, 16), "has_speech": torch.tensor([1.0, 0.0])}
+    loss = pixel_sync_loss(made, given, syncnet)
     loss.backward()
     assert 0 < loss < 14
     assert made.grad is not None and made.grad[0].abs().sum() > 0
-    assert not made.grad[1].any()  # it hears silence, which has no step to keep
+    assert not made.grad[1].any()  # silence is neither in nor out of sync
 
 
-def test_a_framewise_syncnet_tells_the_way_of_the_lips() -> None:
+def test_a_framewise_syncnet_follows_the_lips() -> None:
     config = BUNDLED_SYNCNET.replaced(frames=16, rows=16, columns=24, channels=(4, 4), width=8)
     features = temporal_features(build_framewise(config).eval())
     video = torch.rand(2, 3, 16, 32, 32)
@@ -199,8 +200,8 @@ def test_predicted_latents_are_held_against_the_target(frozen: FrozenNetworks) -
     noise = STAGE2_RECIPE.noise.replaced(prediction="clean", noisiest_share=1.0)
     recipe = lip_recipe(NOWHERE, loss=clean, noise=noise)
     alone, guess, given = FrozenNetworks(frozen.vae, None, None, None), Guess(), batch(0, 1)
-    losses = make_unet_step(recipe, alone)(guess, given)
-    assert losses.keys() == {"clean", "reconstruction"} == named_weights(clean).keys()
+    losses = UNetObjective(recipe, alone).losses(guess, given)
+    assert losses.keys() == {"clean", "reconstruction"} == loss_weights(clean).keys()
     assert guess.given[1].tolist() == [999, 999]
     losses["reconstruction"].backward()
     assert guess.gain.grad
@@ -209,7 +210,7 @@ def test_predicted_latents_are_held_against_the_target(frozen: FrozenNetworks) -
 def test_one_reference_frame_serves_the_whole_window(frozen: FrozenNetworks) -> None:
     guess, given = Guess(), batch(0)
     given["reference_u8"] = given["reference_u8"][:, :1]
-    make_unet_step(lip_recipe(NOWHERE), frozen)(guess, given)
+    UNetObjective(lip_recipe(NOWHERE), frozen).losses(guess, given)
     reference = guess.given[0][:, 9:]
     assert torch.equal(reference[:, :, :1].expand_as(reference), reference)
 
@@ -234,7 +235,7 @@ def test_wav2lip_draws_pixels_and_is_judged_alike(frozen: FrozenNetworks) -> Non
     )
     without_vae = FrozenNetworks(None, frozen.syncnet, None, frozen.temporal)
     copy = Copy()
-    losses = make_wav2lip_step(recipe, without_vae)(copy, batch(0))
+    losses = Wav2LipObjective(recipe, without_vae).losses(copy, batch(0))
     assert losses.keys() == {"reconstruction", "sync", "trepa"}
     assert (copy.masked[:, :, :, 16:] == -1).all()
     video = torch.rand(1, 3, 2, 4, 4)

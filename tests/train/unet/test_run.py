@@ -21,8 +21,9 @@ from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.networks import TinyAutoencoderConfig, UNetConfig, Wav2LipConfig
 from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.recipe.training import RunTable
-from latentsync.train.job import TrainingJob, TrainingResult
+from latentsync.train.setup import TrainingJob, TrainingResult
 from latentsync.train.unet import frozen
+from latentsync.train.unet.objective import wanted_weights
 from latentsync.train.unet.run import run
 from latentsync.weights.checkpoints import load_checkpoint, read_note, save_checkpoint
 from latentsync.weights.models import find_model
@@ -48,7 +49,7 @@ def small_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
     backbone.parent.mkdir(parents=True)
     backbone.write_bytes(b"stand-in")
     monkeypatch.setattr(frozen, "load_lpips", lambda path, device: StandInLpips())
-    monkeypatch.setattr("latentsync.train.unet.run.choose_judge", lambda name, device: Judge())
+    monkeypatch.setattr("latentsync.train.unet.validate.choose_judge", lambda name, device: Judge())
     monkeypatch.setattr(
         "latentsync.train.unet.validate.score_sync",
         lambda judge, made, samples: SyncScore(1, 4.5, 0.2, judge.name),
@@ -177,7 +178,7 @@ def test_wav2lip_is_trained_alike(data: Path, networks: Path, tmp_path: Path) ->
 
 def test_frozen_networks_are_still_and_unwanted_ones_are_not_loaded(networks: Path) -> None:
     recipe = lip_recipe(networks, loss=STAGE2_RECIPE.loss.replaced(perceptual=0, trepa=0))
-    files = frozen.find_weights(recipe)
+    files = frozen.find_weights(wanted_weights(recipe), data=networks, checkpoints=networks)
     assert files.keys() == {"vae", "whisper", "syncnet"}
     loaded = frozen.load_frozen(recipe, files, device=torch.device("cpu"), dtype=torch.bfloat16)
     assert loaded.perceptual is loaded.temporal is None
@@ -192,7 +193,7 @@ def test_frozen_networks_are_still_and_unwanted_ones_are_not_loaded(networks: Pa
 def test_missing_weights_are_named_before_data_is_read(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("latentsync.train.unet.run.find_clips", None)
+    monkeypatch.setattr("latentsync.train.unet.data.find_clips", None)
     with pytest.raises(WeightsError, match="temporal") as caught:
         train(data, tmp_path / "out", load_recipe("stage2", UNetTrainingRecipe))
     assert caught.value.hint == (
@@ -242,18 +243,18 @@ def test_out_of_memory_names_what_to_lower(
 def test_a_syncnet_of_another_window_is_refused(data: Path, networks: Path, tmp_path: Path) -> None:
     recipe = lip_recipe(networks, loss=STAGE2)
     windows = recipe.windows.model_copy(update={"frames": 6})
-    with pytest.raises(RecipeError, match=r"sees windows of 5 frames, and windows\.frames = 6"):
+    with pytest.raises(RecipeError, match=r"takes windows of 5 frames, and windows\.frames = 6"):
         train(data, tmp_path / "out", recipe.model_copy(update={"windows": windows}))
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
+def test_a_loss_that_is_nan_stops_and_keeps_the_checkpoint(
     data: Path, networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = lip_recipe(networks, loss=STAGE2_RECIPE.loss.replaced(perceptual=0, trepa=0))
     train(data, tmp_path / "out", with_run(recipe, samples=8))
     monkeypatch.setattr(
         "latentsync.train.unet.objective.pixel_sync_loss",
-        lambda made, heard, syncnet: made.mean() * torch.nan,
+        lambda made, batch, syncnet: made.mean() * torch.nan,
     )
     with pytest.raises(RecipeError, match=r"step 3: the loss 'sync' is nan; the last good .*step-000002"):
         train(data, tmp_path / "out", recipe)
