@@ -195,12 +195,11 @@ def _write_network(
 
 
 def load(trained: Trained, checkpoint: Path) -> Position:
-    """Restore the model, EMA, optimizer and scaler from `checkpoint`.
+    """Restore the model, EMA, optimizer and scaler from `checkpoint`, whose files were checked.
 
     Raises:
         WeightsError: a file is missing, damaged or of another network.
     """
-    check_files(checkpoint)
     state = _read_state(checkpoint)
     for name in (EMA_WEIGHTS, MODEL):
         tensors = read_tensors(checkpoint / name)

@@ -32,6 +32,7 @@ from latentsync.train.checkpoint import (
     EMA,
     Position,
     Trained,
+    check_files,
     checkpoint_name,
     find_last,
     load,
@@ -256,10 +257,11 @@ def _resume(run: TrainingRun, trained: Trained, checkpoints: Path, report: Repor
     last = find_last(checkpoints)
     if last is None:
         return Position(data=run.data)
+    check_files(last)
     refuse_other_recipe(last, run.recipe)
     position = load(trained, last)
     if position.data != run.data:
-        report(Note(f"the data has changed since sample {position.samples}; training goes on", "warning"))
+        report(Note(f"the data has changed since sample {position.samples}; training continues", "warning"))
         position.data = run.data
     report(Note(f"resuming from {last}: {position.samples} samples seen"))
     return position

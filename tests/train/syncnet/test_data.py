@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,6 +120,22 @@ def test_the_hash_of_the_content_names_the_features(clips: list[ManifestClip]) -
     features.mel(clips[0])
     assert path.exists() and path.name.startswith(str(clips[0].sha256))
     assert features.path_of(clips[1], "mel.safetensors") != path
+
+
+def test_copies_of_a_clip_write_their_features_at_the_same_time(
+    clips: list[ManifestClip], tmp_path: Path
+) -> None:
+    features = FeatureFiles(tmp_path)
+
+    def save_other(part: Path) -> None:
+        part.write_text("another thread")
+
+    def save(part: Path) -> None:
+        part.write_text("one thread")
+        features.write(clips[0], "words.txt", save_other)  # between its write and its rename
+
+    features.write(clips[0], "words.txt", save)
+    assert features.path_of(clips[0], "words.txt").read_text() == "one thread"
 
 
 def test_pictures_of_a_window_change_alike() -> None:
