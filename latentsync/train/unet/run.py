@@ -18,7 +18,7 @@ from latentsync.train.processes import explaining, make_accelerator
 from latentsync.train.setup import TrainingJob, TrainingResult, planned, result_of, started
 from latentsync.train.unet.data import LipSamples, blank_batch, prepare_clips
 from latentsync.train.unet.frozen import build_frozen, find_weights, load_frozen
-from latentsync.train.unet.objective import choose_objective, wanted_weights
+from latentsync.train.unet.objective import choose_objective, hash_loss_networks, wanted_weights
 from latentsync.train.unet.start import build_generator, describe_training, export_generator
 from latentsync.train.unet.validate import UNetValidation, draw_curves, find_judge
 
@@ -47,6 +47,8 @@ def run(job: TrainingJob, recipe: UNetTrainingRecipe, report: Report) -> Trainin
     with explaining(recipe.run, lambda: "nothing was trained yet"):
         frozen = load_frozen(recipe, files, device=accelerator.device, dtype=dtype)
         model, config = build_generator(recipe, frozen.vae, files.get("start"), report)
+    # Now, not at the end: a path may have other contents by then.
+    taught_by = hash_loss_networks(files) if is_main else []
     judge = find_judge(accelerator.device, report)
     clips, source = prepare_clips(job, recipe, files, frozen.syncnet, accelerator, report)
     objective = choose_objective(recipe, frozen)
@@ -76,7 +78,7 @@ def run(job: TrainingJob, recipe: UNetTrainingRecipe, report: Report) -> Trainin
             accelerator,
             report,
         )
-        weights = export_generator(job, recipe, is_main=is_main)
+        weights = export_generator(job, recipe, taught_by=taught_by, is_main=is_main)
     return result_of(job, clips, ending, weights, started_s=started_s, is_main=is_main)
 
 

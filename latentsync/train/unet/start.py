@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -226,14 +226,21 @@ def describe_training(model: nn.Module, weights: Mapping[str, float]) -> str:
     return f"training: {trained / 1e6:.2f} of {every / 1e6:.2f} million parameters; losses: {losses}"
 
 
-def export_generator(job: TrainingJob, recipe: UNetTrainingRecipe, *, is_main: bool) -> Path:
-    """Export the best EMA weights, with what `sync` must know to use them; returns the file."""
+def export_generator(
+    job: TrainingJob, recipe: UNetTrainingRecipe, *, taught_by: Sequence[str], is_main: bool
+) -> Path:
+    """Export the best EMA weights, with what `sync` must know to use them; returns the file.
+
+    Args:
+        taught_by: hashes of the loss networks, for `evaluate`; see `hash_loss_networks`.
+    """
     facts = {
         "origin": "trained",
         "resolution": recipe.windows.resolution,
         "prediction_type": build_training_scheduler(recipe.noise).config.prediction_type,
         "vae": recipe.weights.vae,
         "whisper": recipe.weights.whisper,
+        "taught_by": list(taught_by),
     }
     path = job.output / f"{recipe.generator}.safetensors"
     return export_best(job.checkpoints, path, facts=facts, is_main=is_main)

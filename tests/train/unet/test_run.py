@@ -13,6 +13,7 @@ from made_lips import STAGE1, STAGE2, StandInLpips, lip_recipe, write_lips, writ
 
 from latentsync.errors import MediaError, MemoryShortage, RecipeError, WeightsError
 from latentsync.events import Event, Note, Plan, ignore
+from latentsync.files import sha256_of
 from latentsync.metrics.sync import SyncScore
 from latentsync.models.autoencoder import build_tiny_autoencoder
 from latentsync.models.unet import build_unet
@@ -96,6 +97,7 @@ def test_stage_one_learns_and_sync_finds_the_result(data: Path, networks: Path, 
     load_checkpoint(result.weights, kind="unet", config_type=UNetConfig, build=build_unet)
     facts = read_note(result.weights).facts
     assert (facts["origin"], facts["resolution"], facts["samples"]) == ("trained", 32, 80)
+    assert facts["taught_by"] == []  # the noise loss needs no network
     found = find_model(str(result.weights))  # `sync` takes it with the autoencoder it was trained with
     assert (found.vae, found.prediction_type) == (networks / "vae.safetensors", "epsilon")
 
@@ -173,6 +175,8 @@ def test_wav2lip_is_trained_alike(data: Path, networks: Path, tmp_path: Path) ->
     result = train(data, tmp_path / "out", recipe)
     assert result.weights == tmp_path / "out" / "wav2lip.safetensors"
     load_checkpoint(result.weights, kind="wav2lip", config_type=Wav2LipConfig, build=build_wav2lip)
+    teachers = [sha256_of(networks / f"{use}.safetensors") for use in ("syncnet", "temporal")]
+    assert read_note(result.weights).facts["taught_by"] == sorted(teachers)
     assert log_of(tmp_path / "out")[0]["losses"].keys() == {"reconstruction", "sync", "trepa"}
 
 
