@@ -25,7 +25,7 @@ from latentsync_cli.training import (
 )
 
 OutputOption = Annotated[
-    Path, typer.Option("--output", "-o", help="Checkpoints, log and pictures; a run in it is continued.")
+    Path, typer.Option("--output", "-o", help="Checkpoints, log and pictures; a run in it is resumed.")
 ]
 
 
@@ -42,7 +42,7 @@ def train_syncnet(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Train the SyncNet on processed clips. The same command again continues."""
+    """Train the SyncNet on processed clips. The same command again resumes."""
     from latentsync.recipe.loading import load_recipe
     from latentsync.recipe.train_syncnet import SyncNetRecipe
     from latentsync.train.setup import TrainingJob

@@ -1,4 +1,4 @@
-"""`latentsync train-unet`: train the U-Net that moves the mouth, stage 1 or 2."""
+"""`latentsync train-unet`: train the U-Net that generates the mouth, stage 1 or 2."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OutputOption = Annotated[
     typer.Option(
         "--output",
         "-o",
-        help="Checkpoints, log and videos; a run in it is continued.",
+        help="Checkpoints, log and videos; a run in it is resumed.",
         show_default="runs/ and the recipe's name",
     ),
 ]
@@ -38,7 +38,7 @@ StartOption = Annotated[
     typer.Option(
         "--from",  # torchrun would take --start for its own
         metavar="NAME|PATH",
-        help="What to begin with, short for --set weights.start: a name, scratch, or a file.",
+        help="Weights to start from, short for --set weights.start: a name, scratch, or a file.",
         show_default="what the recipe says",
     ),
 ]
@@ -58,7 +58,7 @@ def train_unet(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Train the U-Net on processed clips, stage 1 or 2. The same command again continues."""
+    """Train the U-Net on processed clips, stage 1 or 2. The same command again resumes."""
     import json
 
     from latentsync.recipe.loading import load_recipe

@@ -25,10 +25,10 @@ WorkersOption = Annotated[
 ]
 DecodedOption = Annotated[
     DecodedCache,
-    typer.Option(help="Keep the clips decoded beside the data; auto: if they fit 8 GB."),
+    typer.Option(help="Keep decoded clips next to the data; auto: if they fit 8 GB."),
 ]
 StopOption = Annotated[
-    float | None, typer.Option(metavar="SECONDS", min=0, help="Save and stop after so much training.")
+    float | None, typer.Option(metavar="SECONDS", min=0, help="Save and stop after that much training.")
 ]
 
 
@@ -46,6 +46,6 @@ def _show(result: TrainingResult, recipe: Recipe, *, as_json: bool, quiet: bool)
 
         console.show(result.as_dict(), as_json=as_json, text=dump_recipe(recipe).splitlines())
         return
-    stopped = "" if result.reason == "finished" else "; stopped early, the same command continues"
+    stopped = "" if result.reason == "finished" else "; stopped early, the same command resumes"
     words = [f"{result.samples} samples in {result.took_s:.0f} s{stopped}; the network:"]
     console.show(result.as_dict(), as_json=as_json, quiet=quiet, words=words, paths=[result.weights])

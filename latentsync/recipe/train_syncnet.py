@@ -23,7 +23,7 @@ class SyncNetWeights(Table):
 class NegativesTable(Table):
     """Which speech does not belong to the frames.
 
-    policy   "reference": any other place of the same clip; "same_clip": at least min_distance_frames away;
+    policy   "reference": any other position in the same clip; "same_clip": at least min_distance_frames away;
              "mixed": as same_clip, but `other_clip_share` of them come from another clip
     pairing  "random_half": one window a sample, right or wrong half the time each; "in_clip_matrix":
              windows_per_clip windows a sample, each compared with the speech of all
@@ -40,7 +40,7 @@ class NegativesTable(Table):
     @model_validator(mode="after")
     def _means_what_it_says(self) -> NegativesTable:
         if self.policy == "reference" and self.min_distance_frames != 1:
-            raise ValueError('policy = "reference" takes any other place: min_distance_frames must be 1')
+            raise ValueError('policy = "reference" takes any other position: min_distance_frames must be 1')
         if self.policy != "mixed" and self.other_clip_share:
             raise ValueError('other_clip_share needs policy = "mixed"')
         if self.policy == "mixed" and self.pairing == "in_clip_matrix":
@@ -68,7 +68,7 @@ class SpeechAugmentation(Table):
     noise           standard deviation, where the mel lies in -4..4
     gain_db         largest change of loudness
     time_mask       most columns, frequency_mask most bands that are silenced at once
-    other_speech    how often another clip is heard behind, other_speech_db below
+    other_speech    share of samples with another clip's speech mixed in, other_speech_db below
     jitter_columns  most mel columns (of 12.5 ms) by which the speech is moved against the frames
     """
 
@@ -84,7 +84,7 @@ class SpeechAugmentation(Table):
 class SyncValidation(Table):
     """How the SyncNet is tried on people it was not trained on.
 
-    clips             so many, evenly over the list
+    clips             how many, evenly over the list
     windows_per_clip  windows that follow each other by one frame
     best_by           the measure by which the best checkpoint is chosen
     """

@@ -19,7 +19,7 @@ class LipWindows(Table):
     reference      "window": as many frames elsewhere; "frame": one, the same for all, which short clips allow
     reference_gap_frames  left out between the target and its reference, whose mouth may tell the target's
     balance        what is drawn evenly: "clip"; or "person" and then a clip of theirs
-    audio_dropout  how often a whole window hears silence, so that guidance has something to lean on
+    audio_dropout  share of windows whose audio is silence, which classifier-free guidance needs
     audio_noise    standard deviation of the noise on Whisper's states
     """
 
@@ -36,8 +36,8 @@ class WeightsTable(Table):
     """Where networks come from: a name of `latentsync models list`, "compact" (in the package), or a path.
 
     start     what training begins with; "scratch" is nothing
-    syncnet, temporal  are loaded only where their loss has a weight; "compact" is the packaged SyncNet for
-                       both, whose visual tower then stands for the video encoder
+    syncnet, temporal  are loaded only where their loss has a weight; "compact" is the bundled SyncNet for
+                       both, whose visual tower then replaces the video encoder
     """
 
     start: str
@@ -68,7 +68,7 @@ class LossWeights(Table):
     noise            of the U-Net's prediction, where that is the noise
     clean            mean absolute error of predicted latents; the mouth counts `mouth` times, what is seen
                      anyway a quarter
-    reconstruction   mean absolute error of pixels: of a Wav2Lip; and of the mouth, with its edges, beside
+    reconstruction   mean absolute error of pixels: of a Wav2Lip; and of the mouth, with its edges, next to
                      `clean`
     sync             of SyncNet, which sees decoded frames ("pixel") or the predicted latents ("latent")
     perceptual       LPIPS of the lower half
@@ -90,7 +90,7 @@ class LossWeights(Table):
 class LipValidation(Table):
     """How the network is tried on clips that it is not trained on.
 
-    clips    so many, evenly over the list
+    clips    how many, evenly over the list
     windows  of each clip, one after the other, made into a video and judged
     steps, guidance  of the denoising
     best_by  which checkpoint is given away: the last, or the best by loss or by Sync_conf

@@ -12,7 +12,7 @@ from latentsync.recipe.schema import Amount, Count, Share, Table
 
 Precision = Literal["fp32", "fp16", "bf16"]
 
-# What may change when a run is continued: how long it goes on, and what moves no weight.
+# What may change when a run is resumed: how long it is, and what changes no weight.
 MAY_CHANGE = (
     "run.samples",
     "run.micro_batch_samples",

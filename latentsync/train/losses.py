@@ -35,7 +35,7 @@ def mouth_weights(mask: Tensor, *, mouth: float, kept: float) -> Tensor:
 def reconstruction_loss(made: Tensor, real: Tensor, *, edge_weight: float) -> Tensor:
     """Mean absolute error of (b c h w), plus that of the edges at two scales, which keeps lip lines sharp.
 
-    Source: ours; a perceptual network would need weights that cannot be shipped.
+    Source: ours; a perceptual network would need weights that cannot be bundled.
     """
     loss = functional.l1_loss(made, real)
     for scale in (1, 2):
@@ -56,14 +56,14 @@ def pixel_loss(vae: FaceVAE, made: Tensor, real: Tensor) -> Tensor:
     return reconstruction_loss(decoded, wanted, edge_weight=0.5)
 
 
-# A cosine of exactly 0 or 1 on the wrong side would make an endless loss and no gradient.
+# A cosine of exactly 0 or 1 on the wrong side would make an infinite loss and no gradient.
 COSINE_LIMIT = 1e-6
 
 
 def sync_loss(cosine: Tensor, label: Tensor) -> Tensor:
     """Binary cross-entropy of cosines (b,) taken as the probability that speech and frames belong together.
 
-    Computed in float32, with the cosine held within 1e-6 of 0 and 1, so that it is never NaN nor endless; the
+    Computed in float32, with the cosine held within 1e-6 of 0 and 1, so that it is always finite; the
     gradient passes, so a cosine beyond them is pulled back. Per item, not averaged.
 
     Args:
