@@ -13,8 +13,11 @@ import pytest
 from latentsync.compat import make_torchvision_importable
 
 make_torchvision_importable()
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job; children would inherit it
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# In a background job or under nohup these are ignored, and what the tests start would inherit that.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
+
 
 REPOSITORY = Path(__file__).parent.parent
 
