@@ -73,7 +73,7 @@ class RGBConverter:
 
     def _convert(self, frame: VideoFrame, pix_fmt: str) -> NDArray[Any]:
         assert self._stored_size is not None
-        # One thread: with several, swscale does not give the same pixels every time (measured under load).
+        # One thread: the stages of `sync` already run side by side, and `preprocess` has a worker per core.
         rgb = self._reformatter.reformat(
             frame,
             *self._stored_size,

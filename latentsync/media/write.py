@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Literal, Self, cast
 
 import av
+import cv2
 import numpy as np
 from av.container import OutputContainer
 from av.video.frame import VideoFrame
@@ -32,6 +33,7 @@ _FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _EXACT_COLOUR = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 _LIMITED, _FULL, _BT709 = 1, 2, 1  # ITU-T H.273
 _FINE_TICKS_PER_S = 90_000
+_AVX512 = 256  # OpenCV's number for the instructions that x264 needs for its AVX-512 code
 _NVENC_PRESETS = {
     "ultrafast": "p1",
     "superfast": "p1",
@@ -55,7 +57,7 @@ class Encoding:
 
     crf     0 is best, 18 cannot be told from the source, 51 is worst; lossless has none
     preset  ultrafast to veryslow: slower is smaller
-    threads of libx264; what it writes depends on their number. None: as many as it likes
+    threads of libx264; what it writes depends on their number, which therefore is not the machine's
     pixels  "auto": yuv420p, which every player takes, an odd size made even by repeating the last row or
             column; "keep": the size as it is, which takes yuv444p where it is odd
     """
@@ -63,7 +65,7 @@ class Encoding:
     codec: Literal["libx264", "libx265", "h264_nvenc", "lossless"] = "libx264"
     crf: int = 18
     preset: str = "medium"
-    threads: int | None = None
+    threads: int = 4
     pixels: PixelFormat = "auto"
 
 
@@ -125,12 +127,11 @@ class VideoWriter:
         self._part = _reserve_part(path, self._target)
         try:
             with self._explained():
-                is_mp4 = container_format in ("mp4", "mov")
+                options = {"fflags": "+bitexact"}  # no random identities, which Matroska has for tracks
+                if container_format != "matroska":
+                    options["movflags"] = "+faststart"
                 self._container = av.open(
-                    media_url(self._part),
-                    "w",
-                    format=container_format,
-                    container_options={"movflags": "+faststart"} if is_mp4 else {},
+                    media_url(self._part), "w", format=container_format, container_options=options
                 )
                 self._tags = _colour_tags(like, encoding)
                 self._stream = self._add_video(self._container, encoding, like, container_format)
@@ -234,7 +235,6 @@ class VideoWriter:
             added = ((0, height - rgb_u8.shape[0]), (0, width - rgb_u8.shape[1]), (0, 0))
             rgb_u8 = np.pad(rgb_u8, added, mode="edge")
         frame = VideoFrame.from_ndarray(np.ascontiguousarray(rgb_u8), format="rgb24")
-        # One thread: with several, swscale and x264 after it do not give the same bytes every time.
         if self._tags.colorspace == COLORSPACE_RGB:
             return self._reformatter.reformat(frame, format=self._stream.codec_context.pix_fmt, threads=1)
         encodable = self._reformatter.reformat(
@@ -349,8 +349,13 @@ def _encoder_of(
     options = {"crf": str(encoding.crf), "preset": encoding.preset}
     if encoding.codec == "libx265":
         options["x265-params"] = "log-level=error"
-    elif encoding.threads is not None:
-        options["threads"] = str(encoding.threads)
+    else:
+        # Threads that share a frame cut it into slices, one per processor; frames side by side do not.
+        options |= {"threads": str(encoding.threads), "thread_type": "frame"}
+        if cv2.checkHardwareSupport(_AVX512):
+            # x264's AVX-512 code for macroblock trees reads memory that it never wrote: the bytes of the
+            # result, and grey levels of all frames, depended on what the process had used it for before.
+            options["x264-params"] = "asm=avx2"
     return encoding.codec, pix_fmt, options
 
 
