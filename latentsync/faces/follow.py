@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from latentsync.faces.appearance import Look, Looks, look_at
 from latentsync.faces.choice import FaceChoice, choose, choose_first
 from latentsync.faces.detect import FaceFinder
 from latentsync.faces.landmarks import SQUARE_PER_EXTENT, Landmarker, Square, square_around
@@ -63,6 +64,8 @@ class Follower:
         self._lost_frames = 0
         self._unchecked_frames = 0
         self._strikes = 0
+        self._own, self._others = Looks(), Looks()  # of the chosen person, and of the others in this shot
+        self._is_hidden = False  # another face was seen where the chosen one was expected
 
     def see(self, frame: Frame) -> Sight:
         """The chosen face in the next frame."""
@@ -74,12 +77,20 @@ class Follower:
         )
         if is_cut:
             points = None
+            self._own.forget()
+            self._others.forget()
+        is_doubted = points is not None and self._looks_otherwise(frame.rgb_u8, points)
+        if is_doubted:
+            points = None
         if points is not None and self._unchecked_frames >= self._settings.check_every_frames:
             points = self._check(frame.rgb_u8, points, confidence)
-        is_found = points is None and (is_cut or self._is_time_to_look())
-        if is_found:
+        if points is None and (is_cut or is_doubted or self._is_time_to_look()):
             points, confidence = self._find(frame.rgb_u8, is_cut)
         is_new = is_cut
+        if points is None:
+            self._is_hidden |= is_doubted
+        else:  # what was hidden must not be interpolated: the other person was in front of it
+            is_new, self._is_hidden = is_new or self._is_hidden, False
         if points is not None and self._known is not None:
             is_new |= _moved(self._known, points) > self._settings.largest_step * (1 + self._lost_frames)
         self._remember(points)
@@ -102,6 +113,12 @@ class Follower:
         is_face = confidence >= self._settings.confidence and 0.7 < _growth(self._points, points) < 1.4
         return (points, confidence) if is_face and is_same else (None, confidence)
 
+    def _looks_otherwise(self, rgb_u8: FrameImage, points: NDArray[np.float32]) -> bool:
+        """Whether the face that was followed may have become another person's, who passes in front."""
+        look = look_at(rgb_u8, points)
+        own = self._own.unlike(look)
+        return bool(self._own) and (own >= 1 or self._others.unlike(look) < own)
+
     def _check(
         self, rgb_u8: FrameImage, points: NDArray[np.float32], confidence: float
     ) -> NDArray[np.float32] | None:
@@ -116,15 +133,33 @@ class Follower:
         zoom = CHECK_PX / max(region.shape[:2])
         size = (max(24, round(region.shape[1] * zoom)), max(24, round(region.shape[0] * zoom)))
         small = np.asarray(cv2.resize(region, size, interpolation=cv2.INTER_AREA), np.uint8)
+        own, others = 0, 0
         for face in self._detector.detect(small):
-            found_x, found_y, _ = _square_of(face)
-            away = np.hypot(found_x / zoom + left - centre_x, found_y / zoom + top - centre_y)
-            if away < 0.5 * side / SQUARE_PER_EXTENT:
-                self._strikes = 0
-                return points
+            found_x, found_y, found_side = (value / zoom for value in _square_of(face))
+            square = (found_x + left, found_y + top, found_side)
+            if np.hypot(square[0] - centre_x, square[1] - centre_y) < 0.5 * side / SQUARE_PER_EXTENT:
+                own += 1
+            else:
+                others += 1
+                self._meet(rgb_u8, square)
+        if own and not others:  # with somebody so near, half of what is seen may be theirs
+            self._own.learn(look_at(rgb_u8, points))
+        if own:
+            self._strikes = 0
+            return points
         self._strikes += 1
         is_given_up = self._strikes >= (6 if confidence >= self._settings.sure else 2)
         return None if is_given_up else points
+
+    def _meet(self, rgb_u8: FrameImage, square: Square) -> None:
+        """Remember the look of somebody else."""
+        points, confidence = self._landmarker.points(rgb_u8, square)
+        if confidence >= self._settings.confidence:
+            self._know_other(look_at(rgb_u8, points))
+
+    def _know_other(self, look: Look) -> None:
+        if self._own.unlike(look) >= 1:
+            self._others.learn(look)
 
     def _is_time_to_look(self) -> bool:
         """Every frame at first, every fourth once the face has been away for a while."""
@@ -135,14 +170,38 @@ class Follower:
         faces = self._faces(rgb_u8)
         if not faces:
             return None, 0.0
-        face: Face | None
+        looks = [look_at(rgb_u8, face.points) for face in faces]
+        number = self._recognised(faces, looks, is_cut)
+        if number is None:
+            return None, 0.0
+        self._own.learn(looks[number])
+        for other, look in enumerate(looks):
+            if other != number:
+                self._know_other(look)
+        return faces[number].points, faces[number].score
+
+    def _recognised(self, faces: list[Face], looks: list[Look], is_cut: bool) -> int | None:
+        """Which of the faces is the chosen one, if any is."""
         if self._known is None:
-            face = choose_first(faces, self._choice)
-        elif is_cut or self._lost_frames > self._settings.forget_frames:
-            face = choose(faces, self._choice)
-        else:
-            face = self._same(faces, self._known)
-        return (face.points, face.score) if face else (None, 0.0)
+            return _position(faces, choose_first(faces, self._choice))
+        if is_cut:
+            return _position(faces, choose(faces, self._choice))
+        own = [self._own.unlike(look) for look in looks]
+        is_other = [self._others.unlike(look) < unlike for look, unlike in zip(looks, own, strict=True)]
+        if self._lost_frames > self._settings.forget_frames:
+            return self._chosen_anew(faces, own, is_other)
+        return self._same(faces, own, is_other)
+
+    def _chosen_anew(self, faces: list[Face], own: list[float], is_other: list[bool]) -> int | None:
+        """The chosen person wherever, or else whom the choice means now, unless that is a known other one."""
+        alike = [number for number in range(len(faces)) if own[number] < 1 and not is_other[number]]
+        if alike:
+            return min(alike, key=lambda number: own[number])
+        number = _position(faces, choose(faces, self._choice))
+        if number is None or is_other[number]:
+            return None
+        self._own.forget()
+        return number
 
     def _faces(self, rgb_u8: FrameImage) -> list[Face]:
         """Every face that both the detector and the landmark network believe in."""
@@ -156,15 +215,19 @@ class Follower:
                 faces.append(face)
         return faces
 
-    def _same(self, faces: list[Face], known: NDArray[np.float32]) -> Face | None:
-        """The face nearest to where it was last seen, unless it is too far away or of another size."""
-        reach = self._settings.largest_step * (1 + 0.2 * self._lost_frames)
+    def _same(self, faces: list[Face], own: list[float], is_other: list[bool]) -> int | None:
+        """The face near where it was last seen, of like size, that looks like it and like nobody else."""
+        known, reach = self._known, self._settings.largest_step * (1 + 0.2 * self._lost_frames)
+        assert known is not None
         near = [
-            face
-            for face in faces
+            number
+            for number, face in enumerate(faces)
             if _moved(known, face.points) < reach and 0.6 < _growth(known, face.points) < 1.67
         ]
-        return min(near, key=lambda face: _moved(known, face.points), default=None)
+        alike = [number for number in near if own[number] < 1 and not is_other[number]]
+        if not alike and len(near) == 1 and not is_other[near[0]]:
+            alike = near  # alone, it is the same face in another light
+        return min(alike, key=lambda number: own[number], default=None)
 
     def _remember(self, points: NDArray[np.float32] | None) -> None:
         self._unchecked_frames += 1
@@ -180,6 +243,11 @@ class Follower:
 def face_from(points: NDArray[np.float32], score: float) -> Face:
     """A face whose box is the smallest around its points."""
     return Face(np.concatenate([points.min(0), points.max(0)]).astype(np.float32), score, points)
+
+
+def _position(faces: list[Face], face: Face | None) -> int | None:
+    """The number of a face in a list, by identity: arrays have no equality of one truth."""
+    return next((number for number, other in enumerate(faces) if other is face), None)
 
 
 def _square_of(face: Face) -> Square:
