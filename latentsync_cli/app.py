@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -52,11 +52,8 @@ class CommandGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            console.say("interrupted: no unfinished file is left behind")
-            if _wants_json():
-                console.show_json({"error": "interrupted", "hint": None, "exit_code": console.INTERRUPTED})
-            raise SystemExit(console.INTERRUPTED) from None
+        except KeyboardInterrupt:  # here, since click would end with a word and a code of its own
+            _end_interrupted()
 
     def main(self, *args: Any, **extra: Any) -> Any:
         if not _wants_json():
@@ -115,6 +112,8 @@ def main() -> None:
     try:
         with _ended_by_signals():
             app(prog_name="latentsync")
+    except KeyboardInterrupt:  # while typer still built the command
+        _end_interrupted()
     except Exception as error:
         console.end_bars()
         known = _known(error)
@@ -127,6 +126,13 @@ def main() -> None:
             known = _out_of_memory()
         console.show_failure(known, as_json=_wants_json())
         raise SystemExit(known.exit_code) from None
+
+
+def _end_interrupted() -> NoReturn:
+    console.say("interrupted: no unfinished file is left behind")
+    if _wants_json():
+        console.show_json({"error": "interrupted", "hint": None, "exit_code": console.INTERRUPTED})
+    raise SystemExit(console.INTERRUPTED) from None
 
 
 @contextmanager

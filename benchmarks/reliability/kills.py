@@ -73,6 +73,7 @@ def stop(line: list[str], number: signal.Signals, *, after_s: float, mark: str) 
         "is_stopped": is_stopped,
         "code": run.returncode,
         "has_traceback": "Traceback" in stderr,
+        "last_line": stderr.strip().rsplit("\n", 1)[-1][-120:] if "Traceback" in stderr else "",
         "processes_left": len(left),
     }
 
@@ -117,6 +118,8 @@ def main() -> int:
     parser.add_argument("--flags", default="", help="more flags of the command, in one string")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    # A shell that starts this in the background has it ignore Ctrl-C, and the commands would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     whole, killed = arguments.work / "whole", arguments.work / "killed"
     for folder in (whole, killed):
         folder.mkdir(parents=True)
