@@ -55,6 +55,11 @@ class LipUNet(nn.Module):
         self.adapter: AudioAdapter | None = None
         if config.adapter_dim:
             self.adapter = AudioAdapter(states_dim=config.audio_dim, dim=config.adapter_dim)
+        self.residual: nn.Conv2d | None = None
+        if config.reference_residual:
+            self.residual = nn.Conv2d(config.latent_channels, config.latent_channels, 3, padding=1)
+            nn.init.zeros_(self.residual.weight)
+            nn.init.zeros_(self.residual.bias)  # type: ignore[arg-type]
         self._pooled_norms = [module for module in network.modules() if isinstance(module, PooledGroupNorm)]
         keep_network_keys(self)
 
@@ -78,11 +83,15 @@ class LipUNet(nn.Module):
         predicted: Tensor
         if self.config.motion:
             (predicted,) = self.network(sample, timesteps, audio, return_dict=False)  # b c f h w
-            return predicted
-        images = frames_to_batch(sample)  # b·f c h w
-        timesteps = timesteps.repeat_interleave(frames)
-        (predicted,) = self.network(images, timesteps, audio, class_labels=summary, return_dict=False)
-        return batch_to_frames(predicted, frames=frames)
+        else:
+            images = frames_to_batch(sample)  # b·f c h w
+            timesteps = timesteps.repeat_interleave(frames)
+            (predicted,) = self.network(images, timesteps, audio, class_labels=summary, return_dict=False)
+            predicted = batch_to_frames(predicted, frames=frames)
+        if self.residual is not None:
+            reference = frames_to_batch(sample[:, -self.config.latent_channels :])  # b·f c h w
+            predicted = predicted + batch_to_frames(self.residual(reference), frames=frames)
+        return predicted
 
     def enable_gradient_checkpointing(self) -> None:
         """Trade time for memory in training: activations inside the blocks are computed again."""

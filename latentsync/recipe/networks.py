@@ -39,6 +39,8 @@ class UNetConfig(Table):
     motion_max_frames   longest window that the positional table of the motion modules can tell apart
     view                what is generated of an aligned face, see `latentsync.diffusion.view`: all of it, or a
                         window of half its side around mouth and chin
+    reference_residual  whether the network predicts a change to the reference, which a convolution of it
+                        adds to the output; for prediction = "clean"
     latent_channels     of the autoencoder; training takes it from the VAE of the recipe
     """
 
@@ -54,6 +56,7 @@ class UNetConfig(Table):
     motion_modules: Literal["all", "decoder"]
     motion_max_frames: Count
     view: Literal["face", "mouth"]
+    reference_residual: bool
     latent_channels: Count = 4
 
     @property
@@ -73,6 +76,7 @@ class UNetConfig(Table):
         if not isinstance(values, dict):
             return values
         values = dict(values)
+        values.setdefault("reference_residual", False)  # a checkpoint before version 0.2
         if "motion_place" in values:
             modules = values.pop("motion_place")
             values["motion_modules"] = "all" if modules == "everywhere" else modules

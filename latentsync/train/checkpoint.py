@@ -36,7 +36,7 @@ from latentsync.weights.read import read_metadata, read_tensors, write_tensors
 MODEL, EMA_WEIGHTS, STATE = "model.safetensors", "average.safetensors", "state.pt"
 POSITION, RECIPE = "position.json", "recipe.toml"
 SUMS = "SHA256SUMS"  # of the other files, as `sha256sum --check` takes it
-ADAPTER = "adapter."  # a U-Net's, which its weights file holds under its own name
+OWN_NAMES = ("adapter.", "residual.")  # parts of a U-Net that its weights file holds under their names
 _STEP_NAME = re.compile(r"step-\d+")
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -187,11 +187,13 @@ def _write_network(
     """Write the part of `state` that is the network; returns the rest."""
     prefix = f"{trained.network}." if trained.network else ""
     network = {
-        key.removeprefix(prefix): value for key, value in state.items() if key.startswith((prefix, ADAPTER))
+        key.removeprefix(prefix): value
+        for key, value in state.items()
+        if key.startswith((prefix, *OWN_NAMES))
     }
     facts = {"samples": position.samples, "steps": position.steps}
     save_checkpoint(path, network, kind=trained.kind, config=trained.config, facts=facts)
-    return {key: value for key, value in state.items() if not key.startswith((prefix, ADAPTER))}
+    return {key: value for key, value in state.items() if not key.startswith((prefix, *OWN_NAMES))}
 
 
 def load(trained: Trained, checkpoint: Path) -> Position:
@@ -205,7 +207,7 @@ def load(trained: Trained, checkpoint: Path) -> Position:
         tensors = read_tensors(checkpoint / name)
         prefix = f"{trained.network}." if trained.network else ""
         named = {
-            key if key.startswith(ADAPTER) else f"{prefix}{key}": tensor for key, tensor in tensors.items()
+            key if key.startswith(OWN_NAMES) else f"{prefix}{key}": tensor for key, tensor in tensors.items()
         }
         try:
             whole = named | state["rest"][name]

@@ -177,6 +177,7 @@ def unet_config_of(tensors: Mapping[str, Tensor], path: Path) -> UNetConfig:
             norm_num_groups=32,
             norm_over="window",
             view="face",
+            reference_residual=False,
         )
     except ValueError as error:
         raise WeightsError(f"{str(path)!r} is not a LatentSync U-Net: {error}", hint=NAMED) from error

@@ -24,6 +24,8 @@ from latentsync.weights.read import name_keys, read_tensors
 from latentsync.weights.released import OTHER_UNETS, SAMPLE_CHANNELS, read_unet_file, rename_unet
 
 MOTION = ".motion_modules."
+RESIDUAL = "residual."
+MAY_BE_NEW = (MOTION, RESIDUAL)
 STABLE_DIFFUSION_CHANNELS = 4
 NetworkConfig = UNetConfig | Wav2LipConfig
 # Parameters whose size may differ from that in the file; they start at random values.
@@ -61,8 +63,8 @@ def start_unet(config: UNetConfig, path: Path | None) -> tuple[LipUNet, Start]:
 
     From Stable Diffusion 1.5, the first convolution (13 channels for 4) and the keys and values of the
     attention to speech (384 for 768 wide) are new; from a network with another view of the face, the first
-    and the last convolution. From a network without motion modules, those are new; into one without, they are
-    left out. Anything else that does not fit is an error.
+    and the last convolution. From a network without motion modules or reference residual, those are new; into
+    one without motion modules, they are left out. Anything else that does not fit is an error.
 
     Args:
         path: a U-Net of diffusers, of a LatentSync release, or trained here; None: random values from torch's
@@ -122,7 +124,7 @@ def _refuse_misfits(
     own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path, *, may_differ: tuple[str, ...]
 ) -> None:
     faults = []
-    missing = {key for key in own if key not in tensors and MOTION not in key}
+    missing = {key for key in own if key not in tensors and not any(part in key for part in MAY_BE_NEW)}
     extra = {key for key in tensors if key not in own and MOTION not in key}
     for names, word in ((missing, "missing"), (extra, "unexpected")):
         if names:
@@ -167,6 +169,8 @@ class UNetInTraining(nn.Module):
         self.network = unet.network
         if unet.adapter is not None:
             self.adapter = unet.adapter
+        if unet.residual is not None:
+            self.residual = unet.residual
         self._unet = (unet,)  # in a tuple, so that its parameters are not registered twice
 
     def forward(self, sample: Tensor, timesteps: Tensor, audio: Tensor) -> Tensor:
