@@ -32,7 +32,7 @@ from latentsync.errors import WeightsError
 from latentsync.recipe.networks import WhisperDims
 from latentsync.weights.checkpoints import is_checkpoint, read_note
 from latentsync.weights.convert import import_file
-from latentsync.weights.models import BUNDLED
+from latentsync.weights.named import BUNDLED
 from latentsync.weights.read import read_content
 from latentsync.weights.released import load_unet, load_whisper, vae_from_released
 

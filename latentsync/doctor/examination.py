@@ -76,7 +76,7 @@ def run(job: DoctorJob, report: Report) -> DoctorResult:
 
 def look_at_bundled() -> list[Check]:
     """The files inside the package, by their checksums."""
-    from latentsync.weights.models import BUNDLED
+    from latentsync.weights.named import BUNDLED
 
     lines = (BUNDLED / SUMS).read_text(encoding="utf-8").split("\n")
     expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines) if name}

@@ -56,6 +56,7 @@ from latentsync.sync.run import run as run_sync
 from latentsync.weights.checkpoints import is_checkpoint, read_note
 from latentsync.weights.hub import cache_folder
 from latentsync.weights.models import DEFAULT_MODEL, LipModel, ModelSpec, find_model, load_model
+from latentsync.weights.named import used_networks, weights_file
 from latentsync.workers.pool import Work
 
 PAGE, TABLE, NUMBERS = "report.html", "scores.csv", "report.json"
@@ -243,7 +244,10 @@ def _with_generated(
     """Run `sync` over all pairs that this model has no video of yet; the model is loaded once."""
     recipe = load_recipe(job.sync_recipe, SyncRecipe)
     # A video depends on these, so another model or recipe gets another folder.
-    parts = [dump_recipe(recipe), *(content_hash(path) for path in (spec.unet, spec.vae, spec.whisper))]
+    parts = [
+        dump_recipe(recipe),
+        *(content_hash(weights_file(path)) for path in (spec.unet, spec.vae, spec.whisper)),
+    ]
     folder = job.output / "generated" / f"{Path(spec.name).stem}-{key_of(parts)[:8]}"
     model: LipModel | None = None
     for done, pair in enumerate(pairs):
@@ -292,8 +296,8 @@ def _judges_that_taught(method: str, spec: ModelSpec | None, metrics: Metrics) -
     if method == DEFAULT_MODEL:
         teachers = {content_hash(BUNDLED_SYNCNET)}
     elif spec is not None and method == spec.name and is_checkpoint(spec.unet):
-        taught_by = read_note(spec.unet).facts.get("taught_by")
-        teachers = set(map(str, taught_by)) if isinstance(taught_by, list) else set()
+        used = used_networks(read_note(spec.unet).facts)
+        teachers = {network.sha256 for use, network in used.items() if use not in ("vae", "whisper")}
     else:
         return frozenset()
     judges = {

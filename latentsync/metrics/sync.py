@@ -246,7 +246,7 @@ def choose_judge(
     from latentsync.weights.catalog import find_entry
     from latentsync.weights.hub import is_present, need
     from latentsync.weights.judges import load_syncnet, syncnet_v2_from_released
-    from latentsync.weights.models import BUNDLED
+    from latentsync.weights.named import BUNDLED
 
     if name == V2 or (name == "auto" and is_present(find_entry(V2))):
         return SyncNetV2Judge(syncnet_v2_from_released(need(V2), device=device), torch.device(device))
@@ -255,7 +255,7 @@ def choose_judge(
 
 def own_judge(syncnet: SyncNet | FramewiseSyncNet, device: torch.device) -> SyncJudge:
     """A judge out of a SyncNet of either kind; a framewise one gets the bundled Whisper encoder."""
-    from latentsync.weights.models import BUNDLED
+    from latentsync.weights.named import BUNDLED
     from latentsync.weights.released import load_whisper
 
     if isinstance(syncnet, SyncNet):

@@ -19,7 +19,7 @@ from latentsync.preprocess.step import Clip, Drop
 from latentsync.rates import AUDIO_HZ
 from latentsync.recipe.preprocess import Features
 from latentsync.weights.hub import need
-from latentsync.weights.models import BUNDLED
+from latentsync.weights.named import BUNDLED
 from latentsync.weights.released import load_whisper
 
 

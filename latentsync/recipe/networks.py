@@ -201,7 +201,8 @@ class SyncNetConfig(Table):
     kind           "stable": ResNet blocks and GroupNorm; "wav2lip": Wav2Lip's network, with BatchNorm
     frames         length of the window, at 25 fps
     resolution     side in pixels of the aligned crop that the frames come from
-    space          "pixel": RGB in -1..1; "latent": scaled latents of Stable Diffusion's VAE
+    space          "pixel": RGB in -1..1; "latent": scaled latents of the VAE it is trained with
+    latent_channels  of those latents; training takes it from the VAE
     is_lower_half  whether only the lower half of each frame is seen
     norm_groups    groups of every GroupNorm
     """
@@ -215,10 +216,11 @@ class SyncNetConfig(Table):
     dropout: Dropout
     visual: TowerConfig
     audio: TowerConfig
+    latent_channels: Count = 4
 
     @property
     def frame_channels(self) -> int:
-        return 3 if self.space == "pixel" else 4
+        return 3 if self.space == "pixel" else self.latent_channels
 
     @property
     def visual_channels(self) -> int:

@@ -14,7 +14,7 @@ from latentsync.recipe.training import OptimizerTable, PictureAugmentation, RunT
 class SyncNetWeights(Table):
     """Where other networks come from.
 
-    vae  with network.space = "latent": the catalogue's name of the autoencoder whose latents are seen
+    vae  with network.space = "latent": the autoencoder whose latents are seen, as `train-unet` names it
     """
 
     vae: str

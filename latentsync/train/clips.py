@@ -31,7 +31,7 @@ from latentsync.media.read import read_frames, read_window
 from latentsync.media.sound import read_audio
 from latentsync.rates import AUDIO_HZ, MEL_COLUMNS_PER_S, VIDEO_FPS, mel_columns
 from latentsync.runtime import Seeds
-from latentsync.weights.models import BUNDLED
+from latentsync.weights.named import BUNDLED
 from latentsync.weights.released import load_whisper
 
 MEL_KIND = "mel.safetensors"

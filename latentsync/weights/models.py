@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from latentsync.errors import WeightsError
-from latentsync.recipe.networks import TinyAutoencoderConfig, UNetConfig, VAEConfig
+from latentsync.recipe.networks import TinyAutoencoderConfig, VAEConfig
 from latentsync.types import PredictionType, TimestepSpacing
 from latentsync.weights.catalog import COMPACT, find_entry
 from latentsync.weights.hub import path_of
+from latentsync.weights.named import BUNDLED, find_used, used_networks
 
 if TYPE_CHECKING:
     import torch
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
     from latentsync.models.autoencoder import AnyAutoencoder
     from latentsync.models.unet import LipUNet
 
-BUNDLED = Path(__file__).parent.parent / "bundled"
 DEFAULT_MODEL = COMPACT
 RESOLUTION_OF = {"latentsync-1.0": 256, "latentsync-1.5": 256, "latentsync-1.6": 512}
 VAE, WHISPER = "sd-vae-ft-mse", "whisper-tiny"  # entries of the catalogue that every released U-Net needs
+TINY = Path("whisper", "tiny.pt")  # of that Whisper, below a folder of released files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +101,7 @@ def _released(name: str, folder: Path, *, resolution: int) -> ModelSpec:
         name=name,
         unet=folder / "latentsync_unet.pt",
         vae=_first(*(near / VAE for near in beside), path_of(find_entry(VAE))),
-        whisper=_first(*(near / "whisper" / "tiny.pt" for near in beside), path_of(find_entry(WHISPER))),
+        whisper=_first(*(near / TINY for near in beside), path_of(find_entry(WHISPER))),
         resolution=resolution,
         steps=20,
         guidance=1.5,
@@ -182,20 +183,31 @@ def _from_checkpoint(unet: Path) -> ModelSpec:
 
 
 def _trained(unet: Path, facts: Mapping[str, Any]) -> ModelSpec:
-    """A U-Net of `latentsync train-unet`, with the networks it was trained with.
+    """A U-Net of `latentsync train-unet`, with exactly the networks it was trained with.
 
-    An autoencoder of one's own lies beside it as vae.safetensors, or still where it was in training.
+    Networks of one's own lie beside it as vae.safetensors and whisper.safetensors, or where they were in
+    training. Steps and guidance follow what the U-Net predicts, whatever its autoencoder.
     """
-    named = Path(str(facts.get("vae")))
-    if facts.get("vae") == DEFAULT_MODEL or named.suffix == ".safetensors":
-        spec = _compact(unet)
-        if facts.get("vae") != DEFAULT_MODEL and spec.vae.parent != unet.parent:
-            spec = replace(spec, vae=named)
-        if facts.get("prediction_type") != spec.prediction_type:
-            spec = replace(spec, steps=20, prediction_type="epsilon", timestep_spacing="leading")
-    else:
-        spec = replace(_released(str(unet), unet.parent, resolution=256), unet=unet)
-    return replace(spec, resolution=facts.get("resolution", spec.resolution), note="trained here")
+    is_clean = facts.get("prediction_type") == "sample"
+    spec = _compact(unet) if is_clean else _released(str(unet), unet.parent, resolution=256)
+    used, folders = used_networks(facts), (unet.parent, unet.parent.parent)
+    places = {
+        "vae": [unet.with_name("vae.safetensors"), *(near / VAE for near in folders)],
+        "whisper": [
+            unet.with_name("whisper.safetensors"),
+            *(near / TINY for near in folders),
+        ],
+    }
+    found = {use: find_used(used[use], beside=places[use], model=str(unet)) for use in places if use in used}
+    return replace(
+        spec,
+        unet=unet,
+        vae=found.get("vae", spec.vae),
+        whisper=found.get("whisper", spec.whisper),
+        resolution=_trained_at(unet) or spec.resolution,
+        view=_view_of(unet),
+        note="trained here",
+    )
 
 
 def _trained_at(unet: Path) -> int | None:
@@ -257,17 +269,10 @@ def load_model(spec: ModelSpec, *, device: torch.device, dtype: torch.dtype) -> 
     Raises:
         WeightsError: a file is damaged or belongs to another network.
     """
-    from latentsync.models.unet import build_unet
-    from latentsync.weights.checkpoints import load_checkpoint
     from latentsync.weights.released import load_unet, load_whisper
 
     vae = load_autoencoder(spec.vae, device=device, dtype=dtype)
-    if spec.is_released:
-        version = spec.name.removeprefix("latentsync-") if spec.name in RESOLUTION_OF else None
-        unet = load_unet(spec.unet, device=device, dtype=dtype, version=version)
-    else:
-        unet = load_checkpoint(
-            spec.unet, kind="unet", config_type=UNetConfig, build=build_unet, device=device, dtype=dtype
-        )
+    version = spec.name.removeprefix("latentsync-") if spec.name in RESOLUTION_OF else None
+    unet = load_unet(spec.unet, device=device, dtype=dtype, version=version)
     whisper = load_whisper(spec.whisper, device=device, dtype=dtype)
     return LipModel(spec, unet, vae, whisper, device, dtype)

@@ -27,7 +27,7 @@ from latentsync.recipe.schema import Amount
 from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.train.loop import TrainingRun
 from latentsync.weights.checkpoints import config_of, read_note, save_checkpoint
-from latentsync.weights.models import BUNDLED
+from latentsync.weights.named import BUNDLED
 from latentsync.weights.read import read_tensors
 from latentsync.weights.released import load_whisper
 from recipes.compact.labelled_clips import LabelledClip, find_clips, matches_any

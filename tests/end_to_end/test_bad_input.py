@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from latentsync.sync import run as core
-from latentsync.weights.models import BUNDLED
+from latentsync.weights.named import BUNDLED
 
 SPEECH_S = 0.4
 # Exit code, what the error line names, arguments.

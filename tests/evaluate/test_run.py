@@ -176,9 +176,12 @@ def test_a_face_that_sync_does_not_find_ends_nothing(
 
 def test_a_checkpoint_states_which_networks_taught_it(tmp_path: Path) -> None:
     path = tmp_path / "unet.safetensors"
-    teachers = ["0" * 64, content_hash(BUNDLED_SYNCNET)]
+    teachers = {
+        "vae": {"name": "compact", "sha256": "0" * 64},
+        "syncnet": {"name": "compact", "sha256": content_hash(BUNDLED_SYNCNET)},
+    }
     config = TowerConfig(channels=(8,), factors=(1,), attention=())
-    save_checkpoint(path, {}, kind="unet", config=config, facts={"taught_by": teachers})
+    save_checkpoint(path, {}, kind="unet", config=config, facts={"networks": teachers})
     spec = replace(find_model("compact"), name="mine", unet=path)
     metrics = ([Length("sync_conf_compact"), Length("ssim")], [], [])
     assert evaluate._judges_that_taught("mine", spec, metrics) == {"sync_conf_compact"}  # type: ignore[arg-type]

@@ -96,4 +96,5 @@ def test_values_stand_in_recipes_and_not_in_schemas(schema: type[Recipe]) -> Non
         for name, field in table.model_fields.items()
         if not field.is_required() and field.default is not None
     }
-    assert defaults.keys() <= {"UNetConfig.latent_channels"}  # which training takes from the VAE
+    from_vae = {"UNetConfig.latent_channels", "SyncNetConfig.latent_channels"}  # which training takes from it
+    assert defaults.keys() <= from_vae

@@ -8,15 +8,18 @@ import pytest
 import torch
 
 from latentsync.errors import WeightsError
+from latentsync.files import sha256_of
 from latentsync.models.unet import build_unet
 from latentsync.models.vae import build_vae
 from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.networks import VAEConfig
 from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.weights import models as store
+from latentsync.weights import named
 from latentsync.weights.catalog import with_needs
 from latentsync.weights.checkpoints import save_checkpoint
 from latentsync.weights.hub import path_of
+from latentsync.weights.named import record_networks
 
 RELEASED_UNET = load_recipe("stage2", UNetTrainingRecipe).network
 
@@ -40,7 +43,8 @@ def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for name in ("unet.safetensors", "vae.safetensors", "whisper-tiny-en.safetensors"):
         (folder / name).write_bytes(b"weights")
-    monkeypatch.setattr(store, "BUNDLED", folder)
+    for module in (store, named):
+        monkeypatch.setattr(module, "BUNDLED", folder)
     return folder
 
 
@@ -196,35 +200,84 @@ def test_another_networks_file(tmp_path: Path) -> None:
         store.load_model(spec, device=torch.device("cpu"), dtype=torch.float32)
 
 
-def test_a_trained_unet_goes_with_what_it_was_trained_with(bundled: Path, tmp_path: Path) -> None:
+def save_trained(path: Path, **facts: object) -> None:
+    path.parent.mkdir(exist_ok=True)
+    said = {"origin": "trained", "resolution": 64, "prediction_type": "epsilon"} | facts
+    save_checkpoint(path, build_unet(UNET).state_dict(), kind="unet", config=UNET, facts=said)
+
+
+def networks(**files: tuple[str, Path]) -> dict[str, dict[str, str]]:
+    """What `train-unet` states about the files it was given, by their names in the recipe."""
+    return record_networks(
+        {use: name for use, (name, _) in files.items()}, {use: path for use, (_, path) in files.items()}
+    )
+
+
+def test_steps_follow_what_was_trained_and_not_the_autoencoder(bundled: Path, tmp_path: Path) -> None:
     unet = tmp_path / "run" / "unet.safetensors"
-    unet.parent.mkdir()
-    facts = {"origin": "trained", "vae": "compact", "resolution": 64}
-    save_checkpoint(unet, build_unet(UNET).state_dict(), kind="unet", config=UNET, facts=facts)
+    used = networks(
+        vae=("compact", bundled / "vae.safetensors"),
+        whisper=("compact", bundled / "whisper-tiny-en.safetensors"),
+    )
+    save_trained(unet, networks=used)
     for name in (unet, unet.parent):
         spec = store.find_model(str(name))
         assert (spec.unet, spec.vae) == (unet, bundled / "vae.safetensors")
-        assert (spec.steps, spec.prediction_type, spec.timestep_spacing) == (20, "epsilon", "leading")
-        assert (spec.resolution, spec.is_released) == (64, False)
-    facts["prediction_type"] = "sample"  # of a recipe with noise.prediction = "clean"
-    save_checkpoint(unet, build_unet(UNET).state_dict(), kind="unet", config=UNET, facts=facts)
+        assert spec.whisper == bundled / "whisper-tiny-en.safetensors"
+        assert (spec.steps, spec.guidance, spec.prediction_type) == (20, 1.5, "epsilon")
+        assert (spec.timestep_spacing, spec.resolution) == ("leading", 64)
+    save_trained(unet, networks=used, prediction_type="sample")  # noise.prediction = "clean"
     spec = store.find_model(str(unet))
-    assert (spec.steps, spec.prediction_type, spec.timestep_spacing) == (1, "sample", "trailing")
-    facts["vae"] = str(tmp_path / "autoencoder.safetensors")  # of one's own, still where it was in training
-    save_checkpoint(unet, build_unet(UNET).state_dict(), kind="unet", config=UNET, facts=facts)
-    with pytest.raises(WeightsError, match=r"its VAE is missing: .*autoencoder.safetensors"):
+    assert (spec.steps, spec.guidance, spec.timestep_spacing) == (1, 2.0, "trailing")
+
+
+def test_a_trained_unet_takes_the_very_networks_it_was_trained_with(
+    bundled: Path, cache: Path, tmp_path: Path
+) -> None:
+    unet, own = tmp_path / "run" / "unet.safetensors", tmp_path / "autoencoder.safetensors"
+    save_vae(own)
+    tiny = cache / "whisper" / "tiny.pt"
+    put(tiny)
+    save_trained(unet, networks=networks(vae=(str(own), own), whisper=("whisper-tiny", tiny)))
+    spec = store.find_model(str(unet))
+    assert (spec.vae, spec.whisper) == (own, tiny)  # where they were in training
+    beside = unet.with_name("vae.safetensors")
+    beside.write_bytes(b"of another model")
+    assert store.find_model(str(unet)).vae == own
+    own.rename(beside)
+    assert store.find_model(str(unet)).vae == beside
+    put(bundled / "vae.safetensors", tmp_path / "sd-vae-ft-mse" / "diffusion_pytorch_model.safetensors")
+    beside.write_bytes(b"of another model")
+    with pytest.raises(WeightsError, match=r"its VAE is missing: it was trained with '.*autoencoder") as lost:
         store.find_model(str(unet))
-    save_vae(tmp_path / "autoencoder.safetensors")
-    assert store.find_model(str(unet)).vae == tmp_path / "autoencoder.safetensors"
-    beside_it = unet.with_name("vae.safetensors")
-    save_vae(beside_it)
-    assert store.find_model(str(unet)).vae == beside_it
-    beside_it.unlink()
-    facts |= {"vae": "sd-vae-ft-mse", "prediction_type": "epsilon"}
-    save_checkpoint(unet, build_unet(UNET).state_dict(), kind="unet", config=UNET, facts=facts)
-    for beside in ("sd-vae-ft-mse/diffusion_pytorch_model.safetensors", "whisper/tiny.pt"):
-        (tmp_path / beside).parent.mkdir()
-        (tmp_path / beside).write_bytes(b"weights")
-    spec = store.find_model(str(unet.parent))
-    assert (spec.unet, spec.vae) == (unet, tmp_path / "sd-vae-ft-mse")
-    assert (spec.prediction_type, spec.resolution, spec.is_released) == ("epsilon", 64, True)
+    assert f"'{beside}'" in str(lost.value) and "is another one" in str(lost.value)
+    assert str(lost.value.hint) == f"put the file it was trained with there as '{beside}'"
+
+
+def test_another_whisper_is_refused_with_how_to_get_the_right_one(cache: Path, tmp_path: Path) -> None:
+    tiny = cache / "whisper" / "tiny.pt"
+    put(tiny)
+    save_trained(tmp_path / "unet.safetensors", networks=networks(whisper=("whisper-tiny", tiny)))
+    tiny.write_bytes(b"another download")
+    with pytest.raises(
+        WeightsError, match="its Whisper is missing: it was trained with 'whisper-tiny'"
+    ) as lost:
+        store.find_model(str(tmp_path))
+    assert lost.value.hint == "run 'latentsync models pull whisper-tiny'"
+
+
+def test_a_trained_unet_that_names_no_contents_takes_the_names(
+    bundled: Path, cache: Path, tmp_path: Path
+) -> None:
+    """As checkpoints before version 0.1."""
+    put(*released_files(cache), cache / "mine.safetensors")
+    save_trained(tmp_path / "unet.safetensors", vae=str(cache / "mine.safetensors"), whisper="compact")
+    spec = store.find_model(str(tmp_path))
+    assert spec.vae == cache / "mine.safetensors"
+    assert spec.whisper == bundled / "whisper-tiny-en.safetensors"
+
+
+def test_a_folder_is_known_by_the_weights_in_it(tmp_path: Path) -> None:
+    file = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
+    put(file)
+    assert networks(vae=("mine", tmp_path))["vae"]["sha256"] == sha256_of(file)

@@ -15,9 +15,9 @@ from torch.utils.data import Dataset
 from latentsync.axes import expect_axes, to_pm1
 from latentsync.errors import RecipeError
 from latentsync.manifest import ManifestClip
+from latentsync.models.autoencoder import AnyAutoencoder
 from latentsync.models.framewise import FramewiseSyncNet, build_framewise
 from latentsync.models.syncnet import MEL_BANDS, SyncNet, build_syncnet
-from latentsync.models.vae import FaceVAE
 from latentsync.rates import STATES_PER_FRAME, mel_columns
 from latentsync.recipe.networks import FramewiseConfig, SyncNetConfig
 from latentsync.recipe.train_syncnet import SyncNetRecipe
@@ -97,7 +97,7 @@ class ClipFiles:
 
 
 def choose_objective(
-    recipe: SyncNetRecipe, files: ClipFiles, *, vae: FaceVAE | None = None, pairs: Pairs | None = None
+    recipe: SyncNetRecipe, files: ClipFiles, *, vae: AnyAutoencoder | None = None, pairs: Pairs | None = None
 ) -> SyncNetObjective:
     """The objective of the kind of SyncNet that the recipe names.
 
@@ -116,10 +116,11 @@ class WindowedObjective:
     kind = "syncnet"
 
     def __init__(
-        self, recipe: SyncNetRecipe, files: ClipFiles, vae: FaceVAE | None, pairs: Pairs | None
+        self, recipe: SyncNetRecipe, files: ClipFiles, vae: AnyAutoencoder | None, pairs: Pairs | None
     ) -> None:
         self.recipe, self.vae, self.pairs = recipe, vae, pairs
-        self.config = recipe.network
+        channels = 4 if vae is None else vae.latent_channels
+        self.config = recipe.network.replaced(latent_channels=channels)
         self.weights: dict[str, float] = {recipe.loss.kind: 1.0}
         network = self.config
         region = Region(network.resolution, network.is_lower_half and network.space == "pixel")

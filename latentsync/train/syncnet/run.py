@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import torch
 
 from latentsync.errors import WeightsError
 from latentsync.events import Report, ignore
-from latentsync.models.vae import FaceVAE, build_vae
+from latentsync.models.autoencoder import AnyAutoencoder
+from latentsync.models.vae import build_vae
 from latentsync.recipe.networks import VAEConfig
 from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.runtime import choose_device
@@ -22,8 +24,9 @@ from latentsync.train.setup import TrainingJob, TrainingResult, keep_usable, pla
 from latentsync.train.syncnet.objective import ClipFiles, Pairs, choose_objective
 from latentsync.train.syncnet.validate import SyncNetValidation
 from latentsync.train.syncnet.watch import SyncNetWatch
-from latentsync.weights.hub import need
-from latentsync.weights.released import vae_from_released
+from latentsync.weights.catalog import COMPACT
+from latentsync.weights.models import load_autoencoder
+from latentsync.weights.named import find_named, record_networks
 
 WEIGHTS_NAME = "syncnet.safetensors"
 REMEMBERED_PAIRS = 2000  # for the picture of predicted probabilities
@@ -47,6 +50,8 @@ def run(job: TrainingJob, recipe: SyncNetRecipe, report: Report) -> TrainingResu
     report = report if is_main else ignore
     found = find_clips(job.data, held_out=recipe.held_out)
     files = ClipFiles([*found[0], *found[1]], FeatureFiles.beside(job.data, job.output), job.decoded_cache)
+    names = _network_names(recipe)
+    networks = record_networks(names, {use: _find(use, name) for use, name in names.items()})
     vae, pairs = _load_vae(recipe, device=accelerator.device), Pairs(maxlen=REMEMBERED_PAIRS)
     objective = choose_objective(recipe, files, vae=vae, pairs=pairs)
     shorter = "network.frames or negatives.min_distance_frames"
@@ -77,7 +82,8 @@ def run(job: TrainingJob, recipe: SyncNetRecipe, report: Report) -> TrainingResu
             accelerator,
             report,
         )
-        weights = export_best(job.checkpoints, job.output / WEIGHTS_NAME, is_main=is_main)
+        facts = {"origin": "trained", "networks": networks}
+        weights = export_best(job.checkpoints, job.output / WEIGHTS_NAME, facts=facts, is_main=is_main)
     return result_of(job, clips, ending, weights, started_s=started_s, is_main=is_main)
 
 
@@ -100,12 +106,25 @@ def _plan(job: TrainingJob, recipe: SyncNetRecipe, device: torch.device, report:
     return planned(job, recipe, needs, report, held_out=recipe.held_out)
 
 
-def _load_vae(recipe: SyncNetRecipe, *, device: torch.device) -> FaceVAE | None:
+def _network_names(recipe: SyncNetRecipe) -> dict[str, str]:
+    """The networks whose output the SyncNet takes, by use."""
+    if recipe.syncnet == "framewise":
+        return {"whisper": COMPACT}
+    return {"vae": recipe.weights.vae} if recipe.network.space == "latent" else {}
+
+
+def _find(use: str, name: str) -> Path:
+    return find_named(name, use=use, key=f"weights.{use}")
+
+
+def _load_vae(recipe: SyncNetRecipe, *, device: torch.device) -> AnyAutoencoder | None:
     """The autoencoder of a SyncNet that takes latents; on the meta device its file may be missing."""
-    if recipe.syncnet == "framewise" or recipe.network.space == "pixel":
+    name = _network_names(recipe).get("vae")
+    if name is None:
         return None
+    vae: AnyAutoencoder
     try:
-        vae = vae_from_released(need(recipe.weights.vae), device=device)
+        vae = load_autoencoder(_find("vae", name), device=device, dtype=torch.float32)
     except WeightsError:
         if device.type != "meta":
             raise

@@ -23,22 +23,12 @@ from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.train.checkpoint import find_last
 from latentsync.weights.catalog import COMPACT, load_catalog
 from latentsync.weights.checkpoints import is_checkpoint, load_checkpoint, read_note
-from latentsync.weights.hub import is_present, need
+from latentsync.weights.hub import is_present
 from latentsync.weights.judges import RELEASED_SYNCNETS, load_syncnet, videomae_from_released
-from latentsync.weights.models import BUNDLED, load_autoencoder
+from latentsync.weights.models import load_autoencoder
+from latentsync.weights.named import find_named, used_networks
 
 SCRATCH, LPIPS = "scratch", "vgg-lpips"
-BUNDLED_FILES = {
-    "start": "unet.safetensors",
-    "vae": "vae.safetensors",
-    "whisper": "whisper-tiny-en.safetensors",
-    "syncnet": "syncnet.safetensors",
-    "temporal": "syncnet.safetensors",
-}
-HOW_TO_MAKE = {
-    "start": "train stage 1 first with 'latentsync train-unet --recipe stage1'",
-    "syncnet": "train one first with 'latentsync train-syncnet'",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +91,8 @@ def _find_files(wanted: Mapping[str, str]) -> dict[str, Path]:
         raise WeightsError(
             f"weights are missing: {uses}", hint=f"run 'latentsync models pull {' '.join(missing)}'"
         )
-    return {use: _find(use, name, is_known=name in catalog) for use, name in wanted.items()}
+    keys = {use: f"{'loss' if use == 'perceptual' else 'weights'}.{use}" for use in wanted}
+    return {use: find_named(name, use=use, key=keys[use]) for use, name in wanted.items()}
 
 
 def load_frozen(
@@ -214,20 +205,6 @@ def _use_of(name: str, wanted: Mapping[str, str]) -> str:
     return " and ".join(use for use, other in wanted.items() if other == name)
 
 
-def _find(use: str, name: str, *, is_known: bool) -> Path:
-    if name == COMPACT and use in BUNDLED_FILES:
-        return BUNDLED / BUNDLED_FILES[use]
-    if is_known:
-        return need(name)
-    if not Path(name).exists():
-        key = "weights" if use != "perceptual" else "loss"
-        raise WeightsError(
-            f"{key}.{use} = '{name}': neither a name of 'latentsync models list' nor an existing file",
-            hint=f"{HOW_TO_MAKE.get(use, 'check the path')}, or give another with --set weights.{use}=PATH",
-        )
-    return Path(name)
-
-
 def _check_fit(recipe: UNetTrainingRecipe, frozen: FrozenNetworks) -> None:
     frames, space = recipe.windows.frames, recipe.loss.sync_space
     if frozen.syncnet is not None:
@@ -261,6 +238,31 @@ def _check_fit(recipe: UNetTrainingRecipe, frozen: FrozenNetworks) -> None:
             f"windows.resolution = {recipe.windows.resolution} is not a multiple of {frozen.vae.factor}, the"
             " pixels of a latent",
             hint=f"use a multiple of {frozen.vae.factor}",
+        )
+
+
+def refuse_other_vae(
+    recipe: UNetTrainingRecipe, files: Mapping[str, Path], networks: Mapping[str, Mapping[str, str]]
+) -> None:
+    """Refuse a latent-space SyncNet that was trained on the latents of another autoencoder.
+
+    Args:
+        files: of the weights, by use.
+        networks: their names and hashes, as `record_networks` returns them.
+
+    Raises:
+        RecipeError: the SyncNet's file says so.
+    """
+    path = files.get("syncnet")
+    if path is None or recipe.loss.sync_space != "latent" or not is_checkpoint(path):
+        return
+    vae = used_networks(read_note(path).facts).get("vae")
+    if vae is not None and vae.sha256 != networks["vae"]["sha256"]:
+        raise RecipeError(
+            f"weights.syncnet takes latents of '{vae.name}', which is not the file of weights.vae ="
+            f" '{recipe.weights.vae}'",
+            hint=f"use weights.vae={vae.name}, or train a SyncNet with"
+            f" 'latentsync train-syncnet --set weights.vae={recipe.weights.vae}'",
         )
 
 

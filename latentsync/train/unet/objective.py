@@ -6,10 +6,9 @@ needs a network that no other loss needs, add that to `latentsync.train.unet.fro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +24,6 @@ from latentsync.diffusion.noise import mixed_noise, shared_noise
 from latentsync.diffusion.sampling import build_scheduler, denoise, one_step_clean
 from latentsync.diffusion.view import build_view, condition
 from latentsync.faces.align import mouth_mask
-from latentsync.files import sha256_of
 from latentsync.models.framewise import FramewiseSyncNet, cut_region
 from latentsync.models.syncnet import SyncNet, stack_frames
 from latentsync.models.videomae import VideoEncoder, trepa_distance
@@ -66,19 +64,6 @@ def wanted_weights(recipe: UNetTrainingRecipe) -> dict[str, str]:
         if term.network and term.name in losses:
             wanted[term.network] = LPIPS if term.network == "perceptual" else getattr(weights, term.network)
     return {use: name for use, name in wanted.items() if name != SCRATCH}
-
-
-def hash_loss_networks(files: Mapping[str, Path]) -> list[str]:
-    """The SHA-256 of the files of the networks that compute losses, sorted.
-
-    A metric that uses one of them as its judge favours the trained model; `evaluate` points that out.
-
-    Args:
-        files: of the weights that the recipe needs, by use.
-    """
-    # One file may serve two losses, as the bundled SyncNet does.
-    used = {term.network for term in LOSSES}
-    return sorted({sha256_of(path) for use, path in files.items() if use in used})
 
 
 def loss_weights(table: LossWeights) -> dict[str, float]:

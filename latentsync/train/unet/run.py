@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from latentsync.events import Report, ignore
+from latentsync.events import Note, Report, ignore
 from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.runtime import DTYPES, choose_device
 from latentsync.train.estimate import estimate
@@ -17,10 +17,16 @@ from latentsync.train.loop import Score, TrainingRun, train
 from latentsync.train.processes import explaining, make_accelerator
 from latentsync.train.setup import TrainingJob, TrainingResult, planned, result_of, started
 from latentsync.train.unet.data import LipSamples, blank_batch, prepare_clips
-from latentsync.train.unet.frozen import build_frozen, find_weights, load_frozen
-from latentsync.train.unet.objective import choose_objective, hash_loss_networks, wanted_weights
-from latentsync.train.unet.start import build_generator, describe_training, export_generator
+from latentsync.train.unet.frozen import build_frozen, find_weights, load_frozen, refuse_other_vae
+from latentsync.train.unet.objective import choose_objective, wanted_weights
+from latentsync.train.unet.start import (
+    build_generator,
+    describe_training,
+    export_generator,
+    start_differences,
+)
 from latentsync.train.unet.validate import UNetValidation, draw_curves, find_judge
+from latentsync.weights.named import record_networks
 
 
 def run(job: TrainingJob, recipe: UNetTrainingRecipe, report: Report) -> TrainingResult:
@@ -44,11 +50,13 @@ def run(job: TrainingJob, recipe: UNetTrainingRecipe, report: Report) -> Trainin
     is_main = accelerator.is_main_process
     report = report if is_main else ignore
     dtype = DTYPES["fp32" if accelerator.device.type == "cpu" else recipe.run.precision]
+    networks = record_networks(wanted, files)  # now: a path may have other contents at the end
+    refuse_other_vae(recipe, files, networks)
+    for note in start_differences(files, networks) if is_main else ():
+        report(Note(note, "warning"))
     with explaining(recipe.run, lambda: "nothing was trained yet"):
         frozen = load_frozen(recipe, files, device=accelerator.device, dtype=dtype)
         model, config = build_generator(recipe, frozen.vae, files.get("start"), report)
-    # Now, not at the end: a path may have other contents by then.
-    taught_by = hash_loss_networks(files) if is_main else []
     judge = find_judge(accelerator.device, report)
     clips, source = prepare_clips(job, recipe, files, frozen.syncnet, accelerator, report)
     objective = choose_objective(recipe, frozen)
@@ -78,7 +86,7 @@ def run(job: TrainingJob, recipe: UNetTrainingRecipe, report: Report) -> Trainin
             accelerator,
             report,
         )
-        weights = export_generator(job, recipe, taught_by=taught_by, is_main=is_main)
+        weights = export_generator(job, recipe, networks=networks, is_main=is_main)
     return result_of(job, clips, ending, weights, started_s=started_s, is_main=is_main)
 
 

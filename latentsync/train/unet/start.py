@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from latentsync.train.checkpoint import export_best
 from latentsync.train.setup import TrainingJob
 from latentsync.train.unet.objective import build_training_scheduler
 from latentsync.weights.checkpoints import config_of, is_checkpoint, load_checkpoint, read_note
+from latentsync.weights.named import used_networks
 from latentsync.weights.read import name_keys, read_tensors
 from latentsync.weights.released import OTHER_UNETS, SAMPLE_CHANNELS, read_unet_file, rename_unet
 
@@ -28,6 +29,7 @@ RESIDUAL = "residual."
 MAY_BE_NEW = (MOTION, RESIDUAL)
 STABLE_DIFFUSION_CHANNELS = 4
 NetworkConfig = UNetConfig | Wav2LipConfig
+Networks = Mapping[str, Mapping[str, str]]  # as `record_networks` returns them
 # Parameters whose size may differ from that in the file; they start at random values.
 FROM_STABLE_DIFFUSION = ("conv_in.weight", "attn2.to_k.weight", "attn2.to_v.weight")
 FROM_OTHER_VIEW = ("conv_in.weight", "conv_out.weight", "conv_out.bias")
@@ -210,6 +212,23 @@ def build_generator(
     return model, config
 
 
+def start_differences(files: Mapping[str, Path], networks: Networks) -> list[str]:
+    """What the weights that training begins with were trained with and this training is not, a line each.
+
+    Args:
+        files: of the weights that the recipe needs, by use.
+        networks: of this training, as `record_networks` returns them.
+    """
+    start = files.get("start")
+    used = used_networks(read_note(start).facts) if start is not None and is_checkpoint(start) else {}
+    return [
+        f"weights.start was trained with {use} '{used[use].name}', which is not the file of weights.{use} ="
+        f" '{networks[use]['name']}': the first steps repair that"
+        for use in ("vae", "whisper")
+        if use in used and use in networks and used[use].sha256 not in ("", networks[use]["sha256"])
+    ]
+
+
 def train_only(model: nn.Module, patterns: tuple[str, ...]) -> int:
     """Train what the recipe's `trainable` names; returns how many numbers.
 
@@ -231,20 +250,18 @@ def describe_training(model: nn.Module, weights: Mapping[str, float]) -> str:
 
 
 def export_generator(
-    job: TrainingJob, recipe: UNetTrainingRecipe, *, taught_by: Sequence[str], is_main: bool
+    job: TrainingJob, recipe: UNetTrainingRecipe, *, networks: Networks, is_main: bool
 ) -> Path:
     """Export the best EMA weights, with what `sync` must know to use them; returns the file.
 
     Args:
-        taught_by: hashes of the loss networks, for `evaluate`; see `hash_loss_networks`.
+        networks: the networks it was trained with, which `sync` requires; see `record_networks`.
     """
     facts = {
         "origin": "trained",
         "resolution": recipe.windows.resolution,
         "prediction_type": build_training_scheduler(recipe.noise).config.prediction_type,
-        "vae": recipe.weights.vae,
-        "whisper": recipe.weights.whisper,
-        "taught_by": list(taught_by),
+        "networks": dict(networks),
     }
     path = job.output / f"{recipe.generator}.safetensors"
     return export_best(job.checkpoints, path, facts=facts, is_main=is_main)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,12 +15,16 @@ from made_clips import tiny_recipe, write_clip, write_clips
 
 from latentsync.errors import MediaError, RecipeError
 from latentsync.events import Event, Note, Plan, ignore
+from latentsync.files import sha256_of
 from latentsync.recipe.loading import dump_recipe, load_recipe
+from latentsync.recipe.networks import SyncNetConfig, TowerConfig
 from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.train.log import read_log
 from latentsync.train.setup import TrainingJob
 from latentsync.train.syncnet.run import run
+from latentsync.weights.checkpoints import read_note
 from latentsync.weights.judges import load_syncnet
+from latentsync.weights.named import BUNDLED
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +70,24 @@ def test_other_ways_of_training_run(data: Path, tmp_path: Path, tables: dict[str
     job = TrainingJob(data=data, output=tmp_path, device="cpu", workers=0)
     result = run(job, SyncNetRecipe.model_validate(recipe.model_dump()), ignore)
     assert (result.reason, result.samples) == ("finished", 12)
+
+
+@pytest.mark.parametrize("is_by_path", [False, True])
+def test_latents_of_any_autoencoder_are_taken_and_named(data: Path, tmp_path: Path, is_by_path: bool) -> None:
+    vae, name = BUNDLED / "vae.safetensors", "compact"
+    if is_by_path:
+        name = str(tmp_path / "other.safetensors")
+        shutil.copy(vae, name)
+    tower = TowerConfig(channels=(16, 32), factors=(2, 2), attention=())  # of 4x4 latents
+    sizes = {"space": "latent", "is_lower_half": False, "visual": tower}
+    recipe = changed(short(tiny_recipe()), network=sizes, weights={"vae": name})
+    job = TrainingJob(data=data, output=tmp_path / "run", device="cpu", workers=0)
+    result = run(job, recipe, ignore)
+    assert result.weights is not None
+    config = load_syncnet(result.weights).config
+    assert isinstance(config, SyncNetConfig) and config.space == "latent"
+    assert config.frame_channels == read_note(vae).config["latent_channels"]
+    assert read_note(result.weights).facts["networks"] == {"vae": {"name": name, "sha256": sha256_of(vae)}}
 
 
 def test_how_clips_are_read_and_activations_kept_changes_no_number(data: Path, tmp_path: Path) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from made_lips import STAGE1, STAGE2, StandInLpips, lip_recipe, write_lips, write_networks
+from made_lips import STAGE1, STAGE2, SYNCNET, StandInLpips, lip_recipe, write_lips, write_networks
 
 from latentsync.errors import MediaError, MemoryShortage, RecipeError, WeightsError
 from latentsync.events import Event, Note, Plan, ignore
 from latentsync.files import sha256_of
 from latentsync.metrics.sync import SyncScore
 from latentsync.models.autoencoder import build_tiny_autoencoder
+from latentsync.models.syncnet import build_syncnet
 from latentsync.models.unet import build_unet
 from latentsync.models.wav2lip import build_wav2lip
 from latentsync.recipe.loading import load_recipe
@@ -26,6 +27,7 @@ from latentsync.train.setup import TrainingJob, TrainingResult
 from latentsync.train.unet import frozen
 from latentsync.train.unet.objective import wanted_weights
 from latentsync.train.unet.run import run
+from latentsync.train.unet.start import start_differences
 from latentsync.weights.checkpoints import load_checkpoint, read_note, save_checkpoint
 from latentsync.weights.models import find_model
 from latentsync.weights.read import read_tensors
@@ -97,9 +99,16 @@ def test_stage_one_learns_and_sync_finds_the_result(data: Path, networks: Path, 
     load_checkpoint(result.weights, kind="unet", config_type=UNetConfig, build=build_unet)
     facts = read_note(result.weights).facts
     assert (facts["origin"], facts["resolution"], facts["samples"]) == ("trained", 32, 80)
-    assert facts["taught_by"] == []  # the noise loss needs no network
+    assert facts["networks"] == {
+        use: {
+            "name": str(networks / f"{use}.safetensors"),
+            "sha256": sha256_of(networks / f"{use}.safetensors"),
+        }
+        for use in ("vae", "whisper")
+    }
     found = find_model(str(result.weights))  # `sync` takes it with the autoencoder it was trained with
-    assert (found.vae, found.prediction_type) == (networks / "vae.safetensors", "epsilon")
+    assert (found.vae, found.whisper) == (networks / "vae.safetensors", networks / "whisper.safetensors")
+    assert (found.prediction_type, found.steps, found.guidance) == ("epsilon", 20, 1.5)
 
 
 def test_a_window_around_the_mouth_is_learnt_and_its_file_says_so(
@@ -175,8 +184,7 @@ def test_wav2lip_is_trained_alike(data: Path, networks: Path, tmp_path: Path) ->
     result = train(data, tmp_path / "out", recipe)
     assert result.weights == tmp_path / "out" / "wav2lip.safetensors"
     load_checkpoint(result.weights, kind="wav2lip", config_type=Wav2LipConfig, build=build_wav2lip)
-    teachers = [sha256_of(networks / f"{use}.safetensors") for use in ("syncnet", "temporal")]
-    assert read_note(result.weights).facts["taught_by"] == sorted(teachers)
+    assert read_note(result.weights).facts["networks"].keys() == {"syncnet", "temporal"}
     assert log_of(tmp_path / "out")[0]["losses"].keys() == {"reconstruction", "sync", "trepa"}
 
 
@@ -249,6 +257,27 @@ def test_a_syncnet_of_another_window_is_refused(data: Path, networks: Path, tmp_
     windows = recipe.windows.model_copy(update={"frames": 6})
     with pytest.raises(RecipeError, match=r"takes windows of 5 frames, and windows\.frames = 6"):
         train(data, tmp_path / "out", recipe.model_copy(update={"windows": windows}))
+
+
+def test_a_syncnet_of_other_latents_is_refused(data: Path, networks: Path, tmp_path: Path) -> None:
+    recipe = lip_recipe(networks, loss=STAGE2.replaced(sync_space="latent"))
+    other = tmp_path / "syncnet.safetensors"
+    facts = {"networks": {"vae": {"name": "sd-vae-ft-mse", "sha256": "0" * 64}}}
+    config = SYNCNET.replaced(space="latent")
+    save_checkpoint(other, build_syncnet(config).state_dict(), kind="syncnet", config=config, facts=facts)
+    recipe = recipe.replaced(weights=recipe.weights.replaced(syncnet=str(other)))
+    with pytest.raises(RecipeError, match="takes latents of 'sd-vae-ft-mse', which is not the file of"):
+        train(data, tmp_path / "out", recipe)
+
+
+def test_a_start_with_other_networks_is_said(tmp_path: Path) -> None:
+    facts = {"networks": {use: {"name": "compact", "sha256": "0" * 64} for use in ("vae", "whisper")}}
+    save_checkpoint(tmp_path / "start", {}, kind="unet", config=SYNCNET, facts=facts)
+    now = {"vae": {"name": "mine", "sha256": "1" * 64}, "whisper": {"name": "compact", "sha256": "0" * 64}}
+    assert start_differences({"start": tmp_path / "start"}, now) == [
+        "weights.start was trained with vae 'compact', which is not the file of weights.vae = 'mine':"
+        " the first steps repair that"
+    ]
 
 
 def test_a_loss_that_is_nan_stops_and_keeps_the_checkpoint(
