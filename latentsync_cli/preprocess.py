@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -36,6 +36,13 @@ SummaryOption = Annotated[
     Path | None,
     typer.Option("--summary", metavar="OUT", help="Count and draw the outcomes in OUT; processes nothing."),
 ]
+LayoutOption = Annotated[
+    Literal["folder", "voxceleb2", "hdtf"],
+    typer.Option(
+        help="How RAW is arranged: a folder of videos; VoxCeleb2 with its folders mp4/ and aac/; or whole "
+        "videos with HDTF's lists of clips."
+    ),
+]
 WorkersOption = Annotated[
     int | None,
     typer.Option(min=1, help="How many videos at a time.", show_default="one per core"),
@@ -52,6 +59,7 @@ def preprocess(
     summary: SummaryOption = None,
     recipe: RecipeOption = "preprocess",
     settings: SetOption = None,
+    layout: LayoutOption = "folder",
     engine: EngineOption = "local",
     address: AddressOption = None,
     workers: WorkersOption = None,
@@ -83,6 +91,7 @@ def preprocess(
     job = PreprocessJob(
         raw=raw,
         out=out,
+        layout=layout,
         engine=engine,
         address=address,
         workers=workers,

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from latentsync.media.probe import AudioInfo, MediaInfo, VideoInfo, probe
 from latentsync.media.read import read_frames
 from latentsync.media.sound import read_audio
-from latentsync.preprocess.step import Clip, Drop
+from latentsync.preprocess.step import Clip, Drop, Region, Source
 from latentsync.rates import AUDIO_HZ, VIDEO_FPS
 from latentsync.recipe.preprocess import Reading
 from latentsync.types import Frame
@@ -35,17 +36,20 @@ class ReadVideo:
         pass
 
     def run(self, clip: Clip, out_dir: Path) -> Iterator[Clip | Drop]:
-        path = clip.source.path
-        info = probe(path)
-        unfit = self._unfit(info)
-        if unfit is not None or info.video is None or info.audio is None:
+        source = clip.source
+        info = probe(source.path)
+        unfit = self._unfit(source, info)
+        if unfit is not None or info.video is None:
             yield unfit or Drop("unreadable")
             return
-        video, audio = info.video, info.audio
-        # If the audio begins after the first frame, this puts silence before it.
-        speech = read_audio(path, rate_hz=AUDIO_HZ, start_s=video.start_s - audio.start_s).samples
-        size, source_px = self._size(video)
-        frames = (_resized(frame, size) for frame in read_frames(path))
+        if source.sound is not None and not source.sound.is_file():
+            yield Drop("no_audio", "its file is missing")
+            return
+        video, region = info.video, _pixels(source.region, info.video)
+        size, source_px = self._size(video, region)
+        read = read_frames(source.path, start_s=source.start_s, end_s=source.end_s)
+        frames = (_resized(_cut(frame, region), size) for frame in read)
+        speech = _speech(source, info)
         ticks = at_25_fps(frames, max_gap_s=self.reading.max_gap_s)
         order = count()
         for _, run in groupby(ticks, key=lambda frame: frame.index - next(order)):
@@ -59,32 +63,68 @@ class ReadVideo:
                 source_px=source_px,
             )
 
-    def _unfit(self, info: MediaInfo) -> Drop | None:
+    def _unfit(self, source: Source, info: MediaInfo) -> Drop | None:
         """Why a file is dropped; None if it is not."""
         video, audio = info.video, info.audio
         if video is None or video.is_picture or video.frames == 1:
             return Drop("no_video", "only sound" if video is None else "a still picture")
-        if audio is None:
+        if audio is None and source.sound is None:
             return Drop("no_audio")
-        return self._too_much(video, audio)
+        return self._too_much(source, video, audio)
 
-    def _too_much(self, video: VideoInfo, audio: AudioInfo) -> Drop | None:
+    def _too_much(self, source: Source, video: VideoInfo, audio: AudioInfo | None) -> Drop | None:
         limits = self.reading
+        audio_s = 0.0 if audio is None else audio.duration_s
+        clip_s = min(source.end_s or math.inf, video.duration_s) - source.start_s
         if video.width * video.height > limits.max_pixels:
             return Drop("too_large", f"{video.width} x {video.height} > {limits.max_pixels} pixels")
         if video.fps > limits.max_fps:
             return Drop("too_fast", f"{float(video.fps):g} fps > {limits.max_fps:g} fps")
-        if max(video.duration_s, audio.duration_s) > limits.max_hours * 3600:
+        if max(video.duration_s, audio_s) > limits.max_hours * 3600:
             return Drop("too_long", f"{video.duration_s / 3600:.1f} h > {limits.max_hours:g} h")
-        if 0 < video.duration_s < self.min_s - _CONTAINER_ROUNDING_S:
-            return Drop("too_short", f"{video.duration_s:.2f} s < {self.min_s:g} s")
+        if video.duration_s > 0 and clip_s < self.min_s - _CONTAINER_ROUNDING_S:
+            return Drop("too_short", f"{max(0.0, clip_s):.2f} s < {self.min_s:g} s")
         return None
 
-    def _size(self, video: VideoInfo) -> tuple[tuple[int, int], float]:
+    def _size(self, video: VideoInfo, region: tuple[slice, slice]) -> tuple[tuple[int, int], float]:
         """Width and height with square pixels and sides within the limit, and source pixels per new pixel."""
-        width, height = video.width * float(video.pixel_aspect), float(video.height)
+        rows, columns = (part.stop - part.start for part in region)
+        width, height = columns * float(video.pixel_aspect), float(rows)
         shrink = max(1.0, max(width, height) / self.reading.max_side_px)
         return (max(1, round(width / shrink)), max(1, round(height / shrink))), shrink
+
+
+def _speech(source: Source, info: MediaInfo) -> NDArray[np.float32]:
+    """The speech of a source (n,), at 16 kHz, from its first frame on."""
+    late_s = source.start_s
+    if source.sound is None and info.video is not None and info.audio is not None:
+        # If the audio begins after the first frame, this puts silence before it.
+        late_s += info.video.start_s - info.audio.start_s
+    end_s = None if source.end_s is None else late_s + source.end_s - source.start_s
+    return read_audio(source.sound or source.path, rate_hz=AUDIO_HZ, start_s=late_s, end_s=end_s).samples
+
+
+def _pixels(region: Region | None, video: VideoInfo) -> tuple[slice, slice]:
+    """The rows and columns of a frame that are looked at."""
+    if region is None:
+        return slice(0, video.height), slice(0, video.width)
+    aspect = float(video.pixel_aspect)
+    ends = (
+        (region.top, region.height, video.height, 1.0),
+        (region.left, region.width, video.width, aspect),
+    )
+    rows, columns = (
+        slice(
+            min(max(0, round(first * video.height / square)), size - 1),
+            min(max(1, round((first + length) * video.height / square)), size),
+        )
+        for first, length, size, square in ends
+    )
+    return rows, columns
+
+
+def _cut(frame: Frame, region: tuple[slice, slice]) -> Frame:
+    return Frame(np.ascontiguousarray(frame.rgb_u8[region]), frame.index, frame.time_s)
 
 
 def _resized(frame: Frame, size: tuple[int, int]) -> Frame:

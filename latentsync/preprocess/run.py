@@ -24,14 +24,13 @@ from latentsync.manifest import (
     Decision,
     Flag,
     fault_of,
-    source_name,
     write_manifest,
 )
-from latentsync.media.folder import Found, find_videos
 from latentsync.preprocess.chain import make_work, remove_clips
+from latentsync.preprocess.layouts import FoundSources, LayoutName, find_sources
 from latentsync.preprocess.measure_quality import has_hyperiqa
 from latentsync.preprocess.step import Source
-from latentsync.preprocess.summary import Funnel, count_decisions, draw_pictures
+from latentsync.preprocess.summary import FILTERS, Funnel, count_decisions, draw_pictures
 from latentsync.recipe.loading import dump_recipe
 from latentsync.recipe.preprocess import PreprocessRecipe
 from latentsync.runtime import DeviceName, choose_device
@@ -68,12 +67,14 @@ class PreprocessJob:
     """What to process, into which folder, and with how many workers.
 
     raw      a folder of videos, a list of paths (*.txt), or one video
+    layout   in which its data set is distributed; see `find_sources`
     workers  None: one per core
     limit_s  a source that takes longer fails, like one that kills its worker
     """
 
     raw: Path
     out: Path
+    layout: LayoutName = "folder"
     engine: EngineName = "local"
     address: str | None = None
     workers: int | None = None
@@ -145,11 +146,13 @@ def run(job: PreprocessJob, recipe: PreprocessRecipe, report: Report) -> Preproc
         WeightsError: the weights of a network that the recipe names are missing.
     """
     started = time.monotonic()
-    found = find_videos(job.raw)
-    if not found.videos and not found.unreadable:
+    found = find_sources(job.raw, job.layout)
+    if not found.sources and not found.unreadable:
         raise MediaError(
             f"'{job.raw}': has no videos, {found.other_files} other files", hint="name a folder of videos"
         )
+    for note in found.notes:
+        report(Note(note, "warning"))
     with explained(job.out):
         _check_folders(job)
         if job.engine == "local":
@@ -235,46 +238,44 @@ def _resolved(recipe: PreprocessRecipe) -> PreprocessRecipe:
     return recipe.model_copy(update={"sync": sync, "quality": quality})
 
 
-def _todo(job: PreprocessJob, found: Found) -> _Todo:
+def _todo(job: PreprocessJob, found: FoundSources) -> _Todo:
     """What this shard has to do: sources that no log lists, that changed, or whose clips are missing."""
     past = read_past(job.out / LOG, has=job.shard.has)
     settled = {name: _settled(entry) for name, entry in past.settled.items()}
-    sources = {_named(name): path for name, path in found.videos.items()}
+    sources, unreadable = found.sources, found.unreadable
     mine = [name for name in sources if job.shard.has(name)]
     left = [name for name in mine if not _is_finished(job, sources[name], settled.get(name))]
-    unreadable = {_named(name): why for name, why in found.unreadable.items()}
     new = [name for name, why in unreadable.items() if not _is_logged(settled.get(name), why)]
     unread = [name for name, entry in settled.items() if entry.is_unread]
     return _Todo(
         sources=len(mine),
-        tasks=[Task(name, Source(sources[name], name), past.tries[name]) for name in left],
+        tasks=[Task(name, sources[name], past.tries[name]) for name in left],
         unreadable={name: unreadable[name] for name in new if job.shard.has(name)},
         readable=[name for name in unread if name not in unreadable and name not in sources],
         other_files=found.other_files,
     )
 
 
-def _named(name: str) -> str:
-    return source_name(Path(name), Path())
-
-
 def _is_logged(entry: _Settled | None, why: str) -> bool:
     return entry is not None and entry.is_unread and [one.detail for one in entry.decisions] == [why]
 
 
-def _is_finished(job: PreprocessJob, path: Path, entry: _Settled | None) -> bool:
+def _is_finished(job: PreprocessJob, source: Source, entry: _Settled | None) -> bool:
     """Whether a source was logged, and neither it nor its clips changed since."""
     if entry is None:
         return False
     if job.retry_failed and any(decision.outcome == "failed" for decision in entry.decisions):
         return False
     clips = [decision.clip for decision in entry.decisions if decision.clip is not None]
-    return entry.bytes == _size_bytes(path) and all((job.out / clip).is_file() for clip in clips)
+    return entry.bytes == _size_bytes(source) and all((job.out / clip).is_file() for clip in clips)
 
 
-def _size_bytes(path: Path) -> int | None:
+def _size_bytes(source: Source) -> int | None:
+    """The size of a source with its sound; None if it cannot be read."""
     try:
-        return path.stat().st_size
+        sound = source.sound
+        sound_bytes = sound.stat().st_size if sound is not None and sound.is_file() else 0
+        return source.path.stat().st_size + sound_bytes
     except OSError:
         return None
 
@@ -283,10 +284,10 @@ def _plan_lines(
     job: PreprocessJob, recipe: PreprocessRecipe, todo: _Todo, *, workers: str
 ) -> tuple[str, ...]:
     shard = "" if job.shard.count == 1 else f" in shard {job.shard.index}/{job.shard.count}"
-    judge = "SyncNet v2" if recipe.sync.judge == "syncnet-v2" else "the bundled SyncNet (not the paper's v2)"
-    quality = "HyperIQA" if recipe.quality.measure == "hyperiqa" else "sharpness (not the paper's HyperIQA)"
+    judge, quality = FILTERS[recipe.sync.judge], FILTERS[recipe.quality.measure]
+    of = {"folder": "videos", "voxceleb2": "videos of VoxCeleb2", "hdtf": "clips of HDTF"}[job.layout]
     return (
-        f"raw      {job.raw} ({todo.sources} videos{shard}, {todo.other_files} other files)",
+        f"raw      {job.raw} ({todo.sources} {of}{shard}, {todo.other_files} other files)",
         f"to do    {len(todo.tasks)} videos, {todo.sources - len(todo.tasks)} are finished",
         f"filters  sync by {judge}, quality by {quality}",
         f"workers  {workers}",
@@ -361,7 +362,7 @@ def _take(out: Path, log: Log, attempt: Attempt, report: Report) -> list[Decisio
 
 
 def _settle(log: Log, source: Source, decisions: list[Decision], measured: dict[str, Any]) -> None:
-    values = {"bytes": _size_bytes(source.path), "decisions": [asdict(decision) for decision in decisions]}
+    values = {"bytes": _size_bytes(source), "decisions": [asdict(decision) for decision in decisions]}
     log.append(source.name, {**values, **measured})
 
 

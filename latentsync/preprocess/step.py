@@ -38,11 +38,33 @@ REASONS = {
 
 
 @dataclass(frozen=True, slots=True)
+class Region:
+    """A part of the frames, in frame heights from the left and the top; what lies outside them is cut off."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
-    """A file to process. `name` is its path within the raw folder, as `manifest.source_name` writes it."""
+    """A file to process, or a clip of one.
+
+    name    its path within the raw folder, as `manifest.source_name` writes it
+    sound   the file with its speech; None: `path` itself
+    start_s, end_s  seconds of `path` where the clip begins and ends; None: at its end
+    region  the part of the frames that is looked at; None: all
+    person  who is seen, where the data set says so
+    """
 
     path: Path
     name: str
+    sound: Path | None = None
+    start_s: float = 0.0
+    end_s: float | None = None
+    region: Region | None = None
+    person: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,12 @@ from latentsync.rates import VIDEO_FPS
 from latentsync.types import FrameImage
 
 FOLDER = "summary"
+FILTERS = {
+    "syncnet-v2": "SyncNet v2",
+    "compact": "the bundled SyncNet (not the paper's v2)",
+    "hyperiqa": "HyperIQA",
+    "sharpness": "sharpness (not the paper's HyperIQA)",
+}
 _COLUMNS, _ROWS, _TILE_PX = 8, 6, 128
 _BAND_PX = 18
 
@@ -32,6 +38,7 @@ class Funnel:
     clips    spans of sources that a step decided on; a source that was dropped or failed as a whole is one
     dropped  clips by reason, the most frequent first
     failed   the same for failures
+    filters  which SyncNet and which quality measure decided on the clips, and whether they are the paper's
     """
 
     sources: int
@@ -41,6 +48,7 @@ class Funnel:
     kept_s: float
     dropped: dict[str, int]
     failed: dict[str, int]
+    filters: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
         """The counts in values that JSON can express."""
@@ -52,6 +60,7 @@ class Funnel:
             "kept_s": round(self.kept_s, 2),
             "dropped": self.dropped,
             "failed": self.failed,
+            "filters": list(self.filters),
         }
 
     def lines(self) -> list[str]:
@@ -68,7 +77,7 @@ class Funnel:
         rows.append(("clips out", self.kept, _share(self.kept, self.clips)))
         width = max(len(title) for title, _, _ in rows)
         lines = [f"{title:<{width}}  {count:>9,}  {share:>7}".rstrip() for title, count, share in rows]
-        return [*lines, f"{'length out':<{width}}  {_length(self.kept_s):>9}"]
+        return [*lines, f"{'length out':<{width}}  {_length(self.kept_s):>9}", *self.filters]
 
 
 def _length(seconds: float) -> str:
@@ -97,6 +106,14 @@ def count_decisions(decisions: Sequence[Decision]) -> Funnel:
         kept_s=sum((decision.frames or 0) / (decision.fps or VIDEO_FPS) for decision in kept),
         dropped=_reasons(decisions, "dropped"),
         failed=_reasons(decisions, "failed"),
+        filters=tuple(
+            f"{what} by {', '.join(sorted(FILTERS.get(name, name) for name in names))}"
+            for what, names in (
+                ("sync", {decision.judge for decision in decisions if decision.judge}),
+                ("quality", {one.quality_measure for one in decisions if one.quality_measure}),
+            )
+            if names
+        ),
     )
 
 

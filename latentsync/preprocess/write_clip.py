@@ -39,7 +39,8 @@ class WriteClip:
         path = clip_folder(out_dir, clip.source.name) / f"{start_s:09.2f}-{end_s:09.2f}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
         self._write(path, clip.crops_u8, speech_during(clip))
-        person = person_of(clip.source.name, by=self.split.by, pattern=self.split.person_pattern)
+        person = clip.source.person if self.split.by == "person" else None
+        person = person or person_of(clip.source.name, by=self.split.by, pattern=self.split.person_pattern)
         written = Written(
             name=path.relative_to(out_dir).as_posix(),
             sha256=sha256_of(path),

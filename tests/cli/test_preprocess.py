@@ -109,6 +109,7 @@ def test_json_is_all_there_is_on_stdout(
             "kept_s": 9.0,
             "dropped": {"no_face": 1},
             "failed": {"crashed": 1},
+            "filters": [],
         },
     }
 

@@ -65,6 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("RAW", "raw"):
         (folder / name).mkdir()
         shutil.copy(REPOSITORY / "examples" / "portrait.mp4", folder / name / "a.mp4")
+    write_data_sets(folder)
     (folder / "latentsync").symlink_to(REPOSITORY / "latentsync")
     write_pairs(folder)
     trainings = [name for name in shipped_names() if "unet" in name or name.startswith("stage")]
@@ -73,6 +74,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for file in ("unet.safetensors", "syncnet.safetensors"):
             shutil.copy(BUNDLED / file, folder / "runs" / name / file)
     return folder
+
+
+def write_data_sets(folder: Path) -> None:
+    """VoxCeleb2 and HDTF as they are distributed, with one clip each."""
+    portrait = REPOSITORY / "examples" / "portrait.mp4"
+    for name in ("voxceleb2/mp4/id00017/a/1.mp4", "voxceleb2/aac/id00017/a/1.m4a", "hdtf/Radio11.mp4"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(portrait, folder / name)
+    (folder / "hdtf" / "RD_annotion_time.txt").write_text("Radio11.mp4 00:00-00:02\n")
 
 
 def write_pairs(folder: Path) -> None:
