@@ -17,6 +17,7 @@ import typer
 from latentsync import __version__, errors
 from latentsync_cli import app as cli
 from latentsync_cli import console
+from tests.conftest import RunCli
 
 FAILURES = [
     (
@@ -175,19 +176,7 @@ def test_it_runs_as_a_module(package: str) -> None:
 @pytest.mark.parametrize(
     "command", [[], ["sync"], ["models"], ["models", "pull"], ["doctor"], ["train-unet"]]
 )
-def test_short_help(
-    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["latentsync", *command, "-h"])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 0
-    assert capsys.readouterr().out.startswith("Usage: latentsync " + " ".join(command))
-
-
-def test_the_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["latentsync", "--version"])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 0
-    assert capsys.readouterr().out == f"latentsync {__version__}\n"
+def test_short_help(command: list[str], run_cli: RunCli) -> None:
+    ended = run_cli(*command, "-h")
+    assert ended.code == 0
+    assert ended.out.startswith("Usage: latentsync " + " ".join(command))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 
 from latentsync import doctor as core
 from latentsync.doctor import Ability, Check, DoctorResult
-from latentsync_cli import app as cli
+from tests.conftest import Outcome, RunCli
 
 CHECKS = (
     Check("torch", "ok", "2.13.0 (>=2.4)", group="packages"),
@@ -32,37 +31,27 @@ yes  latentsync sync VIDEO SPEECH  model compact on the device cpu
 """
 
 
-def end_of(ability: Ability, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """The exit code of the command where the core finds `ability`."""
+def find(ability: Ability, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the core find `ability`."""
     monkeypatch.setattr(core, "run", lambda job, report: DoctorResult(CHECKS, (ability,)))
-    monkeypatch.setattr(sys, "argv", ["latentsync", "doctor", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0)
 
 
-def test_ready(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert end_of(READY, monkeypatch) == 0
-    assert capsys.readouterr() == (PRINTED, "")
+def test_ready(run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
+    find(READY, monkeypatch)
+    assert run_cli("doctor") == Outcome(0, PRINTED, "")
 
 
-def test_not_ready(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert end_of(NOT_READY, monkeypatch) == 1
-    shown = capsys.readouterr().out
-    assert shown.endswith("-> pip install av\n")
-
-
-def test_nothing_is_wider_than_the_terminal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("COLUMNS", "40")
-    end_of(NOT_READY, monkeypatch)
-    assert max(map(len, capsys.readouterr().out.splitlines())) <= 40
-
-
-def test_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert end_of(NOT_READY, monkeypatch, "--json") == 1
-    shown = json.loads(capsys.readouterr().out)
+def test_not_ready(run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
+    find(NOT_READY, monkeypatch)
+    ended = run_cli("doctor")
+    assert ended.code == 1 and ended.out.endswith("-> pip install av\n")
+    shown = json.loads(run_cli("doctor", "--json").out)
     assert shown["is_ready"] is False
     assert shown["checks"][1]["remedy"] == "pip install 'latentsync[ray]'"
     assert shown["abilities"][0]["reason"] == "libx264 does not open"
+
+
+def test_nothing_is_wider_than_the_terminal(run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
+    find(NOT_READY, monkeypatch)
+    monkeypatch.setenv("COLUMNS", "40")
+    assert max(map(len, run_cli("doctor").out.splitlines())) <= 40

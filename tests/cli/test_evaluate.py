@@ -5,41 +5,44 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from latentsync.errors import UsageError
 from latentsync.evaluate import run as core
 from latentsync.evaluate import syncnet
 from latentsync.evaluate.run import EvaluateJob, Method
 from latentsync.evaluate.syncnet import SyncNetJob
-from latentsync_cli import app as cli
+from tests.cli.conftest import Calls
+from tests.conftest import RunCli
+
+JobOf = Callable[..., EvaluateJob | SyncNetJob]
 
 
-class Asked(Exception):
-    """Stands for the core's answer."""
+@pytest.fixture
+def job_of(monkeypatch: pytest.MonkeyPatch, run_cli: RunCli, stand_in: Callable[..., Calls]) -> JobOf:
+    """The job that flags become; the core ends at once."""
+
+    def fail(job: object) -> None:
+        raise UsageError("asked")
+
+    calls = stand_in(core, fail)
+    monkeypatch.setattr(syncnet, "run_syncnet", calls.run)
+
+    def job(*flags: str) -> EvaluateJob | SyncNetJob:
+        assert run_cli("evaluate", *flags).err == "error: asked\n"
+        return calls.jobs[-1]
+
+    return job
 
 
-def job_of(monkeypatch: pytest.MonkeyPatch, *flags: str) -> EvaluateJob | SyncNetJob:
-    jobs: list[EvaluateJob | SyncNetJob] = []
-
-    def run(job: EvaluateJob | SyncNetJob, *arguments: object, **more: object) -> None:
-        jobs.append(job)
-        raise Asked
-
-    monkeypatch.setattr(core, "run", run)
-    monkeypatch.setattr(syncnet, "run_syncnet", run)
-    monkeypatch.setattr(sys, "argv", ["latentsync", "evaluate", *flags])
-    with pytest.raises(SystemExit):
-        cli.main()
-    return jobs[0]
-
-
-def test_every_flag_reaches_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_flag_reaches_the_job(job_of: JobOf) -> None:
     flags = "--set hdtf --data d --method A=a --method B=b=c --generate --model m --metrics ssim,fid"
     flags += " --sync-recipe s --engine ray --address h:1 --workers 3 --limit 9"
     more = "--cache k -o out --device cpu --identity-network n"
-    assert job_of(monkeypatch, *flags.split(), *more.split()) == EvaluateJob(
+    assert job_of(*flags.split(), *more.split()) == EvaluateJob(
         test_set="hdtf",
         data=Path("d"),
         methods=(Method("A", Path("a")), Method("B", Path("b=c"))),
@@ -58,12 +61,12 @@ def test_every_flag_reaches_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_without_flags_the_job_is_its_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert job_of(monkeypatch, "--set", "hdtf") == EvaluateJob(test_set="hdtf")
+def test_without_flags_the_job_is_its_defaults(job_of: JobOf) -> None:
+    assert job_of("--set", "hdtf") == EvaluateJob(test_set="hdtf")
 
 
-def test_a_syncnet_is_another_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    job = job_of(monkeypatch, "--syncnet", "a.pt", "--data", "d", "--split", "train")
+def test_a_syncnet_is_another_job(job_of: JobOf) -> None:
+    job = job_of("--syncnet", "a.pt", "--data", "d", "--split", "train")
     assert job == SyncNetJob(checkpoint=Path("a.pt"), data=Path("d"), split="train")
 
 
@@ -79,22 +82,14 @@ def test_a_syncnet_is_another_job(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_flags_that_do_not_fit(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    flags: list[str],
-    said: str,
+    flags: list[str], said: str, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "data" / "hdtf").mkdir(parents=True)
     (tmp_path / "data" / "hdtf" / "a_1.mp4").write_bytes(b"x")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["latentsync", "evaluate", *flags])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    captured = capsys.readouterr()
-    assert stop.value.code == 2
-    assert said in captured.err
-    assert captured.out == ""
+    ended = run_cli("evaluate", *flags)
+    assert (ended.code, ended.out) == (2, "")
+    assert said in ended.err
 
 
 def test_real_clips_through_the_executable(media: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import tomli_w
 from latentsync.events import Progress, Report
 from latentsync.weights import catalog
 from latentsync.weights import hub as fetch
-from latentsync_cli import app as cli
+from tests.conftest import Outcome, RunCli
 
 BODY = b"weights"
 DIGEST = hashlib.sha256(BODY).hexdigest()
@@ -37,106 +36,80 @@ def stick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "stick"
 
 
-def give(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    """Run `latentsync models` in this process; returns its exit code."""
-    monkeypatch.setattr(sys, "argv", ["latentsync", "models", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0)
-
-
-def test_from_missing_to_removed(
-    stick: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_from_missing_to_removed(stick: Path, run_cli: RunCli) -> None:
     path = stick.parent / "cache" / "one" / "a.pt"
-    assert give(monkeypatch, "pull", "one", "--from", stick) == 0
-    shown = capsys.readouterr()
-    assert shown.out == f"{path}\n"
+    shown = run_cli("models", "pull", "one", "--from", stick)
+    assert (shown.code, shown.out) == (0, f"{path}\n")
     assert "one: size unknown; licence MIT; commercial use: no" in shown.err
-    assert give(monkeypatch, "pull", "one", "--offline") == 0
-    shown = capsys.readouterr()
-    assert shown.out == f"{path}\n"
+    shown = run_cli("models", "pull", "one", "--offline")
+    assert (shown.code, shown.out) == (0, f"{path}\n")
     assert "one: is here already" in shown.err
-    assert give(monkeypatch, "path", "one") == 0
-    assert capsys.readouterr().out == f"{path}\n"
-    assert give(monkeypatch, "verify") == 0
-    assert capsys.readouterr().out == f"good  one  {path}\n"
-    assert give(monkeypatch, "remove", "one") == 0
-    shown = capsys.readouterr()
-    assert (shown.out, shown.err) == (f"{path}\n", "7 bytes freed\n")
+    assert run_cli("models", "path", "one") == Outcome(0, f"{path}\n", "")
+    assert run_cli("models", "verify").out == f"good  one  {path}\n"
+    assert run_cli("models", "remove", "one") == Outcome(0, f"{path}\n", "7 bytes freed\n")
 
 
-def test_the_list_has_a_line_for_each(
-    stick: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    give(monkeypatch, "pull", "one", "--from", stick)
-    capsys.readouterr()
-    assert give(monkeypatch, "list") == 0
-    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+def test_the_list_has_a_line_for_each(stick: Path, run_cli: RunCli) -> None:
+    run_cli("models", "pull", "one", "--from", stick)
+    rows = {line.split()[0]: line for line in run_cli("models", "list").out.splitlines()}
     assert rows.keys() >= {"compact", "one", "two"}
     for word in ("0.0 MB", "present", "MIT", "no", "something"):
         assert word in rows["one"]
     assert "2.5 GB" in rows["two"] and "missing" in rows["two"]
 
 
-def test_the_list_for_scripts(
-    stick: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert give(monkeypatch, "list", "--json") == 0
-    told = json.loads(capsys.readouterr().out)
+def test_the_list_for_scripts(stick: Path, run_cli: RunCli) -> None:
+    told = json.loads(run_cli("models", "list", "--json").out)
     assert told["cache"] == str(stick.parent / "cache")
-    assert [(model["name"], model["is_present"]) for model in told["models"]] == [
-        ("one", False),
-        ("two", False),
-    ]
+    present = [(model["name"], model["is_present"]) for model in told["models"]]
+    assert present == [("one", False), ("two", False)]
     assert told["models"][1]["size_bytes"] == 2_500_000_000
 
 
+@pytest.mark.parametrize(
+    ("arguments", "out", "err"),
+    [
+        ("pull one --offline", "", "one/a.pt (one: something)"),
+        ("path one", "", "hint:  run 'latentsync models pull one'\n"),
+        ("verify one", "missing  one  ", ""),
+        ("remove on", "", "did you mean one?"),
+    ],
+)
 def test_what_is_missing_and_what_it_would_enable(
-    stick: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: str, out: str, err: str, stick: Path, run_cli: RunCli
 ) -> None:
-    assert give(monkeypatch, "pull", "one", "--offline") == 6
-    assert "one/a.pt (one: something)" in capsys.readouterr().err
-    assert give(monkeypatch, "path", "one") == 6
-    assert "hint:  run 'latentsync models pull one'\n" in capsys.readouterr().err
-    assert give(monkeypatch, "verify", "one") == 6
-    assert capsys.readouterr().out.startswith("missing  one  ")
-    assert give(monkeypatch, "remove", "on") == 6
-    assert "did you mean one?" in capsys.readouterr().err
+    ended = run_cli("models", *arguments.split())
+    assert ended.code == 6
+    assert ended.out.startswith(out) and err in ended.err
 
 
-def test_a_damaged_file(
-    stick: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    give(monkeypatch, "pull", "one", "--from", stick)
+def test_a_damaged_file(stick: Path, run_cli: RunCli) -> None:
+    run_cli("models", "pull", "one", "--from", stick)
     path = stick.parent / "cache" / "one" / "a.pt"
     path.write_bytes(b"weighty")
-    capsys.readouterr()
     found = hashlib.sha256(b"weighty").hexdigest()
-    assert give(monkeypatch, "verify") == 6
-    shown = capsys.readouterr()
-    assert shown.out == f"damaged  one  {path}\n"
+    shown = run_cli("models", "verify")
+    assert (shown.code, shown.out) == (6, f"damaged  one  {path}\n")
     assert f"error: one: '{path}' has the SHA-256 {found}, expected {DIGEST}\n" in shown.err
     assert "hint:  run 'latentsync models pull --force one' to fetch it again\n" in shown.err
-    assert give(monkeypatch, "verify", "--json") == 6
-    assert json.loads(capsys.readouterr().out)["files"][0]["verdict"] == "damaged"
+    shown = run_cli("models", "verify", "--json")
+    assert (shown.code, json.loads(shown.out)["files"][0]["verdict"]) == (6, "damaged")
 
 
 def test_an_interrupted_pull_says_what_stays(
-    stick: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    stick: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(names: Any, report: Report, **options: Any) -> None:
         report(Progress("a.pt", 1, 2, "MB"))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(fetch, "pull", interrupted)
-    assert give(monkeypatch, "pull", "one") == 130
-    assert "files that are whole stay, and the same command fetches the rest" in capsys.readouterr().err
+    ended = run_cli("models", "pull", "one")
+    assert ended.code == 130
+    assert "files that are whole stay, and the same command fetches the rest" in ended.err
 
 
-def test_import_passes_its_flags_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_import_passes_its_flags_on(tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
     from latentsync.weights import convert
 
     asked: list[Any] = []
@@ -155,10 +128,9 @@ def test_import_passes_its_flags_on(
         )
 
     monkeypatch.setattr(convert, "import_file", import_file)
-    assert give(monkeypatch, "import", "x.pt", "--dtype", "fp16", "-o", "y", "--force") == 0
+    shown = run_cli("models", "import", "x.pt", "--dtype", "fp16", "-o", "y", "--force")
     assert asked == [(Path("x.pt"), {"dtype": "fp16", "output": Path("y"), "is_forced": True})]
-    shown = capsys.readouterr()
-    assert shown.out == f"{tmp_path / 'a'}\n"
+    assert (shown.code, shown.out) == (0, f"{tmp_path / 'a'}\n")
     assert "1 dropped, decoder.ln.bias first: only the encoder is needed" in shown.err
     assert "unet 1.5: 3 tensors, 0 renamed" in shown.err
     assert "fp16, 2.0 MB" in shown.err

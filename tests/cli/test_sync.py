@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from latentsync.events import Report
 from latentsync.faces.choice import FaceChoice
 from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.sync import SyncRecipe
 from latentsync.sync import run as core
 from latentsync.sync.run import SyncJob, SyncResult
-from latentsync_cli import app as cli
+from tests.cli.conftest import Calls
+from tests.conftest import RunCli
 
 RESULT = SyncResult(
     output=Path("a_synced.mp4"),
@@ -32,52 +32,27 @@ RESULT = SyncResult(
 )
 
 
-class Calls:
-    """Stands for the core: remembers what it was asked for."""
-
-    def __init__(self) -> None:
-        self.jobs: list[SyncJob] = []
-        self.recipes: list[SyncRecipe] = []
-
-    def run(self, job: SyncJob, recipe: SyncRecipe, report: Report) -> SyncResult:
-        self.jobs.append(job)
-        self.recipes.append(recipe)
-        return RESULT
-
-
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    stand_in = Calls()
-    monkeypatch.setattr(core, "run", stand_in.run)
+def calls(monkeypatch: pytest.MonkeyPatch, stand_in: Callable[..., Calls]) -> Calls:
     monkeypatch.delenv("LATENTSYNC_MODEL", raising=False)
-    return stand_in
+    return stand_in(core, lambda job: RESULT)
 
 
-def give(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """Run the command line in this process; returns its exit code."""
-    monkeypatch.setattr(sys, "argv", ["latentsync", "sync", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0)
-
-
-def test_two_files_are_enough(
-    calls: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert give(monkeypatch, "films/a.b.mov", "b.wav") == 0
+def test_two_files_are_enough(calls: Calls, run_cli: RunCli) -> None:
+    ended = run_cli("sync", "films/a.b.mov", "b.wav")
+    assert (ended.code, ended.out) == (0, "a_synced.mp4\n")
     job = calls.jobs[0]
     assert job == SyncJob(video=Path("films/a.b.mov"), speech=Path("b.wav"), output=Path("a.b_synced.mp4"))
     assert calls.recipes == [load_recipe("sync", SyncRecipe)]
-    assert capsys.readouterr().out == "a_synced.mp4\n"
 
 
-def test_flags_become_a_job(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_become_a_job(calls: Calls, run_cli: RunCli) -> None:
     flags = (
         "-o -out.mp4 --model here --device cpu --dtype bf16 --face 12,40 --start 1 --end 00:00:02.5 "
         "--video-track 1 --audio-track 2 --keep-fps --pixel-format keep --duration ping-pong "
         "--mask m.png --compare --report r.json --force --dry-run --quiet"
     )
-    give(monkeypatch, *flags.split(), "--", "-in.mp4", "-a.wav")
+    run_cli("sync", *flags.split(), "--", "-in.mp4", "-a.wav")
     assert calls.jobs == [
         SyncJob(
             video=Path("-in.mp4"),
@@ -103,16 +78,14 @@ def test_flags_become_a_job(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> No
     ]
 
 
-def test_flags_win_over_settings_and_the_recipe(
-    calls: Calls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_flags_win_over_settings_and_the_recipe(calls: Calls, run_cli: RunCli, tmp_path: Path) -> None:
     recipe = tmp_path / "mine.toml"
     recipe.write_text(
         "seed = 1\n[sampling]\nquality = 'draft'\nsteps = 2\nguidance = 3.0\n[encoding]\ncrf = 30\n"
     )
     settings = ("--set", "sampling.steps=5", "--set", "paste.region=crop")
     flags = ("--effort", "best", "--steps", "7", "--codec", "lossless", "--seed", "9")
-    give(monkeypatch, "a.mp4", "b.wav", "--recipe", str(recipe), *settings, *flags)
+    run_cli("sync", "a.mp4", "b.wav", "--recipe", str(recipe), *settings, *flags)
     (chosen,) = calls.recipes
     usual = load_recipe("sync", SyncRecipe).sampling
     assert chosen.sampling == usual.replaced(effort="best", steps=7, guidance=3.0)
@@ -120,32 +93,30 @@ def test_flags_win_over_settings_and_the_recipe(
     assert (chosen.encoding.crf, chosen.encoding.codec, chosen.paste.region) == (30, "lossless", "crop")
 
 
-def test_an_unknown_effort_names_the_choices(
-    calls: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert give(monkeypatch, "a.mp4", "b.wav", "--effort", "ultra") == 2
-    error = capsys.readouterr().err.splitlines()[-1]
+def test_an_unknown_effort_names_the_choices(calls: Calls, run_cli: RunCli) -> None:
+    ended = run_cli("sync", "a.mp4", "b.wav", "--effort", "ultra")
+    assert ended.code == 2
+    error = ended.err.splitlines()[-1]
     assert all(word in error for word in ("--effort", "'ultra'", "'draft'", "'standard'", "'best'"))
     assert calls.jobs == []
 
 
-def test_effort_was_called_quality(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
-    give(monkeypatch, "a.mp4", "b.wav", "--quality", "draft")
+def test_effort_was_called_quality(calls: Calls, run_cli: RunCli) -> None:
+    run_cli("sync", "a.mp4", "b.wav", "--quality", "draft")
     assert calls.recipes[0].sampling.effort == "draft"
 
 
-def test_the_model_may_come_from_the_environment(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_may_come_from_the_environment(
+    calls: Calls, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LATENTSYNC_MODEL", "latentsync-1.5")
-    give(monkeypatch, "a.mp4", "b.wav")
-    give(monkeypatch, "a.mp4", "b.wav", "--model", "compact")
+    run_cli("sync", "a.mp4", "b.wav")
+    run_cli("sync", "a.mp4", "b.wav", "--model", "compact")
     assert [job.model for job in calls.jobs] == ["latentsync-1.5", "compact"]
 
 
-def test_json_is_all_there_is_on_stdout(
-    calls: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    give(monkeypatch, "a.mp4", "b.wav", "--json")
-    assert json.loads(capsys.readouterr().out) == {
+def test_json_is_all_there_is_on_stdout(calls: Calls, run_cli: RunCli) -> None:
+    assert json.loads(run_cli("sync", "a.mp4", "b.wav", "--json").out) == {
         "output": "a_synced.mp4",
         "model": "compact",
         "device": "cpu",
@@ -178,11 +149,11 @@ def test_wrong_flags_start_nothing(
     code: int,
     named: str,
     calls: Calls,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run_cli: RunCli,
 ) -> None:
-    assert give(monkeypatch, "a.mp4", "b.wav", *flags) == code
-    error, hint = capsys.readouterr().err.splitlines()
+    ended = run_cli("sync", "a.mp4", "b.wav", *flags)
+    assert ended.code == code
+    error, hint = ended.err.splitlines()
     assert error.startswith("error: ") and named in error
     assert hint.startswith("hint:  ")
     assert calls.jobs == []

@@ -1,15 +1,13 @@
-"""Real input for whole runs: our own portrait and speech, cut short, and the command line in this process."""
+"""Real input for whole runs: our own portrait and speech, cut short."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import resource
-import sys
 import wave
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -24,7 +22,6 @@ from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.types import FrameImage
 from latentsync.weights.checkpoints import save_checkpoint
-from latentsync_cli import app as cli
 
 RELEASED_UNET = load_recipe("stage2", UNetTrainingRecipe).network
 
@@ -32,16 +29,6 @@ DISK_BYTES = 60_000
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a run of the command line ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-RunCli = Callable[..., Outcome]
 WriteVideo = Callable[..., Path]
 
 
@@ -115,21 +102,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tiny") / "unet.safetensors"
     save_checkpoint(path, build_unet(config).state_dict(), kind="unet", config=config)
     return path
-
-
-@pytest.fixture
-def run_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> RunCli:
-    """Runs the command line in this process, which spares the start."""
-
-    def run(*arguments: str | Path) -> Outcome:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["latentsync", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        captured = capsys.readouterr()
-        return Outcome(int(stop.value.code or 0), captured.out, captured.err)
-
-    return run
 
 
 def contents(place: Path) -> dict[str, str]:

@@ -1,0 +1,35 @@
+"""A stand-in for the core of a command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+
+class Calls:
+    """Remembers what a core was asked for, and answers what it is told to."""
+
+    def __init__(self, answer: Callable[[Any], object]) -> None:
+        self.jobs: list[Any] = []
+        self.recipes: list[Any] = []
+        self.answer = answer
+
+    def run(self, job: Any, recipe: Any, report: object) -> object:
+        self.jobs.append(job)
+        self.recipes.append(recipe)
+        return self.answer(job)
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[ModuleType, Callable[[Any], object]], Calls]:
+    """Puts a stand-in in place of the `run` of a module."""
+
+    def replace(core: ModuleType, answer: Callable[[Any], object]) -> Calls:
+        calls = Calls(answer)
+        monkeypatch.setattr(core, "run", calls.run)
+        return calls
+
+    return replace
