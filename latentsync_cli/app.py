@@ -27,7 +27,6 @@ from latentsync_cli.train_syncnet import train_syncnet
 from latentsync_cli.train_unet import train_unet
 
 BUG = 1
-USAGE = 2
 PROBE_BYTES = (
     256 << 20
 )  # where less than this can be had, an error that nobody foresaw is taken for its result

@@ -13,7 +13,6 @@ from latentsync.axes import expect_axes
 from latentsync.compat import make_torchvision_importable
 from latentsync.rates import AUDIO_HZ, MEL_COLUMNS_PER_S, mel_columns
 
-RATE_HZ, MEL_STEPS_PER_S = AUDIO_HZ, MEL_COLUMNS_PER_S  # their names before latentsync.rates
 MELS = 80
 FFT_SAMPLES = 800
 HOP_SAMPLES = AUDIO_HZ // MEL_COLUMNS_PER_S

@@ -9,10 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from latentsync import rates
 from latentsync.axes import expect_axes
+from latentsync.rates import WHISPER_STATES_PER_S
 
-WHISPER_STATES_PER_S = rates.WHISPER_STATES_PER_S
 STATES_BEFORE = 4
 STATES_AFTER = 5
 _TIME_TOLERANCE_STATES = 1e-4  # 0.58 s is 28.999999999999996 states in floating point
@@ -26,33 +25,6 @@ class StateSource(Protocol):
 
     def take(self, indices: Tensor) -> Tensor:
         """The states (k n d) at the indices (k,)."""
-
-
-def whisper_span(frame: int, *, video_fps: int, context_frames: int) -> range:
-    """Whisper states that condition video frame `frame`.
-
-    Args:
-        frame: index from the start of the clip.
-        video_fps: frames per second; 25 throughout this package.
-        context_frames: neighbouring frames whose states are added on either side; 2 in the paper's recipe.
-
-    Returns:
-        A range of (2 * context_frames + 1) * 50 / video_fps states. It may begin before 0 or end
-        past the audio: whoever takes the states repeats the edge there.
-
-    Raises:
-        ValueError: if 50 is not a whole multiple of `video_fps`.
-
-    Source: the official `Audio2Feature.get_sliced_feature` gives the same ranges at 25 fps.
-
-    >>> whisper_span(0, video_fps=25, context_frames=2)
-    range(-4, 6)
-    """
-    states_per_frame, rest = divmod(WHISPER_STATES_PER_S, video_fps)
-    if rest:
-        raise ValueError(f"{video_fps} fps does not divide {WHISPER_STATES_PER_S} Whisper states per second")
-    first = (frame - context_frames) * states_per_frame
-    return range(first, first + (2 * context_frames + 1) * states_per_frame)
 
 
 def states_for_frames(features: Tensor | StateSource, times_s: Sequence[float]) -> Tensor:
@@ -79,14 +51,3 @@ def states_for_frames(features: Tensor | StateSource, times_s: Sequence[float]) 
     indices = indices.clamp(0, len(features) - 1)
     taken = features[indices.flatten()] if isinstance(features, Tensor) else features.take(indices.flatten())
     return taken.reshape(len(indices), -1, taken.shape[-1])  # f n d
-
-
-def reference_frames(states: int) -> int:
-    """Number of 25 fps frames the reference makes of `states` Whisper states: two more than the speech has.
-
-    Source: the official `Audio2Feature.feature2chunks`, measured.
-
-    >>> reference_frames(500)
-    252
-    """
-    return states // rates.STATES_PER_FRAME + 2

@@ -182,8 +182,3 @@ def mouth_mask(resolution: int, file: Path | None = None) -> NDArray[np.float32]
         picture = loaded[..., 0]
     resized = cv2.resize(picture, (resolution, resolution), interpolation=cv2.INTER_LANCZOS4)
     return np.asarray(resized, np.float32) / np.float32(255)
-
-
-def latent_mask(mask: NDArray[np.float32], *, factor: int = 8) -> NDArray[np.float32]:
-    """The mask at the size of the latents: every `factor`-th pixel, as released."""
-    return np.ascontiguousarray(mask[::factor, ::factor])

@@ -21,7 +21,6 @@ from latentsync.rates import VIDEO_FPS
 from latentsync.types import AffineFrame, Face, Frame
 
 Duration = Literal["speech", "video", "loop", "ping-pong", "hold"]
-DURATIONS: tuple[Duration, ...] = ("speech", "video", "loop", "ping-pong", "hold")
 LONGEST_FRAME_S = 0.101  # frames that are shown for longer, below 10 a second, are repeated
 MOST_ASPECT = 4  # a pixel aspect beyond is a damaged header
 _ROUNDING_FRAMES = 0.01  # a rest of the output that is shorter is no frame

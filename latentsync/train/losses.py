@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-from latentsync.models.vae import FaceVAE
 
 # Where the mouth lies in an aligned crop, as shares of its side. Source: landmarks of our clips.
 MOUTH_ROWS = (0.5, 0.875)
@@ -45,15 +41,6 @@ def reconstruction_loss(made: Tensor, real: Tensor, *, edge_weight: float) -> Te
                 small_made.diff(dim=axis), small_real.diff(dim=axis)
             )
     return loss
-
-
-def pixel_loss(vae: FaceVAE, made: Tensor, real: Tensor) -> Tensor:
-    """`reconstruction_loss` of the decoded mouths of scaled latents (b c h w)."""
-    rows, columns = mouth_region(made.shape[2] * vae.factor)
-    decoded = vae.decode(made)[:, :, rows, columns]
-    with torch.no_grad():
-        wanted = vae.decode(real)[:, :, rows, columns]
-    return reconstruction_loss(decoded, wanted, edge_weight=0.5)
 
 
 # A cosine of exactly 0 or 1 on the wrong side would make an infinite loss and no gradient.
@@ -105,29 +92,3 @@ def matrix_losses(cosines: Tensor, is_negative: Tensor, *, temperature: Tensor) 
         "contrastive": (ways[0] + ways[1]) / 2,
         "chance": chance,
     }
-
-
-def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """What a discriminator minimises: real scores of 1 or more, fake ones of -1 or less.
-
-    Source: Lim and Ye 2017, as most decoders that are trained against a discriminator have it.
-    """
-    return functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
-
-
-def feature_loss(made: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
-    """Mean absolute error of what the layers of a discriminator saw, each by the size of the real ones.
-
-    Source: Wang et al. 2018, section 3.3; the division is ours, so that no layer outweighs the others.
-    """
-    pairs = zip(made, real, strict=True)
-    errors = [(one - other).abs().mean() / other.abs().mean().clamp(min=1e-3) for one, other in pairs]
-    return torch.stack(errors).mean()
-
-
-def coarse_loss(made: Tensor, real: Tensor, *, square_px: int) -> Tensor:
-    """Mean absolute error of pictures (b c h w) that were averaged over squares.
-
-    Source: ours; where the fine detail cannot be known, a pixel's error only asks for blur.
-    """
-    return functional.l1_loss(functional.avg_pool2d(made, square_px), functional.avg_pool2d(real, square_px))

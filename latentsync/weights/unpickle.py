@@ -46,8 +46,6 @@ STORAGES = {
     "BoolStorage": torch.bool,
 }
 
-Shape = tuple[int, ...]
-
 
 class Malformed(ValueError):
     """The file is not what `torch.save` writes. The message follows the file's name: "is cut off"."""

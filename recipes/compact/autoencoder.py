@@ -29,11 +29,12 @@ from torch.nn import functional
 from latentsync.models.autoencoder import build_tiny_autoencoder
 from latentsync.recipe.networks import TinyAutoencoderConfig
 from latentsync.train.checkpoint import EMA
-from latentsync.train.losses import coarse_loss, reconstruction_loss
+from latentsync.train.losses import reconstruction_loss
 from latentsync.weights.checkpoints import read_note, save_checkpoint
 from latentsync.weights.read import read_tensors
 from recipes.compact.patches import SIDE_PX, Patches, load_stills
 from recipes.compact.teacher import Teacher
+from recipes.compact.training import coarse_loss
 
 SEED = 1247
 BATCH = 8

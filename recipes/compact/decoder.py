@@ -21,18 +21,12 @@ from latentsync.recipe.schema import Amount, Count, Table
 from latentsync.recipe.training import PictureAugmentation
 from latentsync.train.clips import FeatureFiles, find_clips, fingerprint
 from latentsync.train.loop import TrainingRun
-from latentsync.train.losses import (
-    coarse_loss,
-    feature_loss,
-    hinge_loss,
-    mouth_region,
-    reconstruction_loss,
-)
+from latentsync.train.losses import mouth_region, reconstruction_loss
 from latentsync.train.unet.data import AudioFeatures
 from latentsync.weights.catalog import COMPACT
 from latentsync.weights.checkpoints import save_checkpoint
 from latentsync.weights.models import find_model, load_model
-from recipes.compact.discriminator import PatchDiscriminator
+from recipes.compact.discriminator import PatchDiscriminator, feature_loss, hinge_loss
 from recipes.compact.predicted import (
     PredictedWindow,
     Predictor,
@@ -45,6 +39,7 @@ from recipes.compact.training import (
     Batch,
     Samples,
     TrainerRecipe,
+    coarse_loss,
     halves,
     train_to_the_end,
 )

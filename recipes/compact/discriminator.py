@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
@@ -48,3 +51,21 @@ class PatchDiscriminator(nn.Module):
             features.append(seen)
         scores: Tensor = self.score(seen)
         return scores, features
+
+
+def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """What a discriminator minimises: real scores of 1 or more, fake ones of -1 or less.
+
+    Source: Lim and Ye 2017, as most decoders that are trained against a discriminator have it.
+    """
+    return functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
+
+
+def feature_loss(made: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+    """Mean absolute error of what the layers of a discriminator saw, each by the size of the real ones.
+
+    Source: Wang et al. 2018, section 3.3; the division is ours, so that no layer outweighs the others.
+    """
+    pairs = zip(made, real, strict=True)
+    errors = [(one - other).abs().mean() / other.abs().mean().clamp(min=1e-3) for one, other in pairs]
+    return torch.stack(errors).mean()

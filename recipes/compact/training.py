@@ -1,4 +1,4 @@
-"""What the trainers of the bundled model share: recipe tables, samples, and a run of the training loop.
+"""What the trainers of the bundled model share: recipe tables, samples, a loss, and a run of the loop.
 
 They train on the CPU, in one process.
 """
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import Dataset
 
 from latentsync.errors import LatentSyncError
@@ -94,3 +95,11 @@ def halves(path: Path) -> dict[str, Tensor]:
         key: tensor.half() if tensor.is_floating_point() else tensor
         for key, tensor in read_tensors(path).items()
     }
+
+
+def coarse_loss(made: Tensor, real: Tensor, *, square_px: int) -> Tensor:
+    """Mean absolute error of pictures (b c h w) that were averaged over squares.
+
+    Source: ours; where the fine detail cannot be known, a pixel's error only asks for blur.
+    """
+    return functional.l1_loss(functional.avg_pool2d(made, square_px), functional.avg_pool2d(real, square_px))

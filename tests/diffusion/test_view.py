@@ -1,7 +1,11 @@
 """What the U-Net may see of a face, and where what it makes goes."""
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
+from safetensors.numpy import load_file
 
 from latentsync.diffusion.view import MouthView, build_view, shown_part
 from latentsync.faces.align import mouth_mask
@@ -57,3 +61,10 @@ def test_a_window_is_shown_inside_and_softly_at_its_border() -> None:
     assert np.count_nonzero(shown) == window.count_nonzero()
     assert (window[13:-13, 13:-13] == 1).all() and (window[[0, -1]] == 0).all()
     assert made.sum() == 128**2 == mouth_view().cut(torch.from_numpy(made)).sum()
+
+
+@pytest.mark.parametrize("resolution", [256, 512])
+def test_the_mask_at_the_size_of_latents_is_the_released_one(golden: Path, resolution: int) -> None:
+    case = load_file(golden / f"mask_{resolution}.safetensors")
+    view = build_view("face", torch.from_numpy(case["mask"]), factor=8)
+    np.testing.assert_allclose(view.small(view.mask), case["latent_mask"], atol=1e-6)

@@ -16,7 +16,6 @@ from latentsync.faces.align import (
     control_points,
     fit_as_released,
     fit_similarity,
-    latent_mask,
     mouth_mask,
     template,
     warp_window,
@@ -52,7 +51,6 @@ def test_mask_file_is_read_as_released(golden: Path, resolution: int) -> None:
     case = load_file(golden / f"mask_{resolution}.safetensors")
     mask = mouth_mask(resolution, golden.parent / "mask.png")
     np.testing.assert_allclose(mask, case["mask"], atol=1e-6)
-    np.testing.assert_allclose(latent_mask(mask), case["latent_mask"], atol=1e-6)
 
 
 def test_drawn_mask_agrees_with_the_released_one(golden: Path) -> None:
@@ -66,7 +64,6 @@ def test_mask_says_one_where_the_frame_is_kept(resolution: int) -> None:
     mouth, forehead = (int(resolution * 0.7), resolution // 2), (int(resolution * 0.1), resolution // 2)
     assert mask.shape == (resolution, resolution)
     assert mask[mouth] == 0 and mask[forehead] == 1
-    assert latent_mask(mask).shape == (resolution // 8, resolution // 8)
 
 
 def test_mask_file_that_is_no_picture_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -16,11 +17,12 @@ from latentsync.faces.track import TrackedFrame
 from latentsync.media.probe import require_video
 from latentsync.media.read import measure_video
 from latentsync.media.write import Encoding, VideoWriter
-from latentsync.sync.timeline import DURATIONS, Duration, SquarePixels, frame_count, play, shown_fps
+from latentsync.sync.timeline import Duration, SquarePixels, frame_count, play, shown_fps
 from latentsync.types import AffineFrame, Face, Frame
 
 MakeClip = Callable[..., Path]
 FPS = 25
+DURATIONS = get_args(Duration)
 UNEVEN_S = (0.0, 0.2, 0.4, 0.44, 0.48)
 
 
