@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from latentsync.errors import ShapeError
 from latentsync.models.unet import LipUNet, build_unet
@@ -49,10 +50,19 @@ def test_new_network_predicts_zero() -> None:
         assert small_unet()(*inputs()).abs().max() == 0
 
 
-def test_every_parameter_learns() -> None:
-    unet = wake(small_unet()).train()
+@pytest.mark.parametrize("reference_residual", [True, False])
+def test_every_parameter_learns(reference_residual: bool) -> None:
+    unet = wake(small_unet(reference_residual=reference_residual)).train()
     unet(*inputs()).square().mean().backward()
     assert [name for name, parameter in unet.named_parameters() if parameter.grad is None] == []
+
+
+def test_the_residual_adds_the_reference_to_the_output() -> None:
+    unet, (sample, timesteps, audio) = small_unet(reference_residual=True), inputs()
+    assert unet.residual is not None
+    nn.init.dirac_(unet.residual.weight)
+    with torch.no_grad():
+        torch.testing.assert_close(unet(sample, timesteps, audio), sample[:, -4:])
 
 
 def test_gradient_checkpointing_gives_the_same_gradient() -> None:

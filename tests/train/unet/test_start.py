@@ -99,6 +99,13 @@ def test_stage_two_begins_with_stage_one(tmp_path: Path) -> None:
     assert half.left_out and all(name.startswith("down_blocks.") for name in half.left_out)
 
 
+def test_a_reference_residual_may_be_new(tmp_path: Path) -> None:
+    path = tmp_path / "unet.safetensors"
+    save_checkpoint(path, build_unet(PLAIN).state_dict(), kind="unet", config=PLAIN)
+    _, begun = start_unet(PLAIN.replaced(reference_residual=True), path)
+    assert set(begun.new) == {"residual.weight", "residual.bias"}
+
+
 def test_scratch_copies_nothing() -> None:
     unet, begun = start_unet(PLAIN, None)
     assert (begun.copied, set(begun.new)) == (0, set(unet.state_dict()))
