@@ -24,14 +24,9 @@ def make_720p(source: Path, target: Path, *, duration_s: float) -> None:
     zoom = max(width / info.width, height / info.height)
     size = (round(info.width * zoom), round(info.height * zoom))
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    encoding = Encoding(preset="veryfast")
     with VideoWriter(
-        target,
-        width=width,
-        height=height,
-        fps=info.fps,
-        like=info,
-        speech=None,
-        encoding=Encoding(preset="veryfast"),
+        target, width=width, height=height, fps=info.fps, like=info, encoding=encoding
     ) as writer:
         for frame in play(source, info, policy="ping-pong", duration_s=duration_s):
             way = cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC

@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 from typing import TypeVar
 
@@ -83,7 +82,7 @@ def stages(video: Path, speech: Path, folder: Path, model_name: str, frames: int
     from latentsync.media.probe import require_video
     from latentsync.media.read import read_frames
     from latentsync.media.sound import read_audio
-    from latentsync.media.write import Encoding, VideoWriter
+    from latentsync.media.write import Encoding, write_video
     from latentsync.recipe.loading import load_recipe
     from latentsync.recipe.sync import SyncRecipe
     from latentsync.runtime import choose_device, choose_dtype
@@ -137,17 +136,7 @@ def stages(video: Path, speech: Path, folder: Path, model_name: str, frames: int
         encoding = Encoding(
             codec=recipe.encoding.codec, crf=recipe.encoding.crf, preset=recipe.encoding.preset
         )
-        with VideoWriter(
-            folder / "stages.mp4",
-            width=info.width,
-            height=info.height,
-            fps=Fraction(info.fps),
-            like=info,
-            speech=None,
-            encoding=encoding,
-        ) as writer:
-            for picture in finished:
-                writer.write(picture)
+        write_video(folder / "stages.mp4", finished, fps=info.fps, like=info, encoding=encoding)
 
     clock("encode", encode)
     return {stage: round(1000 * spent_s / len(decoded), 1) for stage, spent_s in clock.spent_s.items()}

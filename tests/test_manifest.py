@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, replace
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -183,21 +182,11 @@ def test_a_decision_that_another_program_changed_is_named(out_dir: Path) -> None
 
 
 def test_a_folder_of_clips_needs_no_manifest(tmp_path: Path) -> None:
-    from latentsync.media.write import Encoding, VideoWriter
+    from latentsync.media.write import write_video
 
     (tmp_path / "sub").mkdir()
     for name in ("b.mp4", "sub/a.mp4"):
-        with VideoWriter(
-            tmp_path / name,
-            width=64,
-            height=64,
-            fps=Fraction(25),
-            like=None,
-            speech=None,
-            encoding=Encoding(),
-        ) as writer:
-            for _ in range(7):
-                writer.write(np.zeros((64, 64, 3), np.uint8))
+        write_video(tmp_path / name, [np.zeros((64, 64, 3), np.uint8)] * 7)
     clips = read_manifest(tmp_path)
     assert [clip.name for clip in clips] == ["b.mp4", "sub/a.mp4"]
     assert all((clip.frames, clip.resolution, clip.sha256) == (7, 64, None) for clip in clips)

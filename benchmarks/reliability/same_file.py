@@ -21,7 +21,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -50,15 +49,9 @@ def busy(loops: int) -> Iterator[None]:
 def write_only(video: Path, out: Path) -> None:
     """Encode the first frames of a video, as `sync` does."""
     from latentsync.media.read import read_frames
-    from latentsync.media.write import Encoding, VideoWriter
+    from latentsync.media.write import write_video
 
-    frames = [frame.rgb_u8 for frame in islice(read_frames(video), FRAMES)]
-    height, width = frames[0].shape[:2]
-    with VideoWriter(
-        out, width=width, height=height, fps=Fraction(25), like=None, speech=None, encoding=Encoding()
-    ) as writer:
-        for frame in frames:
-            writer.write(frame)
+    write_video(out, (frame.rgb_u8 for frame in islice(read_frames(video), FRAMES)))
 
 
 def digests(line: list[str], out: Path, runs: int) -> Counter[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterable
-from fractions import Fraction
 from pathlib import Path
 
 from latentsync.doctor.findings import (
@@ -50,7 +49,6 @@ OTHERS = {  # what else there is, and the catalogue's weights that it makes use 
 }
 NEEDED = (*LOADED.values(), "libx264")
 SLOW = "on the CPU, minutes for a second of video"
-FPS = Fraction(25)
 SIDE_PX = 128
 
 
@@ -143,15 +141,11 @@ def _write_and_read() -> None:
     import numpy as np
 
     from latentsync.media.read import read_frames
-    from latentsync.media.write import Encoding, VideoWriter
+    from latentsync.media.write import write_video
 
     with tempfile.TemporaryDirectory() as folder:
         path, picture = Path(folder) / "two.mp4", np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)
-        with VideoWriter(
-            path, width=SIDE_PX, height=SIDE_PX, fps=FPS, like=None, speech=None, encoding=Encoding()
-        ) as writer:
-            writer.write(picture)
-            writer.write(picture)
+        write_video(path, [picture, picture])
         frames = sum(1 for _ in read_frames(path))
     if frames != 2:
         raise MediaError(f"2 frames were written and {frames} read", hint=install("av", again=True))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, cast
@@ -27,6 +28,7 @@ from latentsync.media.container import media_url
 from latentsync.media.pixels import HLG, PQ, is_known_matrix, matrix_of
 from latentsync.media.probe import COLORSPACE_RGB, UNSPECIFIED, VideoInfo
 from latentsync.media.sound import SpeechTrack
+from latentsync.rates import VIDEO_FPS
 from latentsync.types import FrameImage
 
 _FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
@@ -69,6 +71,9 @@ class Encoding:
     pixels: PixelFormat = "auto"
 
 
+USUAL_ENCODING = Encoding()
+
+
 @dataclass(frozen=True, slots=True)
 class _ColourTags:
     primaries: int
@@ -90,9 +95,9 @@ class VideoWriter:
         width: int,
         height: int,
         fps: Fraction,
-        like: VideoInfo | None,
-        speech: Path | None,
-        encoding: Encoding,
+        like: VideoInfo | None = None,
+        speech: Path | None = None,
+        encoding: Encoding = USUAL_ENCODING,
         duration_s: float | None = None,
         audio_track: int | None = None,
         replaces: bool = True,
@@ -251,7 +256,7 @@ class VideoWriter:
     def _finish(self) -> None:
         with self._explained():
             if self._pts < 0:
-                raise MediaError(f"'{self._path}' got no frame", hint="choose a longer part of the video")
+                raise _no_frame(self._path)
             container = self._open_container
             for packet in self._stream.encode(None):
                 container.mux(packet)
@@ -296,6 +301,44 @@ class VideoWriter:
             raise _not_writable(self._path, error) from error
 
 
+def write_video(
+    path: Path,
+    frames: Iterable[FrameImage],
+    *,
+    fps: Fraction = Fraction(VIDEO_FPS),
+    like: VideoInfo | None = None,
+    speech: Path | None = None,
+    encoding: Encoding = USUAL_ENCODING,
+    duration_s: float | None = None,
+) -> Path:
+    """Write evenly spaced pictures (h w c) of one size; the arguments are those of `VideoWriter`.
+
+    Returns:
+        `path`.
+
+    Raises:
+        MediaError: as `VideoWriter`.
+    """
+    pictures = iter(frames)
+    first = next(pictures, None)
+    if first is None:
+        raise _no_frame(path)
+    height, width = first.shape[:2]
+    with VideoWriter(
+        path,
+        width=width,
+        height=height,
+        fps=fps,
+        like=like,
+        speech=speech,
+        encoding=encoding,
+        duration_s=duration_s,
+    ) as writer:
+        for picture in chain([first], pictures):
+            writer.write(picture)
+    return path
+
+
 def container_format_of(path: Path) -> str:
     """FFmpeg's name for the container that a suffix stands for.
 
@@ -323,6 +366,10 @@ def _reserve_part(path: Path, target: Path) -> Path:
     except OSError as error:
         raise _not_writable(path, error) from error
     return part
+
+
+def _no_frame(path: Path) -> MediaError:
+    return MediaError(f"'{path}' got no frame", hint="choose a longer part of the video")
 
 
 def _not_writable(path: Path, error: av.FFmpegError | OSError) -> MediaError:

@@ -6,7 +6,6 @@ import errno
 import wave
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from latentsync.errors import MediaError
 from latentsync.files import part_beside, sha256_of
 from latentsync.manifest import clip_folder, person_of, split_of
-from latentsync.media.write import Encoding, VideoWriter
+from latentsync.media.write import Encoding, write_video
 from latentsync.preprocess.step import Clip, Drop, Written, speech_during
 from latentsync.rates import AUDIO_HZ, VIDEO_FPS
 from latentsync.recipe.preprocess import ClipEncoding, Splitting
@@ -52,21 +51,10 @@ class WriteClip:
     def _write(self, path: Path, crops_u8: NDArray[np.uint8], samples: NDArray[np.float32]) -> None:
         # One thread: the output of x264 depends on their number, and there is a worker for each core anyway.
         encoding = Encoding(self.encoding.codec, self.encoding.crf, self.encoding.preset, threads=1)
-        side = crops_u8.shape[1]
         speech = part_beside(path)  # beside the clip, so that a run finds it if this worker is killed
         try:
             _write_wav(speech, samples)
-            with VideoWriter(
-                path,
-                width=side,
-                height=side,
-                fps=Fraction(VIDEO_FPS),
-                like=None,
-                speech=speech,
-                encoding=encoding,
-            ) as writer:
-                for crop_u8 in crops_u8:
-                    writer.write(crop_u8)
+            write_video(path, crops_u8, speech=speech, encoding=encoding)
         except MediaError as error:
             # A full or broken disk is not this source's fault: it must not become a drop.
             raise OSError(getattr(error.__cause__, "errno", None) or errno.EIO, str(error)) from error

@@ -6,14 +6,13 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
-from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from latentsync.media.read import read_frames
-from latentsync.media.write import Encoding, VideoWriter
+from latentsync.media.write import Encoding, write_video
 from latentsync.recipe.loading import shipped_names
 from latentsync_cli import app
 
@@ -90,11 +89,8 @@ def write_pairs(folder: Path) -> None:
     (folder / "videos").mkdir()
     encoding = Encoding(codec="libx264", crf=18, preset="ultrafast")
     for name in ("short.mp4", "videos/short.mp4"):
-        with VideoWriter(
-            folder / name, width=480, height=480, fps=Fraction(25), like=None, speech=None, encoding=encoding
-        ) as writer:
-            for frame in islice(read_frames(REPOSITORY / "examples" / "portrait.mp4"), 60):
-                writer.write(frame.rgb_u8, None)
+        frames = islice(read_frames(REPOSITORY / "examples" / "portrait.mp4"), 60)
+        write_video(folder / name, (frame.rgb_u8 for frame in frames), encoding=encoding)
     (folder / "pairs.csv").write_text("video,speech\nshort.mp4,speech.wav\n", encoding="utf-8")
 
 

@@ -8,7 +8,7 @@ import resource
 import wave
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from latentsync.media.read import read_frames
-from latentsync.media.write import Encoding, VideoWriter
+from latentsync.media.write import Encoding
+from latentsync.media.write import write_video as write_frames
 from latentsync.models.unet import build_unet
 from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.train_unet import UNetTrainingRecipe
@@ -66,22 +67,7 @@ def cut_speech() -> Callable[[Path, float], Path]:
 
 @pytest.fixture(scope="session")
 def write_video() -> WriteVideo:
-    def write(path: Path, frames: list[FrameImage]) -> Path:
-        height, width = frames[0].shape[:2]
-        with VideoWriter(
-            path,
-            width=width,
-            height=height,
-            fps=Fraction(25),
-            like=None,
-            speech=None,
-            encoding=Encoding(preset="ultrafast"),
-        ) as writer:
-            for rgb_u8 in frames:
-                writer.write(rgb_u8)
-        return path
-
-    return write
+    return partial(write_frames, encoding=Encoding(preset="ultrafast"))
 
 
 @pytest.fixture(scope="session")

@@ -233,8 +233,6 @@ def test_uneven_frames_keep_their_times(
         width=480,
         height=480,
         fps=Fraction(25),
-        like=None,
-        speech=None,
         encoding=Encoding(preset="ultrafast"),
     )
     with writer:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from latentsync.evaluate.prepare import Faces
 from latentsync.faces.landmarks import Square
-from latentsync.media.write import Encoding, VideoWriter
+from latentsync.media.write import Encoding, write_video
 from latentsync.recipe.evaluate import EvaluateRecipe, Preparing
 from latentsync.recipe.loading import load_recipe
 from latentsync.types import Face, FrameImage
@@ -91,21 +91,14 @@ def clip_writer(folder: Path) -> WriteClip:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         speech = None if sound is None else tone(path.with_suffix(".wav"), duration_s, level=sound)
-        with VideoWriter(
-            path,
-            width=side,
-            height=side,
-            fps=Fraction(fps),
-            like=None,
-            speech=speech,
-            encoding=Encoding(preset="ultrafast", crf=8),
-        ) as writer:
-            for number in range(round(duration_s * fps)):
-                rgb_u8 = np.full((side, side, 3), 40 + number, np.uint8)
-                if number not in faceless:
-                    rgb_u8[44:52, x - 4 : x + 4] = (250, 20, 20)
-                writer.write(rgb_u8)
-        return path
+        pictures = [
+            np.full((side, side, 3), 40 + number, np.uint8) for number in range(round(duration_s * fps))
+        ]
+        for number, rgb_u8 in enumerate(pictures):
+            if number not in faceless:
+                rgb_u8[44:52, x - 4 : x + 4] = (250, 20, 20)
+        encoding = Encoding(preset="ultrafast", crf=8)
+        return write_video(path, pictures, fps=Fraction(fps), speech=speech, encoding=encoding)
 
     return write
 

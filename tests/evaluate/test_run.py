@@ -6,7 +6,6 @@ import csv
 import json
 import shutil
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from latentsync.evaluate.score import content_hash
 from latentsync.evaluate.syncnet import SyncNetJob, run_syncnet
 from latentsync.events import Event, Note, Plan, ignore
 from latentsync.media.read import read_frames
-from latentsync.media.write import Encoding, VideoWriter
+from latentsync.media.write import Encoding, write_video
 from latentsync.metrics.metric import Missing, Need, ScoredClip, Value
 from latentsync.metrics.sync import BUNDLED_SYNCNET
 from latentsync.models.syncnet import build_syncnet
@@ -55,29 +54,17 @@ class Length:
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def write_video(path: Path, frames: list[FrameImage]) -> Path:
+def write_spoken(path: Path, frames: list[FrameImage]) -> Path:
     """A video of `frames` with the spoken example."""
-    height, width = frames[0].shape[:2]
-    with VideoWriter(
-        path,
-        width=width,
-        height=height,
-        fps=Fraction(25),
-        like=None,
-        speech=EXAMPLES / "speech.wav",
-        encoding=Encoding(preset="ultrafast"),
-        duration_s=len(frames) / 25,
-    ) as writer:
-        for rgb_u8 in frames:
-            writer.write(rgb_u8)
-    return path
+    encoding, speech = Encoding(preset="ultrafast"), EXAMPLES / "speech.wav"
+    return write_video(path, frames, speech=speech, encoding=encoding, duration_s=len(frames) / 25)
 
 
 @pytest.fixture(scope="session")
 def portrait(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A second of our portrait, with sound."""
     frames = [frame.rgb_u8 for frame in read_frames(EXAMPLES / "portrait.mp4", end_s=1.0)]
-    return write_video(tmp_path_factory.mktemp("portrait") / "portrait.mp4", frames)
+    return write_spoken(tmp_path_factory.mktemp("portrait") / "portrait.mp4", frames)
 
 
 @pytest.fixture
@@ -282,7 +269,7 @@ def syncnet(tmp_path: Path) -> Path:
 def test_a_syncnet_is_judged_on_processed_clips(tmp_path: Path, syncnet: Path) -> None:
     random = np.random.default_rng(1)
     (tmp_path / "data").mkdir()
-    write_video(tmp_path / "data" / "a.mp4", list(random.integers(0, 255, (25, 64, 64, 3), np.uint8)))
+    write_spoken(tmp_path / "data" / "a.mp4", list(random.integers(0, 255, (25, 64, 64, 3), np.uint8)))
     job = SyncNetJob(checkpoint=syncnet, data=tmp_path / "data", output=tmp_path / "out", device="cpu")
     result = run_syncnet(job, USUAL, ignore)
     assert 0 <= result.found.accuracy <= 1

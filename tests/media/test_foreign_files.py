@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -19,7 +18,7 @@ from latentsync.media.pixels import HLG, PQ, tone_map
 from latentsync.media.probe import describe_doubts, require_audio, require_video
 from latentsync.media.read import measure_video, read_frames, read_frames_backward
 from latentsync.media.sound import read_audio
-from latentsync.media.write import Encoding, VideoWriter
+from latentsync.media.write import Encoding, write_video
 
 from .conftest import MakeSound, MakeVideo, moving_picture, number_of
 
@@ -47,11 +46,8 @@ def write_float_wav(path: Path, channels: NDArray[np.float32], *, rate_hz: int =
 
 def write_with(path: Path, speech: Path, *, frames: int = 25) -> Path:
     """A small video with `speech` beside it."""
-    arguments = {"width": 64, "height": 48, "fps": Fraction(25), "like": None, "speech": speech}
-    with VideoWriter(path, encoding=Encoding(preset="ultrafast"), **arguments) as writer:  # type: ignore[arg-type]
-        for number in range(frames):
-            writer.write(moving_picture(number, width=64, height=48))
-    return path
+    pictures = (moving_picture(number, width=64, height=48) for number in range(frames))
+    return write_video(path, pictures, speech=speech, encoding=Encoding(preset="ultrafast"))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

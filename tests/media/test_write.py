@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -18,24 +18,21 @@ from latentsync.errors import MediaError, ShapeError
 from latentsync.media.probe import VideoInfo, require_audio, require_video
 from latentsync.media.read import read_frames
 from latentsync.media.sound import read_audio
-from latentsync.media.write import Encoding, VideoWriter
+from latentsync.media.write import Encoding, VideoWriter, write_video
 
 from .conftest import MakeSound, MakeVideo, moving_picture
 
 FAST = Encoding(preset="ultrafast")
 LOSSLESS = Encoding(codec="lossless", preset="ultrafast")
+SMALL: dict[str, Any] = {"width": 64, "height": 48, "fps": Fraction(25), "encoding": FAST}
 WRITE_NOISE = """
 import sys
-from fractions import Fraction
 from pathlib import Path
 import numpy as np
-from latentsync.media.write import Encoding, VideoWriter
+from latentsync.media.write import write_video
 
 smooth = np.random.default_rng(1).integers(0, 255, (30, 40, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
-shape = {"width": 320, "height": 240, "fps": Fraction(25)}
-with VideoWriter(Path(sys.argv[1]), like=None, speech=None, encoding=Encoding(), **shape) as writer:
-    for number in range(16):
-        writer.write(np.roll(smooth, 3 * number, 1))
+write_video(Path(sys.argv[1]), [np.roll(smooth, 3 * number, 1) for number in range(16)])
 """
 
 
@@ -209,15 +206,7 @@ def test_speech_without_sound(tmp_path: Path, make_video: MakeVideo) -> None:
 def test_failure_leaves_the_old_target_and_nothing_else(tmp_path: Path, failure: type[BaseException]) -> None:
     path = tmp_path / "out.mp4"
     path.write_bytes(b"old")
-    arguments = {
-        "width": 64,
-        "height": 48,
-        "fps": Fraction(25),
-        "like": None,
-        "speech": None,
-        "encoding": FAST,
-    }
-    with pytest.raises(failure), VideoWriter(path, **arguments) as writer:  # type: ignore[arg-type]
+    with pytest.raises(failure), VideoWriter(path, **SMALL) as writer:
         writer.write(moving_picture(0, width=64, height=48))
         assert path.read_bytes() == b"old"
         raise failure
@@ -229,15 +218,7 @@ def test_failure_leaves_the_old_target_and_nothing_else(tmp_path: Path, failure:
 
 def test_two_writers_of_one_name(tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
-    arguments = {
-        "width": 64,
-        "height": 48,
-        "fps": Fraction(25),
-        "like": None,
-        "speech": None,
-        "encoding": FAST,
-    }
-    with VideoWriter(path, **arguments) as first, VideoWriter(path, **arguments) as second:  # type: ignore[arg-type]
+    with VideoWriter(path, **SMALL) as first, VideoWriter(path, **SMALL) as second:
         for number in range(4):
             first.write(moving_picture(number, width=64, height=48))
         second.write(moving_picture(0, width=64, height=48))
@@ -252,10 +233,7 @@ def test_full_disk(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
     try:
         with pytest.raises(MediaError, match=r"out\.mp4' cannot be written: File too large") as caught:
-            arguments = {"width": 96, "height": 96, "fps": Fraction(25), "like": None, "speech": None}
-            with VideoWriter(tmp_path / "out.mp4", encoding=LOSSLESS, **arguments) as writer:  # type: ignore[arg-type]
-                for _ in range(20):
-                    writer.write(noise)
+            write_video(tmp_path / "out.mp4", [noise] * 20, encoding=LOSSLESS)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "free some space" in str(caught.value.hint)
@@ -291,15 +269,7 @@ def test_odd_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -
 def test_no_frame_and_wrong_size(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="got no frame"):
         write(tmp_path / "out.mp4", frames=0)
-    arguments = {
-        "width": 64,
-        "height": 48,
-        "fps": Fraction(25),
-        "like": None,
-        "speech": None,
-        "encoding": FAST,
-    }
-    with pytest.raises(ShapeError), VideoWriter(tmp_path / "out.mp4", **arguments) as writer:  # type: ignore[arg-type]
+    with pytest.raises(ShapeError), VideoWriter(tmp_path / "out.mp4", **SMALL) as writer:
         writer.write(moving_picture(0, width=48, height=64))
     assert not list(tmp_path.iterdir())
 

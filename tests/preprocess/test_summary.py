@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -11,7 +10,7 @@ import numpy as np
 
 from latentsync.events import Event, Note, ignore
 from latentsync.manifest import Decision
-from latentsync.media.write import Encoding, VideoWriter
+from latentsync.media.write import write_video
 from latentsync.preprocess.summary import count_decisions, draw_pictures
 
 
@@ -66,17 +65,7 @@ def test_the_contact_sheet_shows_every_clip_and_says_which_it_cannot(tmp_path: P
     (tmp_path / "clips").mkdir()
     for number, level in enumerate((40, 200)):
         path = tmp_path / f"clips/{number}.mp4"
-        with VideoWriter(
-            path,
-            width=64,
-            height=64,
-            fps=Fraction(25),
-            like=None,
-            speech=None,
-            encoding=Encoding(preset="ultrafast"),
-        ) as writer:
-            for _ in range(3):
-                writer.write(np.full((64, 64, 3), level, np.uint8))
+        write_video(path, [np.full((64, 64, 3), level, np.uint8)] * 3)
     decisions = [replace(kept(number), frames=3) for number in range(3)]
     events: list[Event] = []
     pictures = draw_pictures(tmp_path, decisions, events.append)

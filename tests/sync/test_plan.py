@@ -13,14 +13,12 @@ import pytest
 
 from latentsync.errors import LatentSyncError, UsageError
 from latentsync.files import part_beside
-from latentsync.media.write import Encoding, VideoWriter
+from latentsync.media.write import VideoWriter
 from latentsync.sync.plan import claimed
 
 
 def write(path: Path, *, replaces: bool = True) -> None:
-    arguments = {"width": 32, "height": 32, "fps": Fraction(25), "like": None, "speech": None}
-    encoding = Encoding(preset="ultrafast")
-    with VideoWriter(path, encoding=encoding, replaces=replaces, **arguments) as writer:  # type: ignore[arg-type]
+    with VideoWriter(path, width=32, height=32, fps=Fraction(25), replaces=replaces) as writer:
         writer.write(np.zeros((32, 32, 3), np.uint8))
 
 

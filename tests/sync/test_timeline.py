@@ -41,15 +41,8 @@ def make_clip(tmp_path: Path) -> MakeClip:
 
     def make(frames: int = 4, times_s: tuple[float, ...] | None = None) -> Path:
         path = tmp_path / "clip.mp4"
-        with VideoWriter(
-            path,
-            width=32,
-            height=24,
-            fps=Fraction(FPS),
-            like=None,
-            speech=None,
-            encoding=Encoding(codec="lossless"),
-        ) as writer:
+        lossless = Encoding(codec="lossless")
+        with VideoWriter(path, width=32, height=24, fps=Fraction(FPS), encoding=lossless) as writer:
             for number in range(frames if times_s is None else len(times_s)):
                 picture = np.full((24, 32, 3), 25 * number, np.uint8)
                 writer.write(picture, None if times_s is None else times_s[number])

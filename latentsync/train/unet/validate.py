@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +15,7 @@ from latentsync.errors import MediaError, WeightsError
 from latentsync.events import Note, Report
 from latentsync.manifest import ManifestClip
 from latentsync.media.sound import read_audio
-from latentsync.media.write import Encoding, VideoWriter
+from latentsync.media.write import Encoding, write_video
 from latentsync.metrics.sync import SyncJudge, choose_judge, score_sync
 from latentsync.rates import AUDIO_HZ, VIDEO_FPS
 from latentsync.recipe.train_unet import UNetTrainingRecipe
@@ -135,19 +134,8 @@ def _score(judge: SyncJudge | None, frames: NDArray[np.uint8], clip: ManifestCli
 
 def _write_video(path: Path, frames: NDArray[np.uint8], clip: ManifestClip) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows, columns = frames.shape[1:3]
-    with VideoWriter(
-        path,
-        width=columns,
-        height=rows,
-        fps=Fraction(VIDEO_FPS),
-        like=None,
-        speech=clip.path,
-        encoding=Encoding(crf=16),
-        duration_s=len(frames) / VIDEO_FPS,
-    ) as writer:
-        for frame in frames:
-            writer.write(np.ascontiguousarray(frame))
+    duration_s = len(frames) / VIDEO_FPS
+    write_video(path, frames, speech=clip.path, encoding=Encoding(crf=16), duration_s=duration_s)
 
 
 def draw_curves(path: Path, rows: Sequence[Row]) -> None:
