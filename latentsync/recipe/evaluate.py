@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from latentsync.recipe.schema import Count, Duration, Recipe, Seed, Table
+from latentsync.recipe.schema import Count, Duration, PatternOfOneGroup, Recipe, Seed, Table
 
 Setting = Literal["reconstruction", "cross"]
 SETTINGS: tuple[Setting, ...] = ("reconstruction", "cross")
@@ -96,7 +95,7 @@ class SetRecipe(Recipe):
     files: str = "**/*.mp4"
     clips: Count | None = None
     per_person: Count | None = None
-    person: str = "^(.*)$"
+    person: PatternOfOneGroup = "^(.*)$"
     length_s: Annotated[float, Field(gt=0, le=600)] | None = None
     settings: tuple[Setting, ...] = Field(SETTINGS, strict=False, min_length=1)
     sound: dict[str, str] = Field(default_factory=dict)
@@ -106,14 +105,3 @@ class SetRecipe(Recipe):
     paper_source: str = ""
     paper_settings: dict[str, tuple[Setting, ...]] = Field(default_factory=dict, strict=False)
     paper: tuple[PaperRow, ...] = Field((), strict=False)
-
-    @field_validator("person")
-    @classmethod
-    def _has_one_group(cls, pattern: str) -> str:
-        try:
-            groups = re.compile(pattern).groups
-        except re.error as error:
-            raise ValueError(f"person = '{pattern}': {error}") from error
-        if groups != 1:
-            raise ValueError(f"person = '{pattern}' has {groups} groups, expected one")
-        return pattern

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from latentsync.recipe.schema import Count, Duration, Positive, Recipe, Share, Table
+from latentsync.recipe.schema import Count, Duration, PatternOfOneGroup, Positive, Recipe, Share, Table
 from latentsync.recipe.sync import Encoded
 
 
@@ -109,19 +108,8 @@ class Splitting(Table):
     """
 
     by: Literal["person", "source"]
-    person_pattern: str
+    person_pattern: PatternOfOneGroup
     validation_share: Share
-
-    @field_validator("person_pattern")
-    @classmethod
-    def _has_one_group(cls, pattern: str) -> str:
-        try:
-            groups = re.compile(pattern).groups
-        except re.error as error:
-            raise ValueError(f"person_pattern = '{pattern}': {error}") from error
-        if groups != 1:
-            raise ValueError(f"person_pattern = '{pattern}' has {groups} groups, expected one")
-        return pattern
 
 
 class Features(Table):

@@ -6,9 +6,10 @@ Schemas state types and ranges, recipes/*.toml state values: a field has a defau
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
 Count = Annotated[int, Field(ge=1)]
 Duration = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -17,6 +18,19 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+def _has_one_group(pattern: str, info: ValidationInfo) -> str:
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise ValueError(f"{info.field_name} = '{pattern}': {error}") from error
+    if groups != 1:
+        raise ValueError(f"{info.field_name} = '{pattern}' has {groups} groups, expected one")
+    return pattern
+
+
+PatternOfOneGroup = Annotated[str, AfterValidator(_has_one_group)]
 
 
 class Table(BaseModel):

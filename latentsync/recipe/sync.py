@@ -42,25 +42,22 @@ class Effort(Table):
     guidance: Guidance | None = None
 
 
-class FewSteps(Table):
-    """For models that give the clean latents at once, as compact does."""
-
-    draft: Effort
-    best: Effort
-
-
-class ManySteps(Table):
-    """For models that predict noise, as the released ones do."""
+class DraftAndBest(Table):
+    """What two efforts set; "standard" is what the model itself states."""
 
     draft: Effort
     best: Effort
 
 
 class Efforts(Table):
-    """What "draft" and "best" stand for, by kind of model; "standard" is what the model itself states."""
+    """What an effort stands for, by kind of model.
 
-    few_steps: FewSteps
-    many_steps: ManySteps
+    few_steps   models that give the clean latents at once, as compact does
+    many_steps  models that predict noise, as the released ones do
+    """
+
+    few_steps: DraftAndBest
+    many_steps: DraftAndBest
 
 
 class Listening(Table):
