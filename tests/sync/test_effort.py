@@ -9,38 +9,11 @@ import pytest
 from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.sync import SyncRecipe
 from latentsync.sync.effort import choose_sampling, describe_sampling
-from latentsync.weights.models import ModelSpec
+from tests.sync.made_model import made_spec
 
-NOWHERE = Path("nowhere")
-FEW_STEPS = ModelSpec(
-    name="few",
-    unet=NOWHERE,
-    vae=NOWHERE,
-    whisper=NOWHERE,
-    resolution=128,
-    steps=1,
-    guidance=1.4,
-    overlap_frames=0,
-    prediction_type="sample",
-    timestep_spacing="trailing",
-    is_released=False,
-    note="",
-)
-MANY_STEPS = ModelSpec(
-    name="many",
-    unet=NOWHERE,
-    vae=NOWHERE,
-    whisper=NOWHERE,
-    resolution=256,
-    steps=19,
-    guidance=1.6,
-    overlap_frames=4,
-    prediction_type="epsilon",
-    timestep_spacing="leading",
-    is_released=True,
-    note="",
-)
-SPECS = {spec.name: spec for spec in (FEW_STEPS, MANY_STEPS)}
+FEW_STEPS = made_spec(steps=1, guidance=1.4)
+MANY_STEPS = made_spec(steps=19, guidance=1.6, overlap_frames=4, prediction_type="epsilon")
+SPECS = {"few": FEW_STEPS, "many": MANY_STEPS}
 
 
 def recipe_of(*settings: str) -> SyncRecipe:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
@@ -26,7 +25,8 @@ from latentsync.recipe.networks import VAEConfig
 from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.sync.generate import GeneratedFrame, Sampling, cut_crops, cut_windows, generate
 from latentsync.types import AffineFrame, Frame
-from latentsync.weights.models import LipModel, ModelSpec
+from latentsync.weights.models import LipModel
+from tests.sync.made_model import made_spec
 
 RELEASED_UNET = load_recipe("stage2", UNetTrainingRecipe).network
 
@@ -120,21 +120,7 @@ class Shrink(nn.Module):
 def model_of(
     unet: nn.Module, vae: nn.Module, prediction_type: Literal["epsilon", "sample"] = "sample"
 ) -> LipModel:
-    nowhere = Path("nowhere")
-    spec = ModelSpec(
-        name="tiny",
-        unet=nowhere,
-        vae=nowhere,
-        whisper=nowhere,
-        resolution=SIDE_PX,
-        steps=1,
-        guidance=1.0,
-        overlap_frames=0,
-        prediction_type=prediction_type,
-        timestep_spacing="trailing",
-        is_released=False,
-        note="",
-    )
+    spec = made_spec(resolution=SIDE_PX, prediction_type=prediction_type)
     whisper = cast(WhisperEncoder, None)  # the steps are given
     return LipModel(
         spec, cast(LipUNet, unet), cast(FaceVAE, vae), whisper, torch.device("cpu"), torch.float32
