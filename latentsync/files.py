@@ -114,7 +114,7 @@ def open_regular(path: Path, *, most_bytes: int | None = None) -> BufferedReader
             raise MediaError(f"'{path}' is not a regular file", hint="save it to a file first")
         if most_bytes is not None and status.st_size > most_bytes:
             raise MediaError(
-                f"'{path}' has {status.st_size:,} bytes, more than the {most_bytes:,} that are read here",
+                f"'{path}' has {status.st_size:,} bytes, at most {most_bytes:,} are allowed",
                 hint="check that this is the right file",
             )
         return os.fdopen(descriptor, "rb")

@@ -54,7 +54,7 @@ class Decision:
     """The outcome of a span of a source, or of a whole source.
 
     source           path within the raw folder, as `source_name` writes it
-    clip             path of the written mp4 within the out folder; None if none was written
+    clip             path of the written mp4 within the output folder; None if none was written
     outcome          kept, dropped (a step has a reason), failed (the run could not finish this source)
     reason           a word of `latentsync.preprocess.step.REASONS`; empty for a kept clip
     start_s, end_s   the span in the source, after the first frame; None for a whole source
@@ -225,7 +225,7 @@ def read_manifest(path: Path) -> list[ManifestClip]:
     """The clips to train on, in order.
 
     Args:
-        path: an out folder of preprocessing, its `manifest.parquet`, or any folder of processed .mp4 files;
+        path: an output folder of preprocessing, its `manifest.parquet`, or a folder of processed .mp4 files;
             in the last case every clip is its own person.
 
     Raises:
@@ -243,7 +243,7 @@ def read_manifest(path: Path) -> list[ManifestClip]:
             raise MediaError(f"'{parquet}', row {number}: lists '{clip.name}' again", hint=_MAKE_AGAIN)
         clips[clip.name] = clip
     if not clips:
-        raise MediaError(f"'{parquet}' lists no clip", hint="see decisions.jsonl beside it for the reasons")
+        raise MediaError(f"'{parquet}' lists no clip", hint="see decisions.jsonl next to it for the reasons")
     return list(clips.values())
 
 
@@ -297,7 +297,7 @@ def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
                 yield from batch.to_pylist()
     except FileNotFoundError as error:
         raise MediaError(
-            f"'{path}' does not exist", hint="give the out folder of 'latentsync preprocess'"
+            f"'{path}' does not exist", hint="give the output folder of 'latentsync preprocess'"
         ) from error
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -347,8 +347,8 @@ def _manifest_clip(row: dict[str, Any], parquet: Path, number: int) -> ManifestC
         )
     if not _is_below(clip.path, parquet.parent):
         raise MediaError(
-            f"'{parquet}': column 'clip' lists '{clip.name}', a link out of the folder",
-            hint="copy the clips below the folder of the manifest",
+            f"'{parquet}': column 'clip' lists '{clip.name}', a link that leads outside the folder",
+            hint="copy the clips into the folder of the manifest",
         )
     return clip
 
@@ -370,7 +370,7 @@ def _clips_of_folder(folder: Path) -> list[ManifestClip]:
     if not paths:
         raise MediaError(
             f"'{folder}' has neither a {PARQUET} nor any .mp4 file",
-            hint="give the out folder of 'latentsync preprocess'",
+            hint="give the output folder of 'latentsync preprocess'",
         )
     clips = []
     for path in paths:

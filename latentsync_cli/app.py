@@ -74,7 +74,7 @@ def _wants_json() -> bool:
 app = typer.Typer(
     cls=CommandGroup,
     name="latentsync",
-    help="Drive the mouth in a video with speech.",
+    help="Lip sync: make the mouth in a video follow any speech.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},  # of all commands below it, too
     rich_markup_mode=None,  # plain help: rich would cost a third of its time

@@ -1,4 +1,4 @@
-"""`latentsync evaluate`: score lip-synced videos beside the real ones, or measure a SyncNet."""
+"""`latentsync evaluate`: score lip-synced videos against the real ones, or measure a SyncNet."""
 
 from __future__ import annotations
 
@@ -31,17 +31,19 @@ UNFOLDED = 10_000  # columns: what reads a pipe wants one line for each number
 Split = Literal["auto", "train", "validation", "all"]
 TestSetOption = Annotated[
     str | None,
-    typer.Option("--set", metavar="NAME|FILE", help="A test set: hdtf, voxceleb2, or a file like theirs."),
+    typer.Option("--set", metavar="NAME|FILE", help="A test set: hdtf, voxceleb2, or a set's TOML file."),
 ]
 PairsOption = Annotated[
     Path | None,
-    typer.Option(metavar="CSV", help="Pairs instead: video,speech[,name][,speaker_video][,generated]."),
+    typer.Option(
+        metavar="CSV", help="A CSV instead of --set: video,speech[,name][,speaker_video][,generated]."
+    ),
 ]
 DataOption = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="The set's videos; the folder of paths in the CSV; or processed clips for --syncnet.",
+        help="Folder of the set's videos, of the paths in the CSV, or of processed clips for --syncnet.",
         show_default="./data/SET, or the CSV's folder",
     ),
 ]
@@ -51,11 +53,11 @@ MethodOption = Annotated[
 ]
 GenerateOption = Annotated[
     bool,
-    typer.Option("--generate", help="Run sync over all pairs first, with --model; resumes where it stopped."),
+    typer.Option("--generate", help="Run sync with --model on all pairs first; finished videos are kept."),
 ]
 SyncRecipeOption = Annotated[str, typer.Option(metavar="NAME|PATH", help="The recipe for --generate.")]
 OutputOption = Annotated[
-    Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for page, CSV and JSON.")
+    Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the report: page, CSV and JSON.")
 ]
 MetricsOption = Annotated[
     str | None,
@@ -105,9 +107,9 @@ def evaluate(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Score videos of any lip-sync method beside the real ones; the same command resumes where it stopped."""
+    """Score videos of any lip-sync method against the real ones. Run the same command again to resume."""
     if address is not None and engine != "ray":
-        raise UsageError(f"--address {address}: the local engine has none", hint="add --engine ray")
+        raise UsageError(f"--address {address}: the local engine takes no address", hint="add --engine ray")
     if syncnet is not None:
         if test_set is not None or pairs is not None or method or generate:
             raise UsageError(
@@ -148,7 +150,7 @@ def _method(text: str) -> Method:
     name, equals, folder = text.partition("=")
     if not equals or not name.strip() or not folder:
         raise UsageError(
-            f"--method '{text}': is not NAME=DIR", hint="write for example --method Wav2Lip=videos/"
+            f"--method '{text}': not of the form NAME=DIR", hint="write for example --method Wav2Lip=videos/"
         )
     return Method(name.strip(), Path(folder).expanduser())
 
@@ -183,7 +185,7 @@ def _judge(
     quiet: bool,
 ) -> None:
     if data is None:
-        raise UsageError("--syncnet needs --data", hint="give the out folder of 'latentsync preprocess'")
+        raise UsageError("--syncnet needs --data", hint="give the output folder of 'latentsync preprocess'")
     from latentsync.evaluate.syncnet import SyncNetJob, rows, run_syncnet
     from latentsync.recipe.evaluate import EvaluateRecipe
     from latentsync.recipe.loading import load_recipe

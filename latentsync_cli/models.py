@@ -1,4 +1,4 @@
-"""`latentsync models`: what weights there are, fetching, checking, converting and removing them."""
+"""`latentsync models`: list, download, verify, convert and remove weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from latentsync.weights.hub import Listed, Pulled, Verified
 
 app = typer.Typer(
-    help="Weights: list, fetch, check, convert and remove them.",
+    help="List, download, verify, convert and remove weights.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -24,27 +24,27 @@ app = typer.Typer(
 NamesArgument = Annotated[list[str], typer.Argument(metavar="NAME", help="See `latentsync models list`.")]
 SomeNamesArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="NAME", help="Default: all that are here.", show_default=False),
+    typer.Argument(metavar="NAME", help="Default: all that are present.", show_default=False),
 ]
 FromOption = Annotated[
     Path | None,
-    typer.Option("--from", metavar="DIR", help="Copy from this folder; nothing goes to the network."),
+    typer.Option("--from", metavar="DIR", help="Copy from this folder instead of downloading."),
 ]
 OfflineOption = Annotated[
-    bool, typer.Option("--offline", help="Nothing goes to the network; also HF_HUB_OFFLINE=1.")
+    bool, typer.Option("--offline", help="Do not use the network, as with HF_HUB_OFFLINE=1.")
 ]
-ForceFetchOption = Annotated[bool, typer.Option("--force", help="Fetch again what is here.")]
-ForceImportOption = Annotated[bool, typer.Option("--force", help="Replace the output if it is there.")]
+ForceFetchOption = Annotated[bool, typer.Option("--force", help="Download files that are present again.")]
+ForceImportOption = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A released checkpoint.")]
 DtypeOption = Annotated[Dtype, typer.Option(help="Number format of the result.")]
 OutputOption = Annotated[
-    Path | None, typer.Option("--output", "-o", help="The new file.", show_default="beside FILE")
+    Path | None, typer.Option("--output", "-o", help="The file to write.", show_default="next to FILE")
 ]
 
 
 @app.command("list")
 def list_entries(as_json: JsonOption = False) -> None:
-    """List all weights: size, whether they are here, licence, and what they enable."""
+    """List all weights: size, state, licence, and what they are for."""
     from latentsync.weights.hub import cache_folder, hub_cache_folder, survey, torch_hub_folder
 
     listed = survey()
@@ -60,7 +60,7 @@ def list_entries(as_json: JsonOption = False) -> None:
     console.table("weights", rows, columns=COLUMNS)
     console.say("folders: " + ", ".join(map(str, folders.values())))
     if any(entry.path is None for entry in listed):
-        console.say("'latentsync models pull NAME' brings what is missing, and what it needs")
+        console.say("'latentsync models pull NAME' downloads what is missing and what it needs")
 
 
 COLUMNS = ("name", "size", "state", "licence", "commercial use", "enables")
@@ -76,27 +76,27 @@ def pull(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Fetch weights and all they need; what is here already stays."""
+    """Download weights and all they need. Files that are present are kept."""
     from latentsync.weights.hub import pull as fetch
 
     report = console.make_report(quiet)
     try:
         pulled = fetch(names, report, source=source, is_offline=offline, is_forced=force)
     except KeyboardInterrupt:
-        console.say("interrupted: files that are whole stay, and the same command fetches the rest")
+        console.say("interrupted: finished files are kept; run the same command to get the rest")
         raise SystemExit(console.INTERRUPTED) from None
     console.show(
         {"files": [_pulled_as_dict(file) for file in pulled]},
         as_json=as_json,
         quiet=quiet,
-        words=[f"{file.entry}: is here already" for file in pulled if file.outcome == "present"],
+        words=[f"{file.entry}: already present" for file in pulled if file.outcome == "present"],
         paths=[file.path for file in pulled],
     )
 
 
 @app.command()
 def verify(names: SomeNamesArgument = None, as_json: JsonOption = False, quiet: QuietOption = False) -> None:
-    """Hash weights again and compare; exit code 6 if a file is not what it should be."""
+    """Check files by their SHA-256. Exit code 6 if one is missing or wrong."""
     from latentsync.errors import WeightsError
     from latentsync.weights.hub import verify as check
 
@@ -106,7 +106,7 @@ def verify(names: SomeNamesArgument = None, as_json: JsonOption = False, quiet: 
         {"files": [_verified_as_dict(file) for file in checked]},
         as_json=as_json,
         quiet=quiet,
-        words=[] if checked else ["nothing is here yet: see 'latentsync models list'"],
+        words=[] if checked else ["no weights are present: see 'latentsync models list'"],
         text=[f"{_verdict(file)}  {file.entry}  {file.path}" for file in checked],
     )
     if bad:
@@ -118,7 +118,7 @@ def verify(names: SomeNamesArgument = None, as_json: JsonOption = False, quiet: 
 
 @app.command()
 def path(names: NamesArgument, as_json: JsonOption = False) -> None:
-    """Print where the files of weights are; exit code 6 if one is missing."""
+    """Print the paths of weights. Exit code 6 if one is missing."""
     from latentsync.weights.hub import need
 
     found = {name: need(name) for name in names}
@@ -129,7 +129,7 @@ def path(names: NamesArgument, as_json: JsonOption = False) -> None:
 
 @app.command()
 def remove(names: NamesArgument, as_json: JsonOption = False, quiet: QuietOption = False) -> None:
-    """Delete the files of weights, also from the hub's cache, which other programs share."""
+    """Delete weights. Files in the Hugging Face cache are gone for other programs, too."""
     from latentsync.weights.hub import remove as delete
 
     freed_bytes = delete(names, console.make_report(quiet))
@@ -151,7 +151,7 @@ def import_checkpoint(
     force: ForceImportOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Convert a released checkpoint to this package's own format, strictly."""
+    """Convert a released checkpoint to this package's format. An unknown or missing key is an error."""
     from latentsync.weights.convert import import_file
 
     result = import_file(file, dtype=dtype, output=output, is_forced=force)

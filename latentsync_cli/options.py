@@ -40,17 +40,16 @@ EngineOption = Annotated[
     typer.Option(help="local: processes on this machine; ray: a Ray cluster, or a new one on this machine."),
 ]
 AddressOption = Annotated[
-    str | None, typer.Option(metavar="HOST:PORT", help="The Ray cluster.", show_default="a new one, here")
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="The Ray cluster.", show_default="a new one on this machine"),
 ]
 LimitOption = Annotated[
     float, typer.Option(metavar="S", min=1.0, help="Give up on a video after this many seconds.")
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and stop.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
-QuietOption = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No plan, no progress bar; warnings and errors stay.")
-]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors only.")]
 ReportOption = Annotated[
-    Path | None, typer.Option("--report", help="Write what was done, with its numbers, to this JSON file.")
+    Path | None, typer.Option("--report", help="Write a report of the run to this JSON file.")
 ]

@@ -30,11 +30,11 @@ RawArgument = Annotated[
     typer.Argument(metavar="RAW", help="A folder of videos, a list of paths (*.txt), or one video."),
 ]
 OutArgument = Annotated[
-    Path | None, typer.Argument(metavar="OUT", help="The folder for clips, logs and the manifest.")
+    Path | None, typer.Argument(metavar="OUT", help="Folder for clips, logs and the manifest.")
 ]
 SummaryOption = Annotated[
     Path | None,
-    typer.Option("--summary", metavar="OUT", help="Count and draw the outcomes in OUT; processes nothing."),
+    typer.Option("--summary", metavar="OUT", help="Only count and plot the outcomes in OUT."),
 ]
 LayoutOption = Annotated[
     Literal["folder", "voxceleb2", "hdtf"],
@@ -71,7 +71,7 @@ def preprocess(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Make training clips out of the videos in RAW; after a stop, the same command resumes."""
+    """Make training clips from the videos in RAW. Run the same command again to resume."""
     if summary is not None:
         if raw is not None:
             raise UsageError(f"--summary and '{raw}': only one of them", hint="omit RAW and OUT")
@@ -82,7 +82,7 @@ def preprocess(
             "RAW and OUT are needed", hint="write for example: latentsync preprocess raw/ processed/"
         )
     if address is not None and engine != "ray":
-        raise UsageError(f"--address {address}: the local engine takes none", hint="add --engine ray")
+        raise UsageError(f"--address {address}: the local engine takes no address", hint="add --engine ray")
     from latentsync.preprocess.run import PreprocessJob, run
     from latentsync.recipe.loading import load_recipe
     from latentsync.recipe.preprocess import PreprocessRecipe

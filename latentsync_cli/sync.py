@@ -1,4 +1,4 @@
-"""`latentsync sync`: drive the mouth in a video with speech."""
+"""`latentsync sync`: make the mouth in a video follow speech."""
 
 from __future__ import annotations
 
@@ -38,15 +38,20 @@ VideoArgument = Annotated[
     Path, typer.Argument(metavar="VIDEO", help="A video of a talking person, or a picture.")
 ]
 SpeechArgument = Annotated[
-    Path, typer.Argument(metavar="SPEECH", help="The speech: wav, mp3, m4a, or a video's sound.")
+    Path, typer.Argument(metavar="SPEECH", help="The speech: wav, mp3, m4a, or a video's audio.")
 ]
 OutputOption = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="The new video.", show_default="VIDEO_synced.mp4 in this folder"),
+    typer.Option(
+        "--output", "-o", help="The video to write.", show_default="VIDEO_synced.mp4 in this folder"
+    ),
 ]
 FaceOption = Annotated[
     str,
-    typer.Option(metavar="CHOICE", help="largest, left, right, a number from the left (0 first), or x,y."),
+    typer.Option(
+        metavar="CHOICE",
+        help="Which face: largest, left, right, a number from the left (0 first), or x,y in pixels.",
+    ),
 ]
 StartOption = Annotated[
     str, typer.Option(metavar="TIME", help="Use the video from here: seconds, or HH:MM:SS(.ms).")
@@ -66,7 +71,7 @@ AudioTrackOption = Annotated[
 ]
 KeepFpsOption = Annotated[
     bool,
-    typer.Option("--keep-fps", help="Repeat no frames of a video below 10 fps, though its lips then jump."),
+    typer.Option("--keep-fps", help="Do not repeat frames of a video below 10 fps; the lips then jump."),
 ]
 PixelFormatOption = Annotated[
     PixelFormat,
@@ -74,7 +79,10 @@ PixelFormatOption = Annotated[
 ]
 DurationOption = Annotated[
     Duration,
-    typer.Option(help="speech: as long as the speech, turning a shorter video round; video: as the video."),
+    typer.Option(
+        help="video: as long as the video; all others: as long as the speech, and a shorter video runs back "
+        "and forth (speech, ping-pong), starts again (loop) or stays at its last frame (hold)."
+    ),
 ]
 EffortOption = Annotated[
     Effort | None,
@@ -86,16 +94,21 @@ GuidanceOption = Annotated[
     float | None,
     typer.Option(help="Classifier-free guidance scale; 1 turns it off.", show_default="by --effort"),
 ]
-SeedOption = Annotated[int | None, typer.Option(help="Same seed, same video.", show_default="1247")]
-CodecOption = Annotated[
-    str | None, typer.Option(help="libx264, libx265, h264_nvenc or lossless.", show_default="libx264")
+SeedOption = Annotated[
+    int | None, typer.Option(help="Random seed: the same seed gives the same video.", show_default="1247")
 ]
-CrfOption = Annotated[int | None, typer.Option(help="0 (best) to 51 (smallest).", show_default="18")]
+CodecOption = Annotated[
+    str | None,
+    typer.Option(help="Video codec: libx264, libx265, h264_nvenc or lossless.", show_default="libx264"),
+]
+CrfOption = Annotated[
+    int | None, typer.Option(help="Constant rate factor: 0 (best) to 51 (smallest file).", show_default="18")
+]
 MaskOption = Annotated[
     Path | None,
-    typer.Option(help="A picture of the mouth mask, white where kept.", show_default="the drawn one"),
+    typer.Option(help="A picture of the mouth mask, white where kept.", show_default="the built-in one"),
 ]
-CompareOption = Annotated[bool, typer.Option("--compare", help="Put source and result side by side.")]
+CompareOption = Annotated[bool, typer.Option("--compare", help="Show source and result side by side.")]
 
 
 def sync(
@@ -130,7 +143,7 @@ def sync(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Drive the mouth in VIDEO with SPEECH."""
+    """Make the mouth in VIDEO follow SPEECH."""
     from latentsync.faces.choice import parse_face_choice
     from latentsync.recipe.loading import load_recipe
     from latentsync.recipe.sync import SyncRecipe
@@ -178,7 +191,7 @@ def _seconds(flag: str, text: str) -> float:
     """
     match = _TIME.fullmatch(text.strip())
     if match is None:
-        raise UsageError(f"{flag} '{text}': is no time", hint="write seconds such as 2.5, or 00:01:30.250")
+        raise UsageError(f"{flag} '{text}': is not a time", hint="write seconds such as 2.5, or 00:01:30.250")
     hours, minutes, seconds = match["hours"] or 0, match["minutes"] or 0, match["seconds"]
     return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
 

@@ -25,7 +25,8 @@ from latentsync_cli.training import (
 )
 
 OutputOption = Annotated[
-    Path, typer.Option("--output", "-o", help="Checkpoints, log and pictures; a run in it is resumed.")
+    Path,
+    typer.Option("--output", "-o", help="Folder for checkpoints, log and pictures; a run in it is resumed."),
 ]
 
 
@@ -42,7 +43,7 @@ def train_syncnet(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Train the SyncNet on processed clips. The same command again resumes."""
+    """Train the SyncNet on processed clips. Run the same command again to resume."""
     from latentsync.recipe.loading import load_recipe
     from latentsync.recipe.train_syncnet import SyncNetRecipe
     from latentsync.train.setup import TrainingJob

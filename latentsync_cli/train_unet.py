@@ -29,7 +29,7 @@ OutputOption = Annotated[
     typer.Option(
         "--output",
         "-o",
-        help="Checkpoints, log and videos; a run in it is resumed.",
+        help="Folder for checkpoints, log and videos; a run in it is resumed.",
         show_default="runs/ and the recipe's name",
     ),
 ]
@@ -39,7 +39,7 @@ StartOption = Annotated[
         "--from",  # torchrun would take --start for its own
         metavar="NAME|PATH",
         help="Weights to start from, short for --set weights.start: a name, scratch, or a file.",
-        show_default="what the recipe says",
+        show_default="as in the recipe",
     ),
 ]
 
@@ -58,7 +58,7 @@ def train_unet(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Train the U-Net on processed clips, stage 1 or 2. The same command again resumes."""
+    """Train the U-Net on processed clips, stage 1 or 2. Run the same command again to resume."""
     import json
 
     from latentsync.recipe.loading import load_recipe

@@ -21,14 +21,15 @@ DataOption = Annotated[
 ]
 WorkersOption = Annotated[
     int | None,
-    typer.Option(min=0, help="Processes that read data.", show_default="one for each core but one"),
+    typer.Option(min=0, help="Data-loading processes.", show_default="one less than there are cores"),
 ]
 DecodedOption = Annotated[
     DecodedCache,
-    typer.Option(help="Keep decoded clips next to the data; auto: if they fit 8 GB."),
+    typer.Option(help="Keep decoded clips next to the data; auto: if they fit in 8 GB."),
 ]
 StopOption = Annotated[
-    float | None, typer.Option(metavar="SECONDS", min=0, help="Save and stop after that much training.")
+    float | None,
+    typer.Option(metavar="SECONDS", min=0, help="Save and stop after this many seconds of training."),
 ]
 
 
@@ -46,6 +47,6 @@ def _show(result: TrainingResult, recipe: Recipe, *, as_json: bool, quiet: bool)
 
         console.show(result.as_dict(), as_json=as_json, text=dump_recipe(recipe).splitlines())
         return
-    stopped = "" if result.reason == "finished" else "; stopped early, the same command resumes"
-    words = [f"{result.samples} samples in {result.took_s:.0f} s{stopped}; the network:"]
+    stopped = "" if result.reason == "finished" else "; stopped early, run the same command to resume"
+    words = [f"{result.samples} samples in {result.took_s:.0f} s{stopped}; weights:"]
     console.show(result.as_dict(), as_json=as_json, quiet=quiet, words=words, paths=[result.weights])

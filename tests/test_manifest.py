@@ -121,7 +121,7 @@ def test_what_is_refused(out_dir: Path) -> None:
     [
         ("clip", "../outside.mp4", "row 0: 'clip' is not a path below the folder"),
         ("clip", "/etc/hosts", "row 0: 'clip' is not a path below the folder"),
-        ("clip", "clips/b/link.mp4", "a link out of the folder"),
+        ("clip", "clips/b/link.mp4", "a link that leads outside the folder"),
         ("clip", "a\0.mp4", "row 0: 'clip' is not a path below the folder"),
         ("clip", "a" * 300, "row 0: 'clip' is too long for a path"),
         ("clip", b"a", "column 'clip' has type binary, expected string"),

@@ -62,7 +62,9 @@ def run(job: DoctorJob, report: Report) -> DoctorResult:
         "weights": look_at_weights,
         "room": lambda: look_at_room(job.folder),
     }
-    report(Plan(("looking at packages, devices, codecs, weights and room; this loads every library once",)))
+    report(
+        Plan(("checking packages, devices, codecs, weights and disk space; this imports every library once",))
+    )
     checks: list[Check] = []
     for done, (group, look) in enumerate(groups.items()):
         report(Progress(group, done, len(groups) + 1, "groups"))
@@ -98,9 +100,9 @@ def look_at_weights() -> list[Check]:
     checks = []
     for name, entry in load_catalog().items():
         state: State = "ok"
-        found, remedy = "here", ""
+        found, remedy = "present", ""
         if not is_present(entry):
-            state, found, remedy = "missing", "not here", f"latentsync models pull {name}"
+            state, found, remedy = "missing", "not downloaded", f"latentsync models pull {name}"
         elif entry.size_bytes not in (None, path_of(entry).stat().st_size):
             size_bytes = path_of(entry).stat().st_size
             found = f"{path_of(entry)} has {size_bytes} bytes, expected {entry.size_bytes}"
@@ -168,13 +170,15 @@ def _released(name: str) -> Ability:
     command, entry = f"latentsync sync --model {name}", find_entry(name)
     missing = [part for part in (name, *entry.needs) if not is_present(find_entry(part))]
     if missing:
-        return Ability(command, False, f"not here: {', '.join(missing)}", f"latentsync models pull {name}")
+        return Ability(
+            command, False, f"not downloaded: {', '.join(missing)}", f"latentsync models pull {name}"
+        )
     if torch.cuda.is_available():
         has_gb, needs_gb, where = torch.cuda.mem_get_info()[0] / 1e9, CARD_GB[name], "on the card"
     else:
         has_gb, needs_gb, where = free_memory_gb() or CPU_GB[name], CPU_GB[name], SLOW
     if has_gb < needs_gb:
-        reason = f"needs about {needs_gb:g} GB, and {has_gb:.1f} GB are free"
+        reason = f"needs about {needs_gb:g} GB, but {has_gb:.1f} GB are free"
         return Ability(command, False, reason, "latentsync sync --model compact")
     return Ability(command, True, where)
 
@@ -190,6 +194,6 @@ def _others(checks: list[Check]) -> list[Ability]:
             abilities.append(Ability(f"latentsync {command}", False, reason, broken.remedy))
             continue
         missing = [name for name in weights if name not in here]
-        reason = f"more of it with {', '.join(missing)}" if missing else "with all that it can use"
+        reason = f"more with {', '.join(missing)}" if missing else "with every optional network"
         abilities.append(Ability(f"latentsync {command}", True, reason))
     return abilities

@@ -39,7 +39,7 @@ ENCODERS = {  # what needs it
     "libx264": "sync, by default",
     "libx265": "sync --codec libx265",
     "h264_nvenc": "sync --codec h264_nvenc on an NVIDIA card",
-    "aac": "sound that the container cannot take as it is",
+    "aac": "audio that the container cannot take unchanged",
 }
 INSTEAD = {"h264_nvenc": "latentsync sync --codec libx264"}  # no package brings the card
 USUAL_ENCODERS = ("libx264", "aac")
@@ -96,7 +96,7 @@ def _torchvision() -> Check:
     """Whether torchvision imports beside this torch: as it is, or with two operators declared."""
     from latentsync.compat import make_torchvision_importable
 
-    name, enables = "torchvision beside torch", "diffusers, transformers, lpips"
+    name, enables = "torchvision with torch", "diffusers, transformers, lpips"
     as_it_is = fault_of(partial(importlib.import_module, "torchvision"))
     if as_it_is is None:
         return Check(name, "ok", "imports", enables)
@@ -184,7 +184,7 @@ def _decode_av1() -> None:
     with av.open(io.BytesIO(base64.b64decode(AV1_VIDEO)), "r") as container:
         frames = len(list(container.decode(video=0)))
     if frames != FRAMES:
-        raise ValueError(f"{frames} of {FRAMES} frames came out")
+        raise ValueError(f"{frames} of {FRAMES} frames were decoded")
 
 
 def look_at_room(folder: Path) -> list[Check]:

@@ -58,7 +58,9 @@ def load_set(name: str) -> SetRecipe:
     """
     sets = [recipe.removeprefix("sets/") for recipe in shipped_names() if recipe.startswith("sets/")]
     if name not in sets and not Path(name).is_file():
-        raise UsageError(f"no set is called '{name}'", hint=f"give {', '.join(sets)}, or a file like theirs")
+        raise UsageError(
+            f"no set is called '{name}'", hint=f"give {', '.join(sets)}, or the path of a set's TOML file"
+        )
     return load_recipe(f"sets/{name}" if name in sets else name, SetRecipe)
 
 
@@ -77,7 +79,9 @@ def pairs_of_set(recipe: SetRecipe, data: Path) -> list[Pair]:
     matching = {path.relative_to(data).as_posix() for path in data.glob(recipe.files)}
     names = _choose(recipe, [name for name in found if name in matching])
     if not names:
-        raise MediaError(f"'{data}': holds no video that matches '{recipe.files}'", hint=_how_to_get(recipe))
+        raise MediaError(
+            f"'{data}': contains no video that matches '{recipe.files}'", hint=_how_to_get(recipe)
+        )
     flat = {name: _flat(name) for name in names}
     pairs = []
     for index, name in enumerate(names):
@@ -128,7 +132,7 @@ def read_pairs(file: Path, *, data: Path | None = None) -> list[Pair]:
     pairs = [_pair_of_row(row, line, file, folder) for line, row in _rows(file)]
     if not pairs:
         raise UsageError(
-            f"'{file}': lists no pair", hint=f"below the line {','.join(COLUMNS)}, add a line for each pair"
+            f"'{file}': lists no pair", hint=f"add one line per pair below the header {','.join(COLUMNS)}"
         )
     counts = Counter((pair.setting, pair.name) for pair in pairs)
     twice = [name for (_, name), count in counts.items() if count > 1]
@@ -259,7 +263,7 @@ def _rows(file: Path) -> list[tuple[int, dict[str, str]]]:
     except OSError as error:
         raise MediaError(f"'{file}': cannot be read ({error.strerror})", hint="check the path") from error
     except UnicodeDecodeError as error:
-        raise MediaError(f"'{file}': is not text in UTF-8", hint="export it as a CSV in UTF-8") from error
+        raise MediaError(f"'{file}': is not UTF-8 text", hint="save it as CSV in UTF-8") from error
     except csv.Error as error:
         raise UsageError(f"'{file}': is not a CSV ({error})", hint="check its quotes") from error
     columns = [column.strip() for column in reader.fieldnames or ()]
@@ -267,7 +271,9 @@ def _rows(file: Path) -> list[tuple[int, dict[str, str]]]:
     unknown = [column for column in columns if column not in COLUMNS]
     if missing or unknown:
         fault = f"no column '{missing[0]}'" if missing else f"unknown column '{unknown[0][:_SHOWN]}'"
-        raise UsageError(f"'{file}': {fault}", hint=f"the first line names columns of {', '.join(COLUMNS)}")
+        raise UsageError(
+            f"'{file}': {fault}", hint=f"the first line must name columns from {', '.join(COLUMNS)}"
+        )
     return [(line, _stripped(row, line, file)) for line, row in rows]
 
 
@@ -290,7 +296,7 @@ def _pair_of_row(row: dict[str, str], line: int, file: Path, folder: Path) -> Pa
     name = row.get("name") or Path(row["video"]).stem
     if _FORBIDDEN.search(name) or name.startswith(".") or len(name) > _LONGEST_NAME:
         raise UsageError(
-            f"'{file}', line {line}: '{name[:_SHOWN]}' cannot be a file's name",
+            f"'{file}', line {line}: '{name[:_SHOWN]}' cannot be used as a file name",
             hint="use letters, digits, - and _",
         )
     video, speech = folder / row["video"], folder / row["speech"]

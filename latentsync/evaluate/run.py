@@ -182,7 +182,7 @@ def _title(job: EvaluateJob, test_set: SetRecipe | None, chosen: int, report: Re
     if test_set.clips is None or chosen >= test_set.clips:
         return test_set.title
     title = f"{test_set.title}, {chosen} of {test_set.clips} clips"
-    report(Note(f"{title} are present: means are not those of the set", "warning"))
+    report(Note(f"{title} are present: the means are not those of the full set", "warning"))
     return title
 
 
@@ -233,7 +233,7 @@ def _model_to_generate(job: EvaluateJob) -> ModelSpec:
     spec = find_model(job.model, resolution=resolution)
     if any(method.name == spec.name for method in job.methods):
         raise UsageError(
-            f"--method {spec.name}=…: --generate makes videos of that name", hint="give it another name"
+            f"--method {spec.name}=…: --generate already uses that name", hint="give it another name"
         )
     return spec
 

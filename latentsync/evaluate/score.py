@@ -393,7 +393,12 @@ def score_all(
                 _take(attempt, answers, report)
                 report(Progress("scoring", len(answers), len(tasks), "clips", note=_counts(answers)))
     except KeyboardInterrupt:
-        report(Note(f"{len(answers)} of {len(tasks)} clips are done: the same command resumes", "warning"))
+        report(
+            Note(
+                f"{len(answers)} of {len(tasks)} clips are done: run the same command again to resume",
+                "warning",
+            )
+        )
         raise
     return [scores for task in tasks for scores in answers[task.key]]
 

@@ -135,7 +135,7 @@ def judge_clips(
     if not cosines.right:
         raise MediaError(
             f"none of {len(wanted)} clips can be used; the first: {excluded[0][1]}",
-            hint="give the out folder of 'latentsync preprocess'",
+            hint="give the output folder of 'latentsync preprocess'",
         )
     return _summed(cosines, settings, len(wanted) - len(excluded), tuple(excluded))
 
@@ -296,8 +296,8 @@ def run_syncnet(job: SyncNetJob, recipe: EvaluateRecipe, report: Report) -> Sync
     network = load_syncnet(job.checkpoint, device=device)
     if isinstance(network, SyncNet) and network.config.space != "pixel":
         raise WeightsError(
-            f"'{job.checkpoint}': this SyncNet sees latents of an autoencoder",
-            hint="give one that sees pixels, such as stable_syncnet.pt",
+            f"'{job.checkpoint}': this SyncNet takes the latents of a VAE",
+            hint="give one that takes pixels, such as stable_syncnet.pt",
         )
     clips, split = _clips_of_split(read_manifest(job.data), job.split)
     make_folder(job.output)
@@ -325,5 +325,5 @@ def _clips_of_split(clips: list[ManifestClip], split: Split) -> tuple[list[Manif
         split = "validation" if is_split else "all"
     chosen = [clip for clip in clips if split in ("all", clip.split)]
     if not chosen:
-        raise MediaError(f"there is no clip for {split}", hint="choose another --split")
+        raise MediaError(f"no clip is in the split {split}", hint="choose another --split")
     return chosen, split

@@ -44,7 +44,7 @@ def parse_face_choice(text: str) -> FaceChoice:
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*,\s*(\d+(?:\.\d+)?)", word):
         return FaceChoice("point", point=(float(match[1]), float(match[2])))
     raise UsageError(
-        f"--face '{text}': not a choice of face",
+        f"--face '{text}': unknown value",
         hint="use largest, left, right, a number counted from the left (0 first), or a pixel such as 640,360",
     )
 

@@ -156,7 +156,7 @@ def load_landmarks(path: Path | None = None) -> BundledLandmarker:
         net.load_state_dict({name: tensor.float() for name, tensor in load_file(source).items()})
     except (OSError, SafetensorError, RuntimeError) as error:
         raise WeightsError(
-            f"{source}: not weights of the landmark network",
+            f"{source}: does not hold the weights of the landmark network",
             hint="reinstall the package, or train them with the recipe compact/landmarks",
         ) from error
     return BundledLandmarker(net)

@@ -72,7 +72,7 @@ def open_media(path: Path) -> Iterator[InputContainer]:
         try:
             if container.format.name in _TEXT_FORMATS:
                 raise MediaError(
-                    f"'{path}' is a text file, not a video, picture or sound",
+                    f"'{path}' is a text file, not a video, picture or audio file",
                     hint="give a media file such as .mp4 or .wav",
                 )
             _refuse_tiles(path, container)
@@ -159,11 +159,11 @@ def no_stream(
     """The error for a file without a usable stream of a kind."""
     hint = "give a video or a picture here"
     if kind is AudioStream:
-        hint = "give a sound file such as .wav or .mp3, or a video with sound"
+        hint = "give an audio file such as .wav or .mp3, or a video with audio"
     if any(stream.type == _name(kind) and stream.codec_context is None for stream in container.streams):
         return MediaError(f"the {_name(kind)} of '{path}' cannot be decoded: its codec is unknown", hint=hint)
     if kind is VideoStream:
-        return MediaError(f"'{path}' has no video stream, only sound", hint=hint)
+        return MediaError(f"'{path}' has no video stream, only audio", hint=hint)
     return MediaError(f"'{path}' has no audio stream", hint=hint)
 
 
@@ -217,7 +217,9 @@ def _head_of(path: Path) -> bytes:
     except FileNotFoundError as error:
         if address is not None:
             shown = f"{address[1]}://{str(path)[address.end() :]}"
-            raise MediaError(f"'{shown}' is an address", hint="download it, and give the file") from error
+            raise MediaError(
+                f"'{shown}' is a URL", hint="download it and give the path of the file"
+            ) from error
         raise MediaError(f"'{path}' does not exist", hint="check the file name and the folder") from error
     except PermissionError as error:
         hint = "change the file's permissions"
@@ -238,9 +240,7 @@ def _refuse_tiles(path: Path, container: InputContainer) -> None:
     """A photo of many tiles would be read as the first of them."""
     brand = container.metadata.get("major_brand", "")
     if brand in _TILED_BRANDS and sum(stream.type == "video" for stream in container.streams) > 1:
-        raise MediaError(
-            f"'{path}' is a HEIC photo in tiles, which cannot be read whole", hint="export it as JPEG"
-        )
+        raise MediaError(f"'{path}' is a tiled HEIC photo, which is not supported", hint="export it as JPEG")
 
 
 def _not_media(path: Path, head: bytes, error: Exception) -> MediaError:
@@ -251,7 +251,7 @@ def _not_media(path: Path, head: bytes, error: Exception) -> MediaError:
         )
     kind = "a text file" if _is_text(head) else f"damaged or of an unknown format ({error})"
     return MediaError(
-        f"'{path}' is not a video, picture or sound that can be read: it is {kind}",
+        f"'{path}' is not a readable video, picture or audio file: it is {kind}",
         hint="give a media file such as .mp4, .mov, .mkv, .png or .wav",
     )
 

@@ -103,7 +103,7 @@ def _checked(files: dict[str, Path]) -> Found:
             if stat.S_ISREG(files[name].stat().st_mode):
                 videos[name] = files[name]
             else:
-                unreadable[name] = "is no regular file"
+                unreadable[name] = "is not a regular file"
         except OSError as error:
             unreadable[name] = error.strerror or "cannot be read"
     return Found(videos, unreadable)

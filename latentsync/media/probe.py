@@ -102,7 +102,7 @@ def probe(path: Path, *, video_track: int | None = None, audio_track: int | None
         if video_stream is None and audio_stream is None:
             raise MediaError(
                 f"'{path}' has neither a video nor an audio stream that can be decoded",
-                hint="give a video, picture or sound file",
+                hint="give a video, picture or audio file",
             )
         _refuse_cut_off(path, container)
         audio = _audio_info(container, audio_stream) if audio_stream is not None else None
@@ -138,13 +138,13 @@ def require_audio(path: Path, *, track: int | None = None) -> AudioInfo:
         info = _audio_info(container, stream)
     if not LOWEST_HZ <= info.rate_hz <= HIGHEST_HZ:
         raise MediaError(
-            f"the audio of '{path}' states {info.rate_hz} samples a second",
-            hint=f"rates from {LOWEST_HZ} to {HIGHEST_HZ} are read: export the sound again",
+            f"the audio of '{path}' claims a rate of {info.rate_hz} Hz",
+            hint=f"{LOWEST_HZ} to {HIGHEST_HZ} Hz are supported: export the audio again",
         )
     if not 1 <= info.channels <= MOST_CHANNELS:
         raise MediaError(
-            f"the audio of '{path}' states {info.channels} channels",
-            hint=f"up to {MOST_CHANNELS} are read: export the sound again",
+            f"the audio of '{path}' claims {info.channels} channels",
+            hint=f"up to {MOST_CHANNELS} are supported: export the audio again",
         )
     return info
 

@@ -80,7 +80,7 @@ def measure_video(path: Path, *, track: int | None = None) -> VideoInfo:
     if fps > MOST_FPS:
         raise MediaError(
             f"'{path}' has {float(fps):.0f} frames a second",
-            hint=f"up to {MOST_FPS} are read: export the video again at its true rate",
+            hint=f"up to {MOST_FPS} are supported: export the video again at its true rate",
         )
     width, height = _largest_size(path, track) or (0, 0)
     if width:
@@ -148,7 +148,7 @@ def read_frames(
             yield Frame(to_rgb(frame), index, shown_s - first_s)
     if index < 0:
         raise MediaError(
-            f"'{path}' has no frame from {start_s:g} s on: it is {info.duration_s:.2f} s long",
+            f"'{path}' has no frame at or after {start_s:g} s: it is {info.duration_s:.2f} s long",
             hint="choose a time inside the video",
         )
     if start_s <= 0 and end_s is None and info.frames is not None and index + 1 < info.frames:
@@ -284,7 +284,7 @@ def decode_packet(packet: Packet[Stream]) -> Sequence[object]:
     try:
         return packet.decode()
     except av.FFmpegError as error:
-        logger.warning("a damaged packet at %s is left out: %s", packet.pts, error)
+        logger.warning("skipped a damaged packet at %s: %s", packet.pts, error)
         return []
 
 

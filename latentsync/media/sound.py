@@ -112,7 +112,7 @@ def read_audio(
     samples, power = _mono(path, track, rate_hz, first, end, channel=None)
     if power[2] < OUT_OF_PHASE * (power[0] + power[1]) / 2:
         louder = int(power[1] > power[0])
-        logger.warning("the channels of '%s' cancel out: only channel %d is taken", path, louder)
+        logger.warning("the channels of '%s' cancel out: only channel %d is used", path, louder)
         samples, _ = _mono(path, track, rate_hz, first, end, channel=louder)
     found = np.frombuffer(samples, np.float32)  # no copy: an hour takes 230 MB
     if condition.gain != 1:
@@ -132,7 +132,7 @@ def _mono(
         for piece in _resample(_measured(frames, power, channel), rate_hz):
             if position > LONGEST_S * rate_hz:
                 raise MediaError(
-                    f"'{path}' has more than {LONGEST_S / 3600:g} hours of sound", hint="cut it first"
+                    f"'{path}' has more than {LONGEST_S / 3600:g} hours of audio", hint="cut it first"
                 )
             kept = piece[max(0, first - position) : None if end is None else max(0, end - position)]
             position += len(piece)

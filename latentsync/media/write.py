@@ -278,7 +278,8 @@ class VideoWriter:
             os.link(self._part, self._target)  # unlike a rename, it fails where a file has the name already
         except FileExistsError as error:
             raise UsageError(
-                f"'{self._path}': another run wrote it meanwhile", hint="add --force to replace it"
+                f"'{self._path}': another run has written it in the meantime",
+                hint="add --force to replace it",
             ) from error
         except OSError:  # a file system without hard links
             os.replace(self._part, self._target)
@@ -348,7 +349,7 @@ def container_format_of(path: Path) -> str:
     container_format = _FORMATS.get(path.suffix.lower())
     if container_format is None:
         raise MediaError(
-            f"'{path}' cannot be written: unknown kind of video '{path.suffix}'",
+            f"'{path}' cannot be written: unknown suffix '{path.suffix}'",
             hint=f"end the name in one of {', '.join(_FORMATS)}",
         )
     return container_format

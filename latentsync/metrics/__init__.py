@@ -63,5 +63,5 @@ def _find(name: str) -> type[ClipMetric] | type[SetMetric]:
     if name not in METRICS:
         near = difflib.get_close_matches(name, METRICS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"metrics are: {', '.join(METRICS)}"
-        raise UsageError(f"no metric is called {name!r}", hint=hint)
+        raise UsageError(f"unknown metric {name!r}", hint=hint)
     return METRICS[name]

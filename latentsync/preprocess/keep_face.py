@@ -67,16 +67,14 @@ class KeepFace:
         if not len(moves) or moves.max() <= _LONGEST_MOVE:
             return None
         second = (known.start_frame + int(moves.argmax()) + 1) / VIDEO_FPS
-        return Drop(
-            "face_lost", f"it is in another place from one frame to the next, at {second:.2f} s", known
-        )
+        return Drop("face_lost", f"it moves too far from one frame to the next, at {second:.2f} s", known)
 
     def _unfit(self, facts: FaceFacts, known: Clip) -> Drop | None:
         limits = self.keeping
         if facts.px < limits.min_px:
             return Drop("face_too_small", f"{facts.px:.0f} px < {limits.min_px:g} px", known)
         if facts.yaw > limits.max_yaw:
-            detail = f"nose {facts.yaw:.2f} > {limits.max_yaw:g} eye distances beside the middle"
+            detail = f"nose {facts.yaw:.2f} > {limits.max_yaw:g} eye distances from the middle"
             return Drop("side_on", detail, known)
         if facts.others > limits.other_share:
             detail = f"another face in {facts.others:.0%} > {limits.other_share:.0%} of the looks"

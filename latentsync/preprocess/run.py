@@ -93,7 +93,7 @@ class PreprocessResult:
     before    how many of them were finished when the run began
     done      how many this run finished; in a dry run, how many are left
     manifest  None after a dry run, and while other shards run: the last of them writes it
-    funnel    over everything in the out folder; None after a dry run
+    funnel    over everything in the output folder; None after a dry run
     """
 
     out: Path
@@ -141,15 +141,16 @@ def run(job: PreprocessJob, recipe: PreprocessRecipe, report: Report) -> Preproc
 
     Raises:
         UsageError: the folders or flags do not fit together, or another run works on the same shard.
-        RecipeError: the out folder was made with another recipe.
-        MediaError: the raw folder cannot be read, the out folder cannot be written, or its disk is full.
+        RecipeError: the output folder was made with another recipe.
+        MediaError: the raw folder cannot be read, the output folder cannot be written, or its disk is full.
         WeightsError: the weights of a network that the recipe names are missing.
     """
     started = time.monotonic()
     found = find_sources(job.raw, job.layout)
     if not found.sources and not found.unreadable:
         raise MediaError(
-            f"'{job.raw}': has no videos, {found.other_files} other files", hint="name a folder of videos"
+            f"'{job.raw}': contains no videos, only {found.other_files} other files",
+            hint="name a folder of videos",
         )
     for note in found.notes:
         report(Note(note, "warning"))
@@ -194,7 +195,9 @@ def summarize(out: Path, report: Report) -> tuple[Funnel, list[Path]]:
     """
     decisions = collect(out)
     if not decisions:
-        raise MediaError(f"'{out}': nothing is finished here", hint="name the out folder of a preprocess run")
+        raise MediaError(
+            f"'{out}': no source is finished here", hint="name the output folder of a preprocess run"
+        )
     with explained(out):
         return count_decisions(decisions), draw_pictures(out, decisions, report)
 
@@ -217,7 +220,7 @@ def _check_folders(job: PreprocessJob) -> None:
     if out.is_relative_to(raw) or raw.is_relative_to(out):
         raise UsageError(
             f"'{job.out}': this and '{job.raw}' are the same, or one contains the other",
-            hint="write the results to a folder beside the raw one",
+            hint="choose an OUT folder outside RAW",
         )
     if job.out.exists() and not job.out.is_dir():
         raise UsageError(f"'{job.out}': is a file", hint="name a folder")
@@ -379,7 +382,7 @@ def _merge(out: Path, recipe_toml: str, report: Report) -> Path | None:
     with one_at_a_time(out / LOG / LOCK):
         others = are_others_running(out / LOG)
         if others:
-            report(Note("other shards are running: the last one to end writes the manifest"))
+            report(Note("other shards are running: the last one to finish writes the manifest"))
             return None
         decisions = collect(out)
         if others is not None:  # without locks nobody knows whose parts these are

@@ -113,7 +113,7 @@ class QualityFacts:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Where a clip was written; `name` is its path within the out folder."""
+    """Where a clip was written; `name` is its path within the output folder."""
 
     name: str
     sha256: str

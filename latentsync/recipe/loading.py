@@ -59,7 +59,7 @@ class _Merged:
 
 
 def shipped_folder() -> Path:
-    """The folder of shipped recipes: inside the installed package, or beside it in a source checkout."""
+    """The folder of bundled recipes: inside the installed package, or beside it in a source checkout."""
     package = Path(__file__).resolve().parent.parent
     installed = package / "recipes"
     return installed if installed.is_dir() else package.parent / "recipes"
@@ -145,8 +145,8 @@ def _find(name_or_path: str | Path, *, beside: Path | None = None) -> Path:
     if name in names:
         return shipped_folder() / f"{name}.toml"
     raise RecipeError(
-        f"{_show(str(name_or_path))}: no such recipe, neither a file nor a shipped name",
-        hint=_did_you_mean(name, names) or f"shipped recipes: {', '.join(names)}",
+        f"{_show(str(name_or_path))}: no such recipe, neither a file nor the name of a bundled one",
+        hint=_did_you_mean(name, names) or f"bundled recipes: {', '.join(names)}",
     )
 
 
@@ -169,7 +169,7 @@ def _lineage(path: Path) -> list[Path]:
         found = _find(parent, beside=files[-1].parent)
         if found.resolve() in [file.resolve() for file in files]:
             circle = " -> ".join(file.name for file in [*files, found])
-            raise RecipeError(f"{path.name}: extends goes in a circle: {circle}", hint="remove one 'extends'")
+            raise RecipeError(f"{path.name}: extends is circular: {circle}", hint="remove one 'extends'")
         files.append(found)
     return files
 
@@ -211,7 +211,7 @@ def _refuse_other_kind(path: Path, kind: type[BaseModel]) -> None:
     if stated is not None and expected and stated != expected:
         raise RecipeError(
             f"{path.name}: is a recipe of kind {_show(stated)}, expected {_show(expected)}",
-            hint=f"give a recipe that says kind = {json.dumps(expected)}, or none",
+            hint=f"give a recipe with kind = {json.dumps(expected)}, or none",
         )
 
 
@@ -219,14 +219,14 @@ def read_toml(path: Path) -> dict[str, Any]:
     """What a TOML file holds; its size and depth are bounded before it is parsed.
 
     Raises:
-        RecipeError: it cannot be read, is no regular file, too large, or not TOML.
+        RecipeError: it cannot be read, is not a regular file, too large, or not TOML.
     """
     try:
         with open_regular(path, most_bytes=MOST_BYTES) as file:
             text = file.read().decode("utf-8")
     except OSError as error:
         raise RecipeError(
-            f"'{path}': cannot be read ({error.strerror})", hint="check the path and its rights"
+            f"'{path}': cannot be read ({error.strerror})", hint="check the path and its permissions"
         ) from error
     except MediaError as error:
         raise RecipeError(str(error), hint=error.hint) from error

@@ -316,7 +316,7 @@ class Wav2LipConfig(Table):
         halvings = (resolution // SMALLEST_SIDE_PX).bit_length() - 1
         if resolution % (1 << halvings):
             raise ValueError(
-                f"resolution {resolution} is not halved evenly {halvings} times; try 96, 192 or 256"
+                f"resolution {resolution} cannot be halved evenly {halvings} times; try 96, 192 or 256"
             )
         return resolution
 

@@ -40,13 +40,11 @@ class NegativesTable(Table):
     @model_validator(mode="after")
     def _means_what_it_says(self) -> NegativesTable:
         if self.policy == "reference" and self.min_distance_frames != 1:
-            raise ValueError('policy = "reference" takes any other position: min_distance_frames must be 1')
+            raise ValueError('policy = "reference" needs min_distance_frames = 1')
         if self.policy != "mixed" and self.other_clip_share:
             raise ValueError('other_clip_share needs policy = "mixed"')
         if self.policy == "mixed" and self.pairing == "in_clip_matrix":
-            raise ValueError(
-                'pairing = "in_clip_matrix" compares one clip with itself: not with policy "mixed"'
-            )
+            raise ValueError('pairing = "in_clip_matrix" cannot be combined with policy = "mixed"')
         return self
 
 

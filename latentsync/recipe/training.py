@@ -68,11 +68,11 @@ class RunTable(Table):
     def _batches_are_whole(self) -> RunTable:
         if self.batch_samples % self.micro_batch_samples:
             raise ValueError(
-                f"batch_samples = {self.batch_samples} is no multiple of"
+                f"batch_samples = {self.batch_samples} is not a multiple of"
                 f" micro_batch_samples = {self.micro_batch_samples}"
             )
         if self.samples < self.batch_samples:
-            raise ValueError(f"samples = {self.samples} is under one batch_samples = {self.batch_samples}")
+            raise ValueError(f"samples = {self.samples} is less than batch_samples = {self.batch_samples}")
         return self
 
 

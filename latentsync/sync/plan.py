@@ -113,7 +113,7 @@ def prepare(job: SyncJob, recipe: SyncRecipe, model: LipModel | None, report: Re
 def _check_span(job: SyncJob, info: VideoInfo) -> None:
     if not job.start_s >= 0 or (job.end_s is not None and not job.end_s > job.start_s):  # also not a number
         raise UsageError(
-            f"--start {job.start_s} --end {job.end_s}: empty part", hint="let --end be after --start"
+            f"--start {job.start_s} --end {job.end_s}: empty part", hint="choose an --end after --start"
         )
     if not info.is_picture and job.start_s >= info.duration_s:
         raise UsageError(
@@ -145,9 +145,9 @@ def _check_output(path: Path, job: SyncJob) -> None:
     if path.is_dir():
         raise UsageError(f"'{path}': is a folder", hint="name a file")
     if path.exists() and not path.is_file():
-        raise UsageError(f"'{path}': is no regular file", hint="name another output")
+        raise UsageError(f"'{path}': is not a regular file", hint="name another output")
     if path.exists() and not job.force:
-        raise UsageError(f"'{path}': exists already", hint="add --force to replace it, or name another")
+        raise UsageError(f"'{path}': already exists", hint="add --force to replace it, or name another")
     folder = Path(os.path.realpath(path)).parent  # where a link leads to
     if not os.access(folder, os.W_OK):
         found = "cannot be written" if folder.is_dir() else "does not exist"
@@ -222,7 +222,7 @@ def find_first_face(setup: Setup, report: Report) -> None:
         raise MediaError(f"'{job.video}': no picture could be decoded", hint="give another video")
     looked = -(-seen // every)
     raise FaceError(
-        f"'{job.video}': no face in any of {looked} frames looked at over {seen / fps:.1f} s",
+        f"'{job.video}': no face in any of {looked} frames searched over {seen / fps:.1f} s",
         hint="give a video that shows a real face from the front, at least 40 pixels wide",
     )
 

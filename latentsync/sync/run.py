@@ -1,4 +1,4 @@
-"""Drives the mouth in a video with speech: the `sync` command's core."""
+"""Makes the mouth in a video follow speech: the core of the `sync` command."""
 
 from __future__ import annotations
 
@@ -87,7 +87,9 @@ def run(job: SyncJob, recipe: SyncRecipe, report: Report, *, model: LipModel | N
         with claimed(job.output):
             _make(setup, model, tally, report)
     for start_s, end_s in tally.spans():
-        report(Note(f"no face from {start_s:.2f} s to {end_s:.2f} s: left as it was", "warning"))
+        report(
+            Note(f"no face from {start_s:.2f} s to {end_s:.2f} s: the source is left unchanged", "warning")
+        )
     result = SyncResult(
         output=None if job.dry_run else job.output,
         model=setup.spec.name,

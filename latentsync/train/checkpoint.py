@@ -273,7 +273,7 @@ def export_best(
     """
     best = find_best(folder)
     if best is None:
-        raise LatentSyncError(f"'{folder}': there is no checkpoint", hint="run the same command again")
+        raise LatentSyncError(f"'{folder}': no checkpoint is there", hint="run the same command again")
     if is_main:
         metadata = read_metadata(best / EMA_WEIGHTS)
         metadata["facts"] = json.dumps(json.loads(metadata["facts"]) | dict(facts or {}))
@@ -337,7 +337,7 @@ def _damage(checkpoint: Path, what: str) -> WeightsError:
     resume = "start again" if before is None else f"resume from {before.name}"
     return WeightsError(
         f"the checkpoint '{checkpoint}' is damaged: {what}",
-        hint=f"remove the folder {checkpoint.name}, and only that, to {resume}",
+        hint=f"remove the folder {checkpoint.name}, and nothing else, to {resume}",
     )
 
 

@@ -153,7 +153,7 @@ def find_clips(data: Path, *, held_out: Sequence[str]) -> tuple[list[ManifestCli
     """The clips of `data` to train on, and those to validate on.
 
     Args:
-        data: an out folder of `preprocess`, its manifest, or a folder of processed clips.
+        data: an output folder of `preprocess`, its manifest, or a folder of processed clips.
         held_out: name patterns of the clips or people to validate on; without any, the manifest's own split.
 
     Raises:
@@ -284,7 +284,7 @@ def draw_sample(
         try:
             sample = draw(clip, random_of_sample(number, f"{stream}/{attempt}", seed=seed))
         except (MediaError, ValueError) as error:
-            notes.append(f"{clip.name} is left out from now on: {error}")
+            notes.append(f"{clip.name} is skipped from now on: {error}")
             continue
         return {**sample, "note": "\n".join(notes)}
     raise MediaError(

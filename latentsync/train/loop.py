@@ -150,7 +150,7 @@ def train(run: TrainingRun, accelerator: Accelerator, report: Report) -> Ending:
         return Ending("finished", position, read_log(run.output))
     log = TrainingLog(run.output, samples=position.samples, is_main=accelerator.is_main_process)
     if log.damaged_lines:
-        report(Note(f"'{log.path}': {log.damaged_lines} damaged lines are left out", "warning"))
+        report(Note(f"'{log.path}': {log.damaged_lines} damaged lines are skipped", "warning"))
     batches = read_batches(run.samples, run.recipe, run.run, accelerator, position.steps, workers=run.workers)
     clock = _Clock(run, position)
     reason: Reason = "finished"
@@ -218,7 +218,7 @@ def _prepare(run: TrainingRun, accelerator: Accelerator) -> Trained:
     if table.kind == "muon":
         if run.run.sharding == "fsdp":
             raise RecipeError(
-                'optimizer.kind = "muon" takes whole matrices, and run.sharding = "fsdp" leaves parts',
+                'optimizer.kind = "muon" needs whole matrices, which run.sharding = "fsdp" splits',
                 hint="use run.sharding=ddp or optimizer.kind=adamw",
             )
         trained = [parameter for parameter in run.model.parameters() if parameter.requires_grad]

@@ -122,13 +122,13 @@ def explaining(run: RunTable, last_good: Callable[[], str]) -> Iterator[None]:
         is_lost = any(word in message for word in _LOST) or isinstance(error, torch.distributed.DistError)
         if "dataloader worker" in message:
             raise LatentSyncError(
-                f"a process that reads data was killed; {last_good()}",
+                f"a data-loading process was killed; {last_good()}",
                 hint="memory may have run out: lower --workers; the same command resumes from there",
             ) from error
         if torch.distributed.is_initialized() and is_lost:
             raise LatentSyncError(
                 f"another process of this run ended; {last_good()}",
-                hint="its own error is further up; the same command resumes from there",
+                hint="its error is printed above; the same command resumes from there",
             ) from error
         raise
 

@@ -43,7 +43,7 @@ LOCK_NAME = "training.lock"
 class TrainingJob:
     """Where a training happens.
 
-    data           an out folder of `preprocess`, its manifest, or a folder of processed clips
+    data           an output folder of `preprocess`, its manifest, or a folder of processed clips
     output         takes checkpoints, log, pictures and videos; a run in it is resumed
     workers        processes that read data; None takes one for each core but one
     decoded_cache  whether clips are decoded once, beforehand; "auto" does when all of them fit 8 GB
@@ -290,7 +290,7 @@ def owned_output(output: Path, recipe: Recipe, *, dropped: Sequence[Dropped] = (
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UsageError(
-                f"'{output}': another training is writing here",
+                f"'{output}': another training run is writing here",
                 hint="wait for it, stop it, or give another --output",
             ) from error
         except OSError:

@@ -67,11 +67,13 @@ def find_entry(name: str) -> WeightsEntry:
     if name in entries:
         return entries[name]
     if name == COMPACT:
-        raise WeightsError(f"'{name}' is inside the package, not in the catalogue", hint="use it as it is")
+        raise WeightsError(
+            f"'{name}' is bundled with the package, not in the catalogue", hint="use it as it is"
+        )
     near = difflib.get_close_matches(name, entries, n=1, cutoff=0.5)
     raise WeightsError(
         f"no weights called '{name}'",
-        hint=f"did you mean {near[0]}?" if near else f"there are {', '.join(entries)}",
+        hint=f"did you mean {near[0]}?" if near else f"known names: {', '.join(entries)}",
     )
 
 

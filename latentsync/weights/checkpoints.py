@@ -27,13 +27,13 @@ FORMAT = "latentsync-1"
 WHOLE_FILE = "give the weights file of this network, whole and unchanged"
 USED_BY = {
     "unet": "a U-Net is what `latentsync sync --model` takes",
-    "autoencoder": "an autoencoder lies as vae.safetensors beside its U-Net, and is found there",
-    "vae": "a VAE lies as vae.safetensors beside its U-Net, and is found there",
+    "autoencoder": "put an autoencoder next to its U-Net as vae.safetensors",
+    "vae": "put a VAE next to its U-Net as vae.safetensors",
     "syncnet": "a SyncNet judges lip sync; `latentsync sync --model` takes a U-Net",
     "framewise_syncnet": "a SyncNet judges lip sync; `latentsync sync --model` takes a U-Net",
     "temporal": "a video encoder is for the temporal loss of `latentsync train-unet`",
-    "wav2lip": "a Wav2Lip generator is trained on from with `latentsync train-unet --from`",
-    "whisper": "a Whisper encoder lies as whisper/tiny.pt beside a released U-Net, or in the package",
+    "wav2lip": "to train a Wav2Lip generator further, use `latentsync train-unet --from`",
+    "whisper": "put a Whisper encoder next to a released U-Net as whisper/tiny.pt",
     "landmarks": "the landmark network is bundled; `latentsync sync --model` takes a U-Net",
 }
 
@@ -99,12 +99,12 @@ def read_note(path: Path) -> CheckpointNote:
     if metadata.get("format") != FORMAT:
         raise WeightsError(
             f"{str(path)!r} has format {metadata.get('format')!r}, expected {FORMAT!r}",
-            hint="files of other origin are converted with `latentsync models import`",
+            hint="convert other files with `latentsync models import`",
         )
     try:
         config, facts = json.loads(metadata["config"]), json.loads(metadata["facts"])
         if not isinstance(config, dict) or not isinstance(facts, dict):
-            raise ValueError("its notes are no tables")
+            raise ValueError("its notes are not tables")
         return CheckpointNote(metadata["kind"], config, facts)
     except (KeyError, ValueError, RecursionError) as error:
         message = f"{str(path)!r} has a damaged header: {error}"

@@ -146,7 +146,7 @@ def import_file(
 def _choose(path: Path, content: Content) -> tuple[Kind, Callable[[_Source], _Converted]]:
     keys = content.tensors.keys()
     if content.beside.get("format") == FORMAT:
-        raise WeightsError(f"{str(path)!r} is one of our own files already", hint="use it as it is")
+        raise WeightsError(f"{str(path)!r} is already in the format of this package", hint="use it as it is")
     if "conv_in.weight" in keys and "conv_out.weight" in keys:
         return "unet", _convert_unet
     if "audio_encoder.conv_in.weight" in keys and "visual_encoder.conv_in.weight" in keys:
@@ -191,7 +191,7 @@ def _convert_syncnet(source: _Source) -> _Converted:
     tensors = source.content.tensors
     for key in tensors:
         if "conv" in key and key.endswith(".weight") and tensors[key].ndim != 4:
-            raise WeightsError(f"{key!r} in {str(source.path)!r} is no convolution", hint=WHOLE_FILE)
+            raise WeightsError(f"{key!r} in {str(source.path)!r} is not a convolution", hint=WHOLE_FILE)
     config = config_of(tensors, source.path)
     with torch.device("meta"):
         check_fit(build_syncnet(config), tensors, source.path)  # their keys are ours
@@ -249,7 +249,7 @@ def _check_output(path: Path, output: Path, *, is_forced: bool) -> None:
         return
     if path.exists() and os.path.samefile(path, output):
         raise UsageError(
-            f"'{output}' is the file to convert, which is never changed", hint="name another with -o"
+            f"'{output}' is the file to convert, which is never overwritten", hint="name another with -o"
         )
     if output.is_dir():
         raise UsageError(f"'{output}' is a folder", hint="name a file in it with -o")

@@ -26,7 +26,7 @@ BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})  # answers that may be bet
 LONGEST_TEXT = 200  # letters of a server's words that are shown
 REACH = (
     "check the network, or set HTTPS_PROXY (a proxy) or HF_ENDPOINT (a mirror of the hub), "
-    "or bring the file from elsewhere with --from DIR"
+    "or copy the file from elsewhere with --from DIR"
 )
 
 
@@ -42,7 +42,7 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         allowed = ("https:",) if req.full_url.startswith("https:") else ("https:", "http:")
         if not newurl.lower().startswith(allowed):
-            message = f"'{req.full_url}' leads to '{plain(newurl)}', which is not followed"
+            message = f"'{req.full_url}' redirects to '{plain(newurl)}', which is not followed"
             raise WeightsError(message, hint="use another mirror")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -82,7 +82,7 @@ def _try(entry: WeightsEntry, path: Path, part: Path, report: Report, *, was_beg
                 message = f"'{entry.url}' has the SHA-256 {found}, expected {entry.sha256}"
                 raise WeightsError(message, hint="use another mirror")
             was_begun = False
-            raise _Interrupted("what was left of an earlier pull was damaged")
+            raise _Interrupted("the partial file of an earlier pull was damaged")
         except _Interrupted as interruption:
             if attempt == TRIES:
                 hint = "run the same command again" if part.exists() else REACH
@@ -135,7 +135,7 @@ def _fetch_rest(entry: WeightsEntry, part: Path, report: Report) -> None:
                 offset = _restart(file)
             elif not answer.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
                 _restart(file)
-                raise _Interrupted("the server continued at another position than it was asked to")
+                raise _Interrupted("the server continued at the wrong position")
             total = _total_bytes(entry, answer, offset)
             while block := _read(answer):
                 offset += len(block)
@@ -182,7 +182,7 @@ def _ask(url: str, offset: int, part: IO[bytes]) -> http.client.HTTPResponse:
     except urllib.error.HTTPError as error:
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and offset:
             _restart(part)
-            raise _Interrupted("the server cannot continue the part that is here") from error
+            raise _Interrupted("the server cannot resume the partial download") from error
         reason = f"the server answered {error.code} {plain(str(error.reason))}"
         if error.code in BUSY:
             raise _Interrupted(reason) from error

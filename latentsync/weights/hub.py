@@ -357,14 +357,14 @@ def _find_copies(missing: Sequence[WeightsEntry], source: Path) -> dict[str, Pat
             absent.append(f"{entry.path} ({entry.name}: {entry.enables})")
         elif found in copies.values():
             raise WeightsError(
-                f"'{found}' could be two files: {entry.path} and another of that name",
-                hint=f"put each where the cache has it: {source / entry.path}",
+                f"'{found}' matches two files: {entry.path} and another of that name",
+                hint=f"put each at its path in the cache: {source / entry.path}",
             )
         else:
             copies[entry.name] = found
     if absent:
         raise WeightsError(
-            f"'{source}' lacks {', '.join(absent)}",
+            f"'{source}' does not contain {', '.join(absent)}",
             hint="put each file there under that path or its bare name",
         )
     return copies
@@ -372,7 +372,7 @@ def _find_copies(missing: Sequence[WeightsEntry], source: Path) -> dict[str, Pat
 
 def _copy(entry: WeightsEntry, copy: Path, target: Path, report: Report) -> str:
     """Copy `copy` into our cache, checked like a download. Returns its hash."""
-    hint = "copy it again: it is not whole, or it is another file"
+    hint = "copy it again: it is incomplete or a different file"
     _check_size(entry, copy, hint)
     target.parent.mkdir(parents=True, exist_ok=True)
     digest, total = sha256(), in_megabytes(copy.stat().st_size)
@@ -421,7 +421,7 @@ def _list(entry: WeightsEntry) -> Listed:
         is_whole = entry.size_bytes in (None, size_bytes)
         state = "present" if is_whole else f"damaged, {size_bytes} bytes instead of {entry.size_bytes}"
         return Listed(entry, path, size_bytes, True, state)
-    state = "missing, a pull was begun" if part_of(path).is_file() else "missing"
+    state = "missing, its pull is unfinished" if part_of(path).is_file() else "missing"
     return Listed(entry, None, entry.size_bytes or entry.about_bytes, entry.size_bytes is not None, state)
 
 
@@ -460,7 +460,7 @@ def _locked(entry: WeightsEntry, report: Report) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            report(Note(f"another process is at work on '{entry.name}': waiting for it"))
+            report(Note(f"another process is using '{entry.name}': waiting for it"))
             lock.acquire()
     except (OSError, NotImplementedError) as error:
         raise cannot_write(folder, error) from error
@@ -474,7 +474,7 @@ def _cannot_go_online(missing: Sequence[WeightsEntry]) -> WeightsError:
     lacks = "; ".join(f"{entry.path} ({entry.name}: {entry.enables})" for entry in missing)
     names = " ".join(entry.name for entry in missing)
     return WeightsError(
-        f"missing, and nothing may be downloaded (--offline or HF_HUB_OFFLINE): {lacks}",
-        hint=f"bring the files from a machine with a network, then run "
+        f"missing, and downloads are off (--offline or HF_HUB_OFFLINE): {lacks}",
+        hint=f"copy the files from a machine with network access, then run "
         f"'latentsync models pull {names} --from DIR'",
     )

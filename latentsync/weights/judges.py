@@ -85,7 +85,7 @@ def config_of(tensors: dict[str, Tensor], path: Path) -> SyncNetConfig:
             return config
     (seen, widths, _), _ = found
     raise WeightsError(
-        f"{str(path)!r} seems to be a SyncNet, but of no released size: it sees {seen} channels,"
+        f"{str(path)!r} seems to be a SyncNet, but of no released size: it takes {seen} channels,"
         f" in blocks of {widths}",
         hint=f"{SYNCNET_NAMED}; known are {', '.join(RELEASED_SYNCNETS)}",
     )

@@ -25,7 +25,7 @@ from latentsync.files import open_regular, whole_or_nothing
 from latentsync.weights import unpickle
 from latentsync.weights.download import plain
 
-DOWNLOAD_AGAIN = "fetch it again: the copy is not whole, or it is not a weights file"
+DOWNLOAD_AGAIN = "fetch it again: the copy is incomplete, or it is not a weights file"
 NEEDS_WEIGHTS = "give the file that holds the network's weights"
 SHOWN_KEYS = 3
 
@@ -54,7 +54,7 @@ FORMAT_OF = {dtype: name for name, dtype in FORMATS.items()}
 # What a failed download leaves, by its first bytes: what it is, and what to do.
 MAGICS = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run `git lfs pull`"),
-    (b"<", "a web page", "the download wants a login or a licence to be accepted first"),
+    (b"<", "a web page", "the download needs a login, or a licence that was accepted"),
 )
 
 
@@ -167,11 +167,13 @@ def _convert(key: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     if not converted.is_floating_point() or torch.isfinite(converted).all():
         return converted
     if not torch.isfinite(tensor).all():
-        raise WeightsError(f"{key!r} holds numbers that are not finite", hint=DOWNLOAD_AGAIN)
+        raise WeightsError(f"{key!r} has NaN or infinite values", hint=DOWNLOAD_AGAIN)
     largest, limit = float(tensor.abs().max()), torch.finfo(dtype).max
     name = {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(dtype, "fp32")
-    hint = "use bf16, which reaches as far as fp32" if name == "fp16" else "use a wider number format"
-    raise WeightsError(f"{key!r} holds {largest:.5g}, and {name} ends at {limit:.5g}", hint=hint)
+    hint = "use bf16, which has the range of fp32" if name == "fp16" else "use a wider number format"
+    raise WeightsError(
+        f"{key!r} has a value of {largest:.5g}, but the limit of {name} is {limit:.5g}", hint=hint
+    )
 
 
 def _header(
@@ -209,7 +211,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise WeightsError(f"no weights file {str(path)!r}", hint=hint) from error
     except OSError as error:
         raise WeightsError(f"cannot read {str(path)!r}: {error.strerror}", hint=NEEDS_WEIGHTS) from error
-    except MediaError as error:  # it is no regular file
+    except MediaError as error:  # it is not a regular file
         raise WeightsError(str(error), hint=NEEDS_WEIGHTS) from error
 
 
@@ -224,7 +226,7 @@ def _read_torch(path: Path, file: BinaryIO) -> Content:
     try:
         content = unpickle.load(path, file)
     except unpickle.MoreThanTensors as error:
-        message = f"{str(path)!r} {error}; more than tensors is not loaded, for safety"
+        message = f"{str(path)!r} {error}; only tensors are loaded, for safety"
         raise WeightsError(message, hint=DOWNLOAD_AGAIN) from error
     except unpickle.Malformed as error:
         raise WeightsError(f"{str(path)!r} {error}", hint=DOWNLOAD_AGAIN) from error
@@ -238,7 +240,7 @@ def _read_torch(path: Path, file: BinaryIO) -> Content:
     wrapped = content.pop(wrapper)
     strays = {str(key)[:KEY_LETTERS] for key, value in wrapped.items() if not isinstance(value, Tensor)}
     if strays:
-        message = f"{str(path)!r} has entries among its weights that are no tensors: {name_keys(strays)}"
+        message = f"{str(path)!r} has entries among its weights that are not tensors: {name_keys(strays)}"
         raise WeightsError(message, hint=NEEDS_WEIGHTS)
     return Content(wrapped, content)
 
@@ -247,7 +249,7 @@ def _read_safetensors(path: Path, file: BinaryIO) -> Content:
     header = _read_header(path, file)
     strange = {str(entry.get("dtype")) for key, entry in header.items() if key != "__metadata__"}
     if strange := strange - FORMATS.keys():
-        message = f"{str(path)!r} has tensors in formats that are not read: {name_keys(strange)}"
+        message = f"{str(path)!r} has tensors in unsupported formats: {name_keys(strange)}"
         raise WeightsError(message, hint="give the weights as fp32, fp16 or bf16")
     try:
         with safe_open(path, framework="pt") as opened:
@@ -263,7 +265,7 @@ def _read_header(path: Path, file: BinaryIO) -> dict[str, Any]:
     """The table of contents of a safetensors file, whose length is checked before it is read."""
     try:
         if not _is_safetensors(file):
-            raise ValueError("it begins like no file of weights")
+            raise ValueError("it does not begin like a weights file")
         length = int.from_bytes(file.read(8), "little")
         left_bytes = os.fstat(file.fileno()).st_size - 8
         if length > min(left_bytes, HEADER_BYTES):
@@ -283,7 +285,7 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         raise WeightsError(f"{str(path)!r} holds {len(tensors)} tensors", hint=NEEDS_WEIGHTS)
     for key, tensor in tensors.items():
         if not isinstance(key, str) or not key.isprintable() or not 0 < len(key) <= KEY_LETTERS:
-            message = f"{str(path)!r} has a key that is no name: {str(key)[:40]!r}"
+            message = f"{str(path)!r} has a key that is not a name: {str(key)[:40]!r}"
             raise WeightsError(message, hint=DOWNLOAD_AGAIN)
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in FORMAT_OF:
             kind = f"{tensor.layout}, {tensor.dtype}, on {tensor.device}"

@@ -156,7 +156,7 @@ def unet_config_of(tensors: Mapping[str, Tensor], path: Path) -> UNetConfig:
     if latent_channels != LATENT_CHANNELS:
         faults.append(f"it predicts {latent_channels} latent channels, expected {LATENT_CHANNELS}")
     if audio_width not in WHISPER_WIDTHS:
-        faults.append(f"it hears features of width {audio_width}, expected one of {WHISPER_WIDTHS}")
+        faults.append(f"it takes audio features of width {audio_width}, expected one of {WHISPER_WIDTHS}")
     if 0 in block_out_channels or not levels:
         faults.append(f"levels without a first convolution: {block_out_channels}")
     try:
@@ -372,7 +372,7 @@ def _whisper_dims(path: Path, tensors: Mapping[str, Tensor], stated: Mapping[str
     for name, number in found.items():
         said = stated.get(name, number)
         if said != number and (name != "n_audio_head" or type(said) is not int):
-            fault = f"{name} is {said!r}, and its tensors say {number}"
+            fault = f"{name} is {said!r}, but its tensors say {number}"
             raise WeightsError(f"{str(path)!r}: {fault}", hint=DOWNLOAD_AGAIN)
         found[name] = number if name != "n_audio_head" else said
     dims = WhisperDims(**found)

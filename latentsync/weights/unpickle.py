@@ -219,7 +219,7 @@ def _load_zip(path: Path, file: BinaryIO) -> Any:
         raise Malformed(f"has a list of contents of {count} bytes")
     order = members.get(f"{folder}byteorder")
     if order is not None and _bytes_at(file, *order) != b"little":
-        raise Malformed("holds numbers with their bytes in the other order")
+        raise Malformed("has another byte order than this machine")
     interpreter = _Interpreter()
     content = interpreter.run(BytesIO(_bytes_at(file, start, count)))
     whole = _mapped(path, file)
@@ -239,7 +239,7 @@ def _members(file: BinaryIO) -> dict[str, tuple[int, int]]:
     if any(info.filename.endswith("/constants.pkl") for info in infos):
         raise Malformed("is a TorchScript program (as I3D's is), not a set of weights")
     if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
-        raise Malformed("is a packed zip archive, which torch does not write")
+        raise Malformed("is a compressed zip archive, which torch does not write")
     stated = sum(max(info.file_size, info.compress_size) for info in infos)
     if stated > size_bytes:
         raise Malformed(f"is damaged: it states {stated} bytes of content in {size_bytes}")
@@ -282,7 +282,7 @@ def _load_old(path: Path, file: BinaryIO) -> Any:
             raise
         raise Malformed(f"has a list of contents of over {OLD_PICKLE_BYTES} bytes") from error
     if system.get("little_endian") is not True:
-        raise Malformed("holds numbers with their bytes in the other order")
+        raise Malformed("has another byte order than this machine")
     known = {storage.key: storage for _, storage, *_ in interpreter.waiting}
     whole, offset, storages = _mapped(path, file), data.tell(), {}
     for key in keys:

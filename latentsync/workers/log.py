@@ -46,7 +46,9 @@ def parse_shard(text: str) -> Shard:
     index, slash, count = text.partition("/")
     if slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
         return Shard(int(index), int(count))
-    raise UsageError(f"--shard '{text}': is not a shard", hint="write i/n, from 1/8 to 8/8 for eight shards")
+    raise UsageError(
+        f"--shard '{text}': not of the form i/n", hint="write i/n, from 1/8 to 8/8 for eight shards"
+    )
 
 
 class Log:

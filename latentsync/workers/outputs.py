@@ -30,12 +30,12 @@ def keep_recipe(out: Path, recipe_toml: str) -> None:
     try:
         there = read_toml(path)
     except RecipeError as error:
-        raise RecipeError(str(error), hint="name a new out folder, or restore this file") from error
+        raise RecipeError(str(error), hint="name a new output folder, or restore this file") from error
     differing = differences(there, tomllib.loads(recipe_toml))
     if differing:
         raise RecipeError(
             f"'{out}': was made with another recipe: {'; '.join(differing.values())}",
-            hint=f"name another out folder, or continue with --recipe '{path}'",
+            hint=f"name another output folder, or continue with --recipe '{path}'",
         )
 
 

@@ -144,6 +144,6 @@ def _connect(ray: Any, address: str | None, workers: int | None) -> None:
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(
-            f"--address {address}: no Ray there ({reason})",
+            f"--address {address}: no Ray cluster answers ({reason})",
             hint="start one with 'ray start --head', or leave --address out to run on this machine",
         ) from error

@@ -73,11 +73,11 @@ def test_a_syncnet_is_another_job(job_of: JobOf) -> None:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--set", "hdtf", "--method", "A"], "--method 'A': is not NAME=DIR"),
+        (["--set", "hdtf", "--method", "A"], "--method 'A': not of the form NAME=DIR"),
         (["--syncnet", "a.pt"], "--syncnet needs --data"),
         (["--syncnet", "a.pt", "--data", "d", "--set", "hdtf"], "--syncnet takes processed clips"),
-        (["--set", "hdtf", "--address", "h:1"], "the local engine has none"),
-        (["--set", "hdtf", "--metrics", "sim"], "no metric is called"),
+        (["--set", "hdtf", "--address", "h:1"], "the local engine takes no address"),
+        (["--set", "hdtf", "--metrics", "sim"], "unknown metric"),
         ([], "give either --set or --pairs"),
     ],
 )

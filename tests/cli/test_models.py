@@ -43,7 +43,7 @@ def test_from_missing_to_removed(stick: Path, run_cli: RunCli) -> None:
     assert "one: size unknown; licence MIT; commercial use: no" in shown.err
     shown = run_cli("models", "pull", "one", "--offline")
     assert (shown.code, shown.out) == (0, f"{path}\n")
-    assert "one: is here already" in shown.err
+    assert "one: already present" in shown.err
     assert run_cli("models", "path", "one") == Outcome(0, f"{path}\n", "")
     assert run_cli("models", "verify").out == f"good  one  {path}\n"
     assert run_cli("models", "remove", "one") == Outcome(0, f"{path}\n", "7 bytes freed\n")
@@ -106,7 +106,7 @@ def test_an_interrupted_pull_says_what_stays(
     monkeypatch.setattr(fetch, "pull", interrupted)
     ended = run_cli("models", "pull", "one")
     assert ended.code == 130
-    assert "files that are whole stay, and the same command fetches the rest" in ended.err
+    assert "finished files are kept; run the same command to get the rest" in ended.err
 
 
 def test_import_passes_its_flags_on(tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:

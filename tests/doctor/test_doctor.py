@@ -304,10 +304,10 @@ def test_other_commands() -> None:
     here = [
         Check("torch", "ok", "2.13"),
         Check("hyperiqa", "ok", "here"),
-        Check("fan", "missing", "not here"),
+        Check("fan", "missing", "not downloaded"),
     ]
     (preprocess, *_) = examination._others(here)
-    assert preprocess == Ability("latentsync preprocess", True, "more of it with syncnet-v2, fan")
+    assert preprocess == Ability("latentsync preprocess", True, "more with syncnet-v2, fan")
     broken = Check("torch", "missing", "no libcudart", remedy="mend")
     assert examination._others([*here, broken])[0] == Ability(
         "latentsync preprocess", False, "torch: no libcudart", "mend"
@@ -327,9 +327,9 @@ def test_released_models(has_room: bool, tmp_path: Path, monkeypatch: pytest.Mon
         path_of(entry).write_bytes(b"weights")
     first, second, _ = examination._released_models()
     assert (first.will_run, second.will_run) == (has_room, False)
-    assert has_room or "needs about 6 GB, and 4.0 GB are free" in first.reason
+    assert has_room or "needs about 6 GB, but 4.0 GB are free" in first.reason
     assert (second.reason, second.remedy) == (
-        "not here: latentsync-1.5",
+        "not downloaded: latentsync-1.5",
         "latentsync models pull latentsync-1.5",
     )
 

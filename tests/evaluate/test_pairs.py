@@ -93,7 +93,7 @@ def test_a_list_of_pairs(tmp_path: Path) -> None:
         ("video,speech\na.mp4,b.wav\nc/a.mp4,b.wav", "the name 'a' is given twice"),
         ("name,video,speech,colour\na,a.mp4,a.mp4,red", "unknown column 'colour'"),
         ("name,video,speech\na,,a.mp4", "line 2: 'video' is empty"),
-        ("name,video,speech\n../a,a.mp4,a.mp4", "'../a' cannot be a file's name"),
+        ("name,video,speech\n../a,a.mp4,a.mp4", "'../a' cannot be used as a file name"),
         ("name,video,speech\na,a.mp4,a.mp4\na,b.mp4,b.mp4", "the name 'a' is given twice"),
         ("name,video,speech\n", "lists no pair"),
         ("name,video,speech\na,a.mp4,one, two.wav", "line 2: more values than columns"),

@@ -37,7 +37,7 @@ def test_choice_finds_its_face(text: str, expected: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "middle", "-1", "1.5", "3,", "1,2,3"])
 def test_other_words_are_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="not a choice of face"):
+    with pytest.raises(UsageError, match="unknown value"):
         parse_face_choice(text)
 
 

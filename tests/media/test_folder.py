@@ -54,7 +54,7 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     (tmp_path / "gone.mp4").symlink_to("nowhere")
     found = find_videos(tmp_path)
     assert found.videos == {}
-    assert found.unreadable == {"pipe.mp4": "is no regular file", "gone.mp4": "No such file or directory"}
+    assert found.unreadable == {"pipe.mp4": "is not a regular file", "gone.mp4": "No such file or directory"}
 
 
 def test_a_folder_that_cannot_be_read_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,7 +191,7 @@ def test_what_is_no_regular_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(MediaError, match="is not a regular file") as caught:
             read_audio(path)
         assert caught.value.hint
-    with pytest.raises(MediaError, match=r"'https://example\.com/a\.mp4' is an address"):
+    with pytest.raises(MediaError, match=r"'https://example\.com/a\.mp4' is a URL"):
         require_video(Path("https://example.com/a.mp4"))
 
 

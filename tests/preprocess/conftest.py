@@ -132,7 +132,7 @@ def numbered_frames(count: int, *, fps: float = VIDEO_FPS) -> Iterator[Frame]:
 def face_points(
     *, x: float = 100, y: float = 100, side: float = 80, nose: float = 0.0
 ) -> NDArray[np.float32]:
-    """68 points in a square of that side; the nose lies so many eye distances beside the middle."""
+    """68 points in a square of that side; the nose lies so many eye distances from the middle."""
     points = np.full((68, 2), (x, y), np.float32)
     points[0], points[16] = (x - side / 2, y - side / 2), (x + side / 2, y + side / 2)
     points[36:42], points[42:48] = (x - side / 4, y - side / 4), (x + side / 4, y - side / 4)

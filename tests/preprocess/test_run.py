@@ -214,7 +214,7 @@ def test_what_cannot_be_read_is_a_decision_for_as_long(fill: Fill, out: Path) ->
     os.mkfifo(raw / "pipe.mp4")
     (raw / "gone.mp4").symlink_to("nowhere")
     go(raw, out)
-    assert outcomes(out)["pipe.mp4"] == ("dropped", "unreadable", "is no regular file")
+    assert outcomes(out)["pipe.mp4"] == ("dropped", "unreadable", "is not a regular file")
     assert outcomes(out)["gone.mp4"][:2] == ("dropped", "unreadable")
     (raw / "gone.mp4").unlink()
     (raw / "pipe.mp4").unlink()
@@ -237,7 +237,7 @@ def test_what_cannot_be_read_is_noted_once(fill: Fill, out: Path) -> None:
     (raw / "gone.mp4").unlink()
     os.mkfifo(raw / "gone.mp4")
     go(raw, out)
-    assert outcomes(out)["gone.mp4"] == ("dropped", "unreadable", "is no regular file")
+    assert outcomes(out)["gone.mp4"] == ("dropped", "unreadable", "is not a regular file")
 
 
 def test_another_recipe_for_the_same_folder_is_refused(fill: Fill, out: Path) -> None:
@@ -260,7 +260,7 @@ def test_folders_that_do_not_fit(fill: Fill, out: Path, tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"nowhere.: cannot be read"):
         go(tmp_path / "nowhere", out)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(MediaError, match=r"has no videos"):
+    with pytest.raises(MediaError, match=r"contains no videos"):
         go(tmp_path / "empty", out)
     assert list((tmp_path / "taken").iterdir()) == [tmp_path / "taken" / "photo.jpg"] and not out.exists()
 
@@ -388,5 +388,5 @@ def test_what_is_finished_can_be_counted_while_shards_run(fill: Fill, out: Path)
     part = len(collect(out))
     go(raw, out, shard=Shard(2, 2))
     assert 0 < part < len(collect(out)) == 4
-    with pytest.raises(MediaError, match="nothing is finished here"):
+    with pytest.raises(MediaError, match="no source is finished here"):
         summarize(raw, ignore)

@@ -51,7 +51,7 @@ def test_parts_of_dead_runs_are_swept(tmp_path: Path) -> None:
 def test_what_another_run_wrote_meanwhile_stays(tmp_path: Path) -> None:
     output = tmp_path / "out.mp4"
     output.write_bytes(b"theirs")
-    with pytest.raises(LatentSyncError, match="another run wrote it"):
+    with pytest.raises(LatentSyncError, match="another run has written it"):
         write(output, replaces=False)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("out.mp4", b"theirs")]
 

@@ -90,18 +90,18 @@ def test_damaged_lines_of_the_log_are_left_out_with_a_note(output: Path) -> None
     )
     events: list[Event] = []
     run_toy(output, LONGER, report=events.append)
-    assert Note(f"'{log}': 3 damaged lines are left out", "warning") in events
+    assert Note(f"'{log}': 3 damaged lines are skipped", "warning") in events
     assert log.read_bytes().startswith(whole)
 
 
 def test_two_trainings_cannot_write_to_one_output(tmp_path: Path) -> None:
     second = owned_output(tmp_path, TOY)
-    with owned_output(tmp_path, TOY), pytest.raises(UsageError, match="another training is writing here"):
+    with owned_output(tmp_path, TOY), pytest.raises(UsageError, match="another training run is writing here"):
         second.__enter__()
     with owned_output(tmp_path, TOY):  # the first has ended
         pass
 
 
 def test_without_a_checkpoint_there_is_nothing_to_export(tmp_path: Path) -> None:
-    with pytest.raises(LatentSyncError, match="there is no checkpoint"):
+    with pytest.raises(LatentSyncError, match="no checkpoint is there"):
         export_best(tmp_path / "checkpoints", tmp_path / "unet.safetensors")

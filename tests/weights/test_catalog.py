@@ -28,7 +28,7 @@ def test_what_is_needed_comes_along_once() -> None:
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("latentsync-15", "did you mean latentsync-1.5"), ("?", "there are "), ("compact", "use it")],
+    [("latentsync-15", "did you mean latentsync-1.5"), ("?", "known names: "), ("compact", "use it")],
 )
 def test_an_unknown_name(name: str, hint: str) -> None:
     with pytest.raises(WeightsError, match=re.escape(f"'{name}'")) as failure:

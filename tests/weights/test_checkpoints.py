@@ -63,7 +63,7 @@ def test_loads_at_half_precision(saved: Path) -> None:
 def test_other_kind(saved: Path) -> None:
     with pytest.raises(WeightsError, match=r"holds a vae, expected a unet") as caught:
         load(saved, kind="unet")
-    assert "vae.safetensors beside its U-Net" in (caught.value.hint or "")
+    assert "next to its U-Net as vae.safetensors" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(

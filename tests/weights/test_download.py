@@ -116,7 +116,7 @@ def test_without_a_hash_nothing_is_pieced_together(entry: Describe, site: Any, p
         ({"body": BODY[::-1]}, f"has the SHA-256 [0-9a-f]*, expected {DIGEST}"),
         ({"is_endless": True}, "sent more than 5120000 bytes"),
         ({"status": 302, "headers": {"Location": "/model.pt"}}, "answered 302"),
-        ({"status": 302, "headers": {"Location": "ftp://127.0.0.1/x"}}, "leads to 'ftp://127.0.0.1/x'"),
+        ({"status": 302, "headers": {"Location": "ftp://127.0.0.1/x"}}, "redirects to 'ftp://127.0.0.1/x'"),
     ],
 )
 def test_a_refusal_leaves_nothing(page: dict[str, Any], message: str, entry: Describe, path: Path) -> None:

@@ -265,13 +265,13 @@ def test_a_folder_with_a_wrong_file(
 
 def test_a_folder_that_lacks_files(tmp_path: Path, describe: Describe) -> None:
     describe("one", url=ADDRESS)
-    with pytest.raises(WeightsError, match=r"lacks one/model\.pt \(one: one!\)"):
+    with pytest.raises(WeightsError, match=r"does not contain one/model\.pt \(one: one!\)"):
         pull(["one"], ignore, source=tmp_path)
     with pytest.raises(UsageError, match="no such folder"):
         pull(["one"], ignore, source=tmp_path / "nowhere")
     describe("two", url=ADDRESS)
     put(tmp_path / "model.pt", b"which?")
-    with pytest.raises(WeightsError, match=r"could be two files: two/model\.pt"):
+    with pytest.raises(WeightsError, match=r"matches two files: two/model\.pt"):
         pull(["one", "two"], ignore, source=tmp_path)
 
 
@@ -297,7 +297,7 @@ def test_states_and_verdicts(describe: Describe, tmp_path: Path) -> None:
     assert verify([], ignore) == []
     assert [file.fault for file in verify(["one"], ignore)] == ["is missing"]
     put(path_of(entry).with_name("model.pt.part"))
-    assert state() == "missing, a pull was begun"
+    assert state() == "missing, its pull is unfinished"
     path = put(path_of(entry), b"junk")
     assert state() == f"damaged, 4 bytes instead of {len(BODY)}"
     with pytest.raises(WeightsError, match="has 4 bytes") as failure:

@@ -86,7 +86,7 @@ def test_our_own_syncnet(tmp_path: Path) -> None:
 
 def test_syncnet_of_another_size(tmp_path: Path) -> None:
     path = write(build_syncnet(TINY).state_dict(), tmp_path / "mine.pt")
-    with pytest.raises(WeightsError, match=r"no released size: it sees 15 channels, in blocks of \(8,\)"):
+    with pytest.raises(WeightsError, match=r"no released size: it takes 15 channels, in blocks of \(8,\)"):
         syncnet_from_released(path)
 
 

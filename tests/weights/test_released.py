@@ -160,7 +160,7 @@ def test_positional_tables_that_differ(golden_tensors: Callable[[str], Tensors],
     [
         ({}, 4, r"takes 4 channels \(as Stable Diffusion's\), expected 13"),
         ({"latent_channels": 16}, 49, "predicts 16 latent channels, expected 4"),
-        ({"audio_dim": 512}, 13, "hears features of width 512"),
+        ({"audio_dim": 512}, 13, "takes audio features of width 512"),
     ],
 )
 def test_another_unet(changes: dict[str, int], channels: int, message: str, tmp_path: Path) -> None:

@@ -102,5 +102,5 @@ def test_shards_share_everything_out_once() -> None:
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "-1/2", "a/b", "1/2/3", ""])
 def test_no_shard(text: str) -> None:
-    with pytest.raises(UsageError, match=r"is not a shard"):
+    with pytest.raises(UsageError, match=r"not of the form i/n"):
         parse_shard(text)

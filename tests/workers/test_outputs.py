@@ -1,4 +1,4 @@
-"""The out folder of a run: faults that a person can cause, in words."""
+"""The output folder of a run: faults that a person can cause, in words."""
 
 from __future__ import annotations
 

@@ -212,24 +212,24 @@ def _check_fit(recipe: UNetTrainingRecipe, frozen: FrozenNetworks) -> None:
         found = config.space if isinstance(config, SyncNetConfig) else "pixel"
         if isinstance(frozen.syncnet, FramewiseSyncNet) and recipe.weights.whisper != COMPACT:
             raise RecipeError(
-                f"weights.syncnet takes states of the bundled Whisper, and weights.whisper ="
+                f"weights.syncnet takes states of the bundled Whisper, but weights.whisper ="
                 f" '{recipe.weights.whisper}'",
                 hint="use a SyncNet that takes mel, or weights.whisper=compact with generator=unet",
             )
         if config.frames != frames:
             raise RecipeError(
-                f"weights.syncnet takes windows of {config.frames} frames, and windows.frames = {frames}",
+                f"weights.syncnet takes windows of {config.frames} frames, but windows.frames = {frames}",
                 hint=f"use windows.frames={config.frames} or another SyncNet",
             )
         if found != space:
             raise RecipeError(
-                f"weights.syncnet takes {found} space, and loss.sync_space = '{space}'",
+                f"weights.syncnet takes {found} space, but loss.sync_space = '{space}'",
                 hint=f"train one with 'latentsync train-syncnet --set network.space={space}', or change"
                 " loss.sync_space",
             )
     if frozen.temporal is not None and frozen.temporal.config.frames != frames:
         raise RecipeError(
-            f"weights.temporal takes windows of {frozen.temporal.config.frames} frames, and windows.frames ="
+            f"weights.temporal takes windows of {frozen.temporal.config.frames} frames, but windows.frames ="
             f" {frames}",
             hint="change windows.frames, or set loss.trepa=0",
         )

@@ -106,7 +106,7 @@ def choose_trainable(network: torch.nn.Module, patterns: tuple[str, ...]) -> int
     named = dict(network.named_parameters())
     for pattern in patterns:
         if not any(pattern in name for name in named):
-            raise ValueError(f"'{pattern}' is in no parameter's name, such as {next(iter(named))}")
+            raise ValueError(f"'{pattern}' matches no parameter name such as {next(iter(named))}")
     for name, parameter in named.items():
         parameter.requires_grad_(not patterns or any(pattern in name for pattern in patterns))
     return sum(parameter.numel() for parameter in named.values() if parameter.requires_grad)
@@ -158,7 +158,7 @@ def _refuse_unseen_differences(config: UNetConfig, path: Path) -> None:
         found, wanted = getattr(made, name), getattr(config, name)
         if found != wanted:
             raise WeightsError(
-                f"{str(path)!r} was trained with {name} = {found!r}, and the recipe has {wanted!r}",
+                f"{str(path)!r} was trained with {name} = {found!r}, but the recipe has {wanted!r}",
                 hint="use the recipe's sizes of the earlier stage",
             )
 

@@ -108,7 +108,7 @@ def find_judge(device: torch.device, report: Report) -> SyncJudge | None:
     try:
         return choose_judge("auto", device=device)
     except WeightsError as error:
-        report(Note(f"validation leaves Sync_conf out: {error}", "warning"))
+        report(Note(f"validation without Sync_conf: {error}", "warning"))
         return None
 
 

@@ -108,7 +108,7 @@ def test_a_clip_that_fails_is_replaced_and_named(
 
     monkeypatch.setattr(sync_pairs, "read_pictures", failing)
     sample = samples[0]
-    assert sample["note"] == f"{broken.name} is left out from now on: bit rot"
+    assert sample["note"] == f"{broken.name} is skipped from now on: bit rot"
     monkeypatch.setattr(sync_pairs, "read_pictures", lambda *_: failing(broken))
     with pytest.raises(MediaError, match="8 clips in a row cannot be read"):
         samples[0]

@@ -179,7 +179,7 @@ def test_a_clip_that_cannot_be_read_is_replaced_and_named(
 
     monkeypatch.setattr(LipSource, "sample", refuse)
     notes = [samples(clips, source)[number]["note"] for number in (0, 1)]
-    assert sorted(notes) == ["", f"{broken.name} is left out from now on: torn"]  # type: ignore[type-var]
+    assert sorted(notes) == ["", f"{broken.name} is skipped from now on: torn"]  # type: ignore[type-var]
 
 
 def test_states_of_another_whisper_are_not_taken(clips: list[ManifestClip], source: LipSource) -> None:
