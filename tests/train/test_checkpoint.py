@@ -49,7 +49,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_offered(
         WeightsError, match=r"step-000010' is damaged: .*" + name.replace(".", r"\.")
     ) as caught:
         run_toy(output, LONGER)
-    assert caught.value.hint == "remove the folder step-000010, and only that, to resume from step-000008"
+    assert caught.value.hint == "remove the folder step-000010, and nothing else, to resume from step-000008"
     shutil.rmtree(last)
     assert run_toy(output, LONGER).position.samples == 160
 
@@ -59,7 +59,7 @@ def test_the_first_checkpoint_has_none_before_it(output: Path) -> None:
     overwrite(output / "checkpoints" / "step-000010" / STATE)
     with pytest.raises(WeightsError) as caught:
         run_toy(output, LONGER)
-    assert caught.value.hint == "remove the folder step-000010, and only that, to start again"
+    assert caught.value.hint == "remove the folder step-000010, and nothing else, to start again"
 
 
 def test_a_checkpoint_without_hashes_is_resumed_from(output: Path) -> None:
