@@ -38,7 +38,7 @@ def frames_to_batch(video: Tensor) -> Tensor:
 
 
 def batch_to_frames(images: Tensor, *, frames: int) -> Tensor:
-    """(b·f c h w) -> (b c f h w), the way back from `frames_to_batch`."""
+    """(b·f c h w) -> (b c f h w), the inverse of `frames_to_batch`."""
     expect_axes(images, "b c h w")
     if len(images) % frames:
         raise ShapeError(f"{len(images)} images are not a whole number of windows of {frames} frames")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Said once, before the slow part: one line per fact, such as the model, the device and the output."""
+    """Reported once, before the slow part: one line per fact, such as model, device and output."""
 
     lines: tuple[str, ...]
 

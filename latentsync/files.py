@@ -25,7 +25,7 @@ _PART = re.compile(r"\.(?P<host>[0-9a-f]{6})-(?P<pid>[0-9]{1,10})-[0-9a-f]{8}\.p
 
 @contextmanager
 def whole_or_nothing(path: Path, *, keep_suffix: bool = False) -> Iterator[Path]:
-    """Give the name of a part file beside `path`, which takes its place at the end if nothing was raised.
+    """Give the name of a part file next to `path`, renamed to `path` at the end if nothing was raised.
 
     The name is unique to this writer, so threads, processes and machines can write the same path: the last
     one wins, and a reader sees one or the other. The bytes are on the disk before the name is. After a

@@ -42,7 +42,7 @@ def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
 
 @dataclass(frozen=True, slots=True)
 class Seeds:
-    """Named random streams, so that adding a draw in one place moves no draw elsewhere."""
+    """Named random streams, so that a new draw changes no other draw."""
 
     root: int
     rank: int = 0

@@ -55,7 +55,7 @@ def test_the_executable_answers(installed: Path) -> None:
 
 
 def test_recipes_are_found_inside_it(installed: Path) -> None:
-    program = "from latentsync.recipe.loading import *; print(shipped_folder()); print(*shipped_names())"
+    program = "from latentsync.recipe.loading import *; print(bundled_folder()); print(*bundled_names())"
     folder, names = run(installed, "python", "-c", program).splitlines()
     assert Path(folder).is_relative_to(installed)
     expected = {path.relative_to(REPOSITORY / "recipes") for path in (REPOSITORY / "recipes").rglob("*.toml")}

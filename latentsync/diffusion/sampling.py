@@ -76,8 +76,8 @@ def denoise(
         noisy = torch.cat([latents, latents]) if is_guided else latents  # b c f h w
         predicted = unet(conditioning.join(noisy), timestep.expand(len(noisy)), audio)
         if is_guided:
-            silent, spoken = predicted.chunk(2)
-            predicted = silent + guidance * (spoken - silent)
+            unconditional, conditional = predicted.chunk(2)
+            predicted = unconditional + guidance * (conditional - unconditional)
         latents = scheduler.step(predicted, timestep, latents, eta=0.0, return_dict=False)[0]
         if on_step is not None:
             on_step(step, latents)

@@ -49,7 +49,7 @@ class FaceView:
         return encode(faces * self.mask)
 
     def place(self, made: Tensor, faces: Tensor) -> Tensor:
-        """Faces (n 3 h w) with what was made of them in its place; gradients pass."""
+        """Faces (n 3 h w) with their generated part `made`; gradients pass."""
         return made
 
 
@@ -58,7 +58,7 @@ class MouthView:
 
     The window and the whole face, both masked, are seen small, their pixels folded into channels: the
     autoencoder would cost more than it tells, since hardly anything in the window is kept. The mask hides
-    cheeks and jaw beside the window, too, since they move with the mouth.
+    cheeks and jaw outside the window, too, since they move with the mouth.
 
     Source: ours.
 
@@ -88,7 +88,7 @@ class MouthView:
         return torch.cat([_folded(part, small_px) for part in (masked, self.cut(masked))], dim=1)
 
     def place(self, made: Tensor, faces: Tensor) -> Tensor:
-        """Faces (n 3 h w) with the windows (n 3 h/2 w/2) that were made in their place; gradients pass."""
+        """Faces (n 3 h w) with the generated windows (n 3 h/2 w/2) put in; gradients pass."""
         height, width = faces.shape[2:]
         right, bottom = width - self.left - self.side, height - self.top - self.side
         inside = functional.pad(made, (self.left, right, self.top, bottom))

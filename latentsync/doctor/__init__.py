@@ -3,7 +3,7 @@
 Nothing slow or fragile is imported at the top: a package that is missing or broken is what this is for.
 """
 
+from latentsync.doctor.check import Ability, Check, DoctorJob, DoctorResult
 from latentsync.doctor.examination import run
-from latentsync.doctor.findings import Ability, Check, DoctorJob, DoctorResult
 
 __all__ = ["Ability", "Check", "DoctorJob", "DoctorResult", "run"]

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from latentsync.doctor.findings import (
+from latentsync.doctor.check import (
     Ability,
     Check,
     DoctorJob,

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from latentsync.doctor.findings import (
+from latentsync.doctor.check import (
     IMPORTED,
     SOURCE,
     Check,

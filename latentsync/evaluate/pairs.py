@@ -14,7 +14,7 @@ from latentsync.errors import MediaError, UsageError
 from latentsync.files import open_regular
 from latentsync.media.folder import find_videos
 from latentsync.recipe.evaluate import SetRecipe, Setting
-from latentsync.recipe.loading import load_recipe, shipped_names
+from latentsync.recipe.loading import bundled_names, load_recipe
 from latentsync.runtime import integer_from
 
 COLUMNS = ("video", "speech", "name", "speaker_video", "generated")
@@ -34,7 +34,7 @@ class Pair:
     video      whose mouth is changed, and the reference for everything but the speech
     sound      the file with the speech of `video` itself
     speech     the file with the speech of the generated video; equals `sound` in reconstruction
-    speaker    the video in which `speech` was spoken; None if only its audio is known
+    speaker    the video that `speech` comes from; None if only its audio is known
     generated  a finished video that the list names
     length_s   only the first seconds are used; None: all
     """
@@ -56,7 +56,7 @@ def load_set(name: str) -> SetRecipe:
         UsageError: there is neither.
         RecipeError: it is not a set.
     """
-    sets = [recipe.removeprefix("sets/") for recipe in shipped_names() if recipe.startswith("sets/")]
+    sets = [recipe.removeprefix("sets/") for recipe in bundled_names() if recipe.startswith("sets/")]
     if name not in sets and not Path(name).is_file():
         raise UsageError(
             f"no set is called '{name}'", hint=f"give {', '.join(sets)}, or the path of a set's TOML file"

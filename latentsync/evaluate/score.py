@@ -103,7 +103,7 @@ class Cache:
         return None
 
     def write(self, key: str, entry: Entry) -> None:
-        """Keep an entry, in place of what was there."""
+        """Keep an entry, replacing an older one."""
         self._replace(self._path(key, ".json"), entry.model_dump_json().encode())
 
     def read_features(self, key: str, *, width: int) -> NDArray[np.float32] | None:

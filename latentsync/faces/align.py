@@ -78,7 +78,7 @@ def fit_as_released(
         bias: what this function returned for the frame before; None for the first frame.
 
     Returns:
-        The similarity (2, 3) and the bias to hand to the next frame.
+        The similarity (2, 3) and the bias to pass with the next frame.
     """
     matrix, own_bias = _fit(control, resolution)
     bias = own_bias if bias is None else 0.2 * bias + 0.8 * own_bias

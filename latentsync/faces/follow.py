@@ -193,7 +193,7 @@ class Follower:
         return self._same(faces, own, is_other)
 
     def _chosen_anew(self, faces: list[Face], own: list[float], is_other: list[bool]) -> int | None:
-        """The chosen person wherever, or else whom the choice means now, unless that is a known other one."""
+        """The chosen person, else the face that the choice means now, unless it is a known other one."""
         alike = [number for number in range(len(faces)) if own[number] < 1 and not is_other[number]]
         if alike:
             return min(alike, key=lambda number: own[number])

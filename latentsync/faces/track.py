@@ -150,7 +150,7 @@ class _Crops:
 
 
 def _without_picture(row: _Row) -> _Row:
-    """The row, holding no pixels any more."""
+    """The row without its pixels."""
     frame = Frame(np.zeros((0, 0, 3), np.uint8), row.sight.frame.index, row.sight.frame.time_s)
     return _Row(Sight(frame, row.sight.points, row.sight.confidence, row.sight.is_new), row.shot, row.pose)
 

@@ -1,4 +1,4 @@
-"""The compact model's ear: turns the Whisper states around one frame into a few tokens and one summary."""
+"""The audio adapter of the compact model: Whisper states around one frame to a few tokens and one summary."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from latentsync.axes import expect_axes
 
 STATES = 5  # encoder states that the Whisper features hold per step
-STEPS = 10  # steps that one frame hears
+STEPS = 10  # audio steps, of 20 ms, around one frame
 
 
 class AudioAdapter(nn.Module):
-    """Mixes the states of each step, marks its place in the window, and lets the steps look at each other.
+    """Mixes the states of each step, adds a learnt position, and lets the steps attend to each other.
 
-    The paper feeds the raw states to the U-Net's cross-attention, whose tokens carry no place in the window;
+    The paper feeds the raw states to the U-Net's cross-attention, whose tokens carry no position;
     a large network learns around that, a small one does not.
 
     Source: ours.
@@ -24,7 +24,9 @@ class AudioAdapter(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(states_dim)
         self.mix = nn.Linear(STATES * states_dim, dim)
-        self.place = nn.Parameter(torch.randn(STEPS, dim) * 0.02)
+        self.place = nn.Parameter(
+            torch.randn(STEPS, dim) * 0.02
+        )  # positions; the key that weights files have
         layer = nn.TransformerEncoderLayer(
             dim,
             nhead=4,

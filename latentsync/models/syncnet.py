@@ -47,7 +47,7 @@ class ResNetBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Every place of a picture looks at every other; the attention and its feed-forward are diffusers'."""
+    """Every position of a picture attends to every other; attention and feed-forward are diffusers'."""
 
     def __init__(self, channels: int, *, groups: int) -> None:
         super().__init__()
@@ -69,15 +69,15 @@ class AttentionBlock(nn.Module):
         tokens = self.conv_in(self.norm1(images)).flatten(2).transpose(1, 2)  # b n c
         tokens = tokens + self.attn(self.norm2(tokens))
         tokens = tokens + self.ff(self.norm3(tokens))
-        places: Tensor = tokens.transpose(1, 2).reshape(images.shape)  # b c h w
-        mixed: Tensor = self.conv_out(places)
+        positions: Tensor = tokens.transpose(1, 2).reshape(images.shape)  # b c h w
+        mixed: Tensor = self.conv_out(positions)
         return images + mixed
 
 
 class Tower(nn.Module):
     """Shrinks a picture to one vector without negative numbers."""
 
-    is_checkpointing = False  # whether activations inside the blocks are computed again on the way back
+    is_checkpointing = False  # whether activations inside the blocks are computed again in the backward pass
 
     def __init__(self, config: TowerConfig, in_channels: int, *, groups: int, dropout: float) -> None:
         super().__init__()
@@ -208,7 +208,7 @@ def _padding(factor: Factor) -> tuple[int, int, int, int]:
 def _wav2lip_tower(
     config: TowerConfig, name: Literal["visual", "audio"], in_channels: int, width: int
 ) -> nn.Sequential:
-    """Wav2Lip's tower: the first kernels are wide and barely padded, the last two leave one place."""
+    """Wav2Lip's tower: the first kernels are wide and barely padded, the last two leave one position."""
     blocks: list[nn.Module] = []
     before = in_channels
     for channels, factor, kernel, repeats in zip(

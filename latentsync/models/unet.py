@@ -43,7 +43,7 @@ class NoMotion(nn.Module):
 
 
 class LipUNet(nn.Module):
-    """Predicts the noise in the latents of a window of frames, hearing the speech.
+    """Predicts the noise in the latents of a window of frames, conditioned on speech.
 
     Its state dict has diffusers' own keys. One instance runs one forward pass at a time.
     """
@@ -101,8 +101,8 @@ class LipUNet(nn.Module):
 def build_unet(config: UNetConfig) -> LipUNet:
     """Build the network that `config` describes, with weights drawn from torch's global generator.
 
-    The last convolution and the way out of every temporal transformer start at zero, so that a new network
-    predicts zero and treats each frame alone. On `torch.device("meta")` nothing is allocated.
+    The last convolution and the output projection of every temporal transformer start at zero, so that a new
+    network predicts zero and treats each frame alone. On `torch.device("meta")` nothing is allocated.
 
     Source: compatibility with the released weights: ResNet blocks and the output pool their statistics over
     the frames, the temporal transformers do not. `conv_in` is not zero (ours, because nothing could be learnt
@@ -120,10 +120,10 @@ def build_unet(config: UNetConfig) -> LipUNet:
         cross_attention_dim=config.cross_attention_dim,
         norm_num_groups=config.norm_num_groups,
         down_block_types=tuple(
-            f"{'CrossAttn' if hears else ''}DownBlock{kind}" for hears in config.attention_levels
+            f"{'CrossAttn' if attends else ''}DownBlock{kind}" for attends in config.attention_levels
         ),
         up_block_types=tuple(
-            f"{'CrossAttn' if hears else ''}UpBlock{kind}" for hears in reversed(config.attention_levels)
+            f"{'CrossAttn' if attends else ''}UpBlock{kind}" for attends in reversed(config.attention_levels)
         ),
     )
     network: Any

@@ -1,4 +1,4 @@
-"""The picture autoencoder; the only place where latents are scaled."""
+"""The picture autoencoder; latents are scaled here and nowhere else."""
 
 from __future__ import annotations
 

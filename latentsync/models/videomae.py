@@ -32,7 +32,7 @@ class PatchEmbedding(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Every token looks at every other; queries and values have a bias, keys have none."""
+    """Every token attends to every other; queries and values have a bias, keys have none."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ def trepa_distance(
 
 @lru_cache(maxsize=2)
 def _position_table(tokens: int, width: int) -> Tensor:
-    """Sines in the even places and cosines in the odd ones (n d); base 10000. Not in the released file."""
+    """Sines at the even indices and cosines at the odd ones (n d); base 10000. Not in the released file."""
     rates = 10000.0 ** (-2 * (np.arange(width) // 2) / width)
     angles = np.arange(tokens)[:, None] * rates
     angles[:, 0::2] = np.sin(angles[:, 0::2])

@@ -13,7 +13,7 @@ from latentsync.axes import batch_to_frames, expect_axes, frames_to_batch
 from latentsync.recipe.networks import Wav2LipConfig
 
 MEL_BANDS = 80
-MEL_STEPS = 16  # columns that one frame hears: 0.2 s
+MEL_STEPS = 16  # mel columns around one frame: 0.2 s
 
 
 class _Block(nn.Module):
@@ -39,7 +39,7 @@ class _AudioSize(NamedTuple):
 
 
 class Wav2Lip(nn.Module):
-    """Draws the lower half of faces to what is heard, from the upper half and another frame of the person."""
+    """Generates the lower half of faces from speech, the upper half and another frame of the person."""
 
     def __init__(self, config: Wav2LipConfig) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Wav2Lip(nn.Module):
         for width, skipped in _steps_up(widths, embedding):
             up = nn.ConvTranspose2d(below + skipped, width, 3, 2, 1, 1)
             if len(rising) == 1:
-                up = nn.ConvTranspose2d(below + skipped, width, last_side)  # from one place
+                up = nn.ConvTranspose2d(below + skipped, width, last_side)  # from one position
             rising.append(nn.Sequential(_Block(up), _same(width), _same(width)))
             below = width
         self.decoder = nn.ModuleList(rising)
@@ -73,7 +73,7 @@ class Wav2Lip(nn.Module):
         Args:
             masked_pm1: (b 3 f h w) the target frames with the lower half painted out.
             reference_pm1: (b 3 f h w) other frames of the same person.
-            mel: (b f 80 16) what each frame hears.
+            mel: (b f 80 16) the speech around each frame.
         """
         side = self.config.resolution
         expect_axes(masked_pm1, "b c f h w", c=3, h=side, w=side)
@@ -123,6 +123,6 @@ def _speech_encoder(embedding: int) -> nn.Sequential:
 
 
 def _steps_up(widths: tuple[int, ...], embedding: int) -> list[tuple[int, int]]:
-    """From one place to full size: the width after each step, and of the skip that joins before it."""
+    """From one position to full size: the width after each step, and of the skip that joins before it."""
     doubling = range(len(widths) - 1, 0, -1)
     return [(widths[-1], embedding), *((max(widths[k - 1], widths[0] * 4), widths[k]) for k in doubling)]

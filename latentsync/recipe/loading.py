@@ -58,24 +58,24 @@ class _Merged:
         return self.origins.get(key, otherwise)
 
 
-def shipped_folder() -> Path:
+def bundled_folder() -> Path:
     """The folder of bundled recipes: inside the installed package, or beside it in a source checkout."""
     package = Path(__file__).resolve().parent.parent
     installed = package / "recipes"
     return installed if installed.is_dir() else package.parent / "recipes"
 
 
-def shipped_names() -> list[str]:
+def bundled_names() -> list[str]:
     """The names that `load_recipe` finds without a path, such as `sync` or `compact/stage1`."""
-    folder = shipped_folder()
+    folder = bundled_folder()
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.toml"))
 
 
 def load_recipe(name_or_path: str | Path, kind: type[RecipeT], *, overrides: Sequence[str] = ()) -> RecipeT:
-    """Read the recipe at a path, or the shipped one of that name, and check it against `kind`.
+    """Read the recipe at a path, or the bundled one of that name, and check it against `kind`.
 
     Args:
-        name_or_path: a file, or a shipped name with or without `.toml`. A file wins.
+        name_or_path: a file, or a bundled name with or without `.toml`. A file wins.
         kind: the schema.
         overrides: `table.key=value` each, applied last; the value is TOML, a bare word is a string.
 
@@ -134,16 +134,16 @@ def _value(values: dict[str, Any], key: str) -> str:
 
 
 def _find(name_or_path: str | Path, *, beside: Path | None = None) -> Path:
-    """The file at a path, relative to `beside` for a parent, else the shipped recipe of that name."""
+    """The file at a path, relative to `beside` for a parent, else the bundled recipe of that name."""
     path = (beside or Path()) / name_or_path
     if _is_file(path):
         return path
     if beside is not None and path.name and _is_file(path := path.with_name(f"{path.name}.toml")):
         return path
     name = Path(name_or_path).as_posix().removesuffix(".toml")
-    names = shipped_names()
+    names = bundled_names()
     if name in names:
-        return shipped_folder() / f"{name}.toml"
+        return bundled_folder() / f"{name}.toml"
     raise RecipeError(
         f"{_show(str(name_or_path))}: no such recipe, neither a file nor the name of a bundled one",
         hint=_did_you_mean(name, names) or f"bundled recipes: {', '.join(names)}",
@@ -182,7 +182,7 @@ def _with_base(files: list[Path], kind: type[BaseModel]) -> list[Path]:
     base = kind.base if issubclass(kind, Recipe) else None
     if base is None:
         return files
-    bases = _lineage(shipped_folder() / f"{base}.toml")
+    bases = _lineage(bundled_folder() / f"{base}.toml")
     is_below = bool(files) and files[-1].resolve() in [file.resolve() for file in bases]
     return files if is_below else [*files, *bases]
 
@@ -286,23 +286,23 @@ def _explain(
     fault = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
     key = tuple(str(part) for part in fault["loc"])
     origin = merged.origin(key, otherwise=otherwise)
-    place = f"{origin}{' ' if origin == '--set' else ': '}{'.'.join(key) or 'recipe'}"
+    where = f"{origin}{' ' if origin == '--set' else ': '}{'.'.join(key) or 'recipe'}"
     table = _table_at(kind, tuple(part for part in fault["loc"][:-1] if isinstance(part, str)))
     fields = table.model_fields if table else {}
     if fault["type"] == "extra_forbidden":
         hint = _did_you_mean(key[-1], list(fields)) or f"known keys: {', '.join(sorted(fields))}"
-        return RecipeError(f"{place}: no such key", hint=hint)
+        return RecipeError(f"{where}: no such key", hint=hint)
     if fault["type"] == "missing":
-        return RecipeError(f"{place}: is missing", hint=f"add it to the recipe, or --set {'.'.join(key)}=…")
+        return RecipeError(f"{where}: is missing", hint=f"add it to the recipe, or --set {'.'.join(key)}=…")
     if fault["type"] == "value_error":
         hint = f"change {'.'.join(key)}" if key and key[-1] in fields else "change one of the two"
-        return RecipeError(f"{place}: {fault['ctx']['error']}", hint=hint)
+        return RecipeError(f"{where}: {fault['ctx']['error']}", hint=hint)
     expected = fault["msg"].removeprefix("Input should be ").replace("an object", "a table")
     default = _value_at(_base_values(kind), key)
     hint = (
         f"the default is {default!r}" if isinstance(default, int | float | str) else f"change {'.'.join(key)}"
     )
-    return RecipeError(f"{place}: got {_show(fault['input'])}, expected {expected}", hint=hint)
+    return RecipeError(f"{where}: got {_show(fault['input'])}, expected {expected}", hint=hint)
 
 
 def _table_at(kind: type[BaseModel], key: Key) -> type[BaseModel] | None:

@@ -113,7 +113,7 @@ class Splitting(Table):
 
 
 class Features(Table):
-    """What training hears, computed beforehand: "tiny" is the Whisper of released models, "compact" ours."""
+    """Audio features computed for training: "tiny" is the Whisper of released models, "compact" ours."""
 
     mel: bool
     whisper: Literal["none", "compact", "tiny"]

@@ -60,13 +60,13 @@ class Efforts(Table):
     many_steps: DraftAndBest
 
 
-class Listening(Table):
+class SpeechEncoding(Table):
     """How long speech passes Whisper, which takes 30 s at a time."""
 
     mode: Literal["overlap", "exact"]
 
 
-class Following(Table):
+class FaceTracking(Table):
     """How one face is followed through the video."""
 
     detect_every_frames: Count
@@ -99,8 +99,8 @@ class SyncRecipe(Recipe):
 
     sampling: Sampling
     effort: Efforts
-    audio: Listening
-    faces: Following
+    audio: SpeechEncoding
+    faces: FaceTracking
     paste: Pasting
     encoding: Encoded
 

@@ -63,10 +63,10 @@ class Estimate:
         return [
             f"parameters: {self.parameters / 1e6:.2f} million, {trained:.2f} of them trained; {frozen:.2f}"
             " million more in frozen networks",
-            f"memory: about {say_bytes(self.memory_bytes)} on each {self.device} device:"
-            f" {say_bytes(self.state_bytes)} for weights, optimizer and EMA,"
-            f" {say_bytes(self.activation_bytes)} for a micro-batch of {at_once}",
-            f"time: about {say_duration(self.total_s)} for {self.run.samples} samples"
+            f"memory: about {format_bytes(self.memory_bytes)} on each {self.device} device:"
+            f" {format_bytes(self.state_bytes)} for weights, optimizer and EMA,"
+            f" {format_bytes(self.activation_bytes)} for a micro-batch of {at_once}",
+            f"time: about {format_duration(self.total_s)} for {self.run.samples} samples"
             f" ({self.samples_per_s:.3g} per second)",
         ]
 
@@ -217,19 +217,19 @@ def _operations_per_s(device: torch.device, run: RunTable) -> float:
     return 2 * PROBE_SIDE**3 / best
 
 
-def say_bytes(count: float) -> str:
+def format_bytes(count: float) -> str:
     """A number of bytes for people.
 
-    >>> say_bytes(3_200_000_000), say_bytes(4_000_000)
+    >>> format_bytes(3_200_000_000), format_bytes(4_000_000)
     ('3.2 GB', '4 MB')
     """
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
-def say_duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A duration for people.
 
-    >>> say_duration(6.4), say_duration(90), say_duration(7200), say_duration(400_000)
+    >>> format_duration(6.4), format_duration(90), format_duration(7200), format_duration(400_000)
     ('6 s', '2 min', '2.0 h', '4.6 days')
     """
     if seconds < 60:

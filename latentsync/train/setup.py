@@ -32,7 +32,7 @@ from latentsync.train.clips import (
     fingerprint,
     refuse_nothing_left,
 )
-from latentsync.train.estimate import Estimate, say_duration
+from latentsync.train.estimate import Estimate, format_duration
 from latentsync.train.loop import Ending, Reason
 
 MOST_READERS = 16
@@ -251,7 +251,7 @@ def _announce(
     precision = "fp32 (no fp16 on a CPU)" if is_cpu_half else run.precision
     running = count(processes, "process", "processes")
     plan = (
-        f"data: {job.data}: {count(len(clips.training), 'clip')} ({say_duration(seconds)}) to train on,"
+        f"data: {job.data}: {count(len(clips.training), 'clip')} ({format_duration(seconds)}) to train on,"
         f" {len(clips.validation)} to validate on, {dropped} dropped",
         *lines,
         f"device: {accelerator.device}, {running}, {precision}",

@@ -99,5 +99,5 @@ def identify(content: Content) -> Identity | None:
 
 
 def describe_unknown(keys: Collection[str]) -> Identity:
-    """Say what can be said of a file that `identify` does not know."""
+    """Describe a file that `identify` does not know."""
     return Identity(f"is unknown, with keys {name_keys(set(keys))}", PULL)

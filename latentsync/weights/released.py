@@ -143,12 +143,14 @@ def unet_config_of(tensors: Mapping[str, Tensor], path: Path) -> UNetConfig:
     block_out_channels = tuple(
         _size(shapes, f"down_blocks.{level}.resnets.0.conv1.weight", 0) for level in range(levels)
     )
-    hearing = [key for key in shapes if key.endswith("attn2.to_k.weight") and ".motion_modules." not in key]
+    audio_keys = [
+        key for key in shapes if key.endswith("attn2.to_k.weight") and ".motion_modules." not in key
+    ]
     sample_channels = _size(shapes, "conv_in.weight", 1)
     latent_channels = _size(shapes, "conv_out.weight", 0)
     moving = [key for key in shapes if ".motion_modules." in key]
     tables = [key for key in moving if key.endswith(".pos_embed.pe")]
-    audio_width = _size(shapes, hearing[0], 1) if hearing else 0
+    audio_width = _size(shapes, audio_keys[0], 1) if audio_keys else 0
     faults = []
     if sample_channels != SAMPLE_CHANNELS:
         known = f" ({OTHER_UNETS[sample_channels]})" if sample_channels in OTHER_UNETS else ""
@@ -370,11 +372,11 @@ def _whisper_dims(path: Path, tensors: Mapping[str, Tensor], stated: Mapping[str
         "n_audio_layer": len({name.split(".")[1] for name in tensors if name.startswith("layers.")}),
     }
     for name, number in found.items():
-        said = stated.get(name, number)
-        if said != number and (name != "n_audio_head" or type(said) is not int):
-            fault = f"{name} is {said!r}, but its tensors say {number}"
+        value = stated.get(name, number)
+        if value != number and (name != "n_audio_head" or type(value) is not int):
+            fault = f"{name} is {value!r}, but its tensors say {number}"
             raise WeightsError(f"{str(path)!r}: {fault}", hint=DOWNLOAD_AGAIN)
-        found[name] = number if name != "n_audio_head" else said
+        found[name] = number if name != "n_audio_head" else value
     dims = WhisperDims(**found)
     if (dims.n_mels, dims.n_audio_ctx) != (80, 1500):
         raise WeightsError(

@@ -13,7 +13,7 @@ import pytest
 
 from latentsync.media.read import read_frames
 from latentsync.media.write import Encoding, write_video
-from latentsync.recipe.loading import shipped_names
+from latentsync.recipe.loading import bundled_names
 from latentsync_cli import app
 
 REPOSITORY = Path(__file__).parents[2]
@@ -67,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_data_sets(folder)
     (folder / "latentsync").symlink_to(REPOSITORY / "latentsync")
     write_pairs(folder)
-    trainings = [name for name in shipped_names() if "unet" in name or name.startswith("stage")]
+    trainings = [name for name in bundled_names() if "unet" in name or name.startswith("stage")]
     for name in ["NAME", "syncnet", "unet", *(name.split("/")[-1] for name in trainings)]:
         (folder / "runs" / name).mkdir(parents=True, exist_ok=True)
         for file in ("unet.safetensors", "syncnet.safetensors"):

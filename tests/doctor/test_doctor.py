@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from latentsync.doctor import Ability, Check, DoctorJob, examination, findings, machine, run
-from latentsync.doctor.findings import guarded, remedy_for
+from latentsync.doctor import Ability, Check, DoctorJob, check, examination, machine, run
+from latentsync.doctor.check import guarded, remedy_for
 from latentsync.errors import WeightsError
 from latentsync.events import Event, Plan, ignore
 from latentsync.weights import models as store
@@ -45,7 +45,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture(autouse=True)
 def pip(monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment is active, as it is for most."""
-    monkeypatch.setattr(findings, "pip_command", lambda: "pip")
+    monkeypatch.setattr(check, "pip_command", lambda: "pip")
     monkeypatch.setattr(machine, "pip_command", lambda: "pip")
 
 
@@ -116,7 +116,7 @@ def test_opencv_on_a_machine_without_a_desktop(monkeypatch: pytest.MonkeyPatch) 
     def fail() -> None:
         raise ImportError("libGL.so.1: cannot open shared object file: No such file or directory")
 
-    monkeypatch.setattr(findings, "load", lambda module: fail() if module == "cv2" else None)
+    monkeypatch.setattr(check, "load", lambda module: fail() if module == "cv2" else None)
     assert remedy_for(BROKEN) == "apt-get install libgl1 libglib2.0-0"
 
 
@@ -131,16 +131,16 @@ def test_a_clone_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "requires", fail)
-    assert found(machine.look_at_packages(), "latentsync").remedy == f"pip install -e {findings.SOURCE}"
+    assert found(machine.look_at_packages(), "latentsync").remedy == f"pip install -e {check.SOURCE}"
 
 
 def test_pip_is_that_of_this_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    assert findings.pip_command() == f"{tmp_path / 'python'} -m pip"
+    assert check.pip_command() == f"{tmp_path / 'python'} -m pip"
     (tmp_path / "pip").touch(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert findings.pip_command() == "pip"
+    assert check.pip_command() == "pip"
 
 
 @pytest.mark.parametrize("is_clone", [True, False])
@@ -153,11 +153,11 @@ def test_damaged_files_of_the_package(
         def read_text(self, name: str) -> str:
             return '{"url": "file:///a/latentsync-0.1.0-py3-none-any.whl"}'
 
-    monkeypatch.setattr(findings, "SOURCE", tmp_path)
+    monkeypatch.setattr(check, "SOURCE", tmp_path)
     monkeypatch.setattr(importlib.metadata, "distribution", lambda name: Distribution())
     if is_clone:
         (tmp_path / "pyproject.toml").touch()
-    assert findings.install_own() == (
+    assert check.install_own() == (
         f"git -C {tmp_path} checkout -- latentsync/bundled"
         if is_clone
         else "pip install --force-reinstall --no-deps file:///a/latentsync-0.1.0-py3-none-any.whl"
@@ -191,7 +191,7 @@ def test_codecs_that_do_not_open(monkeypatch: pytest.MonkeyPatch) -> None:
         "missing",
         "ZeroDivisionError: division by zero",
         "all",
-        findings.install("av", again=True),
+        check.install("av", again=True),
     )
     assert checks[1].remedy == "latentsync sync --codec libx264"
 
@@ -209,7 +209,7 @@ def test_bundled_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("altered", "warning"),
         ("whole", "ok"),
     ]
-    assert checks[0].remedy == findings.install_own()
+    assert checks[0].remedy == check.install_own()
 
 
 def test_the_listed_checksums_are_true() -> None:
@@ -261,8 +261,8 @@ def test_our_own_fault_is_called_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
         raise TypeError("open() got an unexpected keyword argument")
 
     monkeypatch.setattr(examination, "_load_compact", fail)
-    assert examination._default_sync().remedy == findings.BUG
-    assert "this is a bug in latentsync: report it" in findings.BUG
+    assert examination._default_sync().remedy == check.BUG
+    assert "this is a bug in latentsync: report it" in check.BUG
 
 
 def test_a_look_that_fails_is_a_finding() -> None:
@@ -287,7 +287,7 @@ def test_nothing_stops_the_examination(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = ("look_at_packages", "look_at_devices", "look_at_codecs", "look_at_bundled", "look_at_weights")
     for name in (*looks, "look_at_room", "_load_compact", "_released"):
         monkeypatch.setattr(examination, name, fail)
-    monkeypatch.setattr(findings, "IMPORTED", {})
+    monkeypatch.setattr(check, "IMPORTED", {})
     result = run(DoctorJob(), ignore)
     assert not result.is_ready
     assert {check.state for check in result.checks} == {"missing"}
@@ -296,7 +296,7 @@ def test_nothing_stops_the_examination(monkeypatch: pytest.MonkeyPatch) -> None:
         "latentsync sync VIDEO SPEECH",
         False,
         "ImportError: libcudart.so.12: cannot open shared object file",
-        findings.BUG,
+        check.BUG,
     )
 
 

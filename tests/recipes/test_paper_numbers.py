@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from latentsync.models.syncnet import build_syncnet
-from latentsync.recipe.loading import load_recipe, shipped_names
+from latentsync.recipe.loading import bundled_names, load_recipe
 from latentsync.recipe.train_syncnet import SyncNetRecipe
 
 # What an ablation is about, and what of it the paper or an official file says; empty: the data differs. All
@@ -87,7 +87,7 @@ def test_syncnet_is_the_paper_s_best() -> None:
 
 
 def test_no_ablation_is_left_out() -> None:
-    shipped = {name for name in shipped_names() if name.startswith("ablations/syncnet-")}
+    shipped = {name for name in bundled_names() if name.startswith("ablations/syncnet-")}
     assert shipped == {f"ablations/syncnet-{name}" for name in ABLATIONS}
 
 
@@ -103,7 +103,7 @@ def test_an_ablation_changes_what_it_is_about(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in shipped_names() if name.split("/")[-1].startswith("syncnet")]
+    "name", [name for name in bundled_names() if name.split("/")[-1].startswith("syncnet")]
 )
 def test_the_network_of_a_recipe_fits_what_it_sees(name: str) -> None:
     config = load_recipe(name, SyncNetRecipe).network

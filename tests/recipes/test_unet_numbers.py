@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from latentsync.errors import RecipeError
-from latentsync.recipe.loading import load_recipe, shipped_names
+from latentsync.recipe.loading import bundled_names, load_recipe
 from latentsync.recipe.train_unet import UNetTrainingRecipe
 
 COMMON = {  # configs/unet/*.yaml, alike in all five
@@ -139,7 +139,7 @@ def test_rows_of_the_papers_tables(row: str) -> None:
 
 
 def test_every_ablation_is_a_row_of_a_table() -> None:
-    shipped = {name for name in shipped_names() if name.startswith("ablations/unet-")}
+    shipped = {name for name in bundled_names() if name.startswith("ablations/unet-")}
     assert shipped == {f"ablations/{row}" for row in ROWS}
 
 

@@ -162,7 +162,7 @@ class SyncSamples(Dataset[Sample]):
     def _window(
         self,
         visual: ManifestClip,
-        spoken: ManifestClip,
+        speech_clip: ManifestClip,
         frame_start: int,
         speech_start: int,
         random: np.random.Generator,
@@ -171,7 +171,7 @@ class SyncSamples(Dataset[Sample]):
         frames = change_pictures(self.source.frames_at(visual, frame_start), self.pictures, random)
         jitter = self.speech.jitter_columns
         late = int(random.integers(-jitter, jitter + 1))
-        mel = self.source.mel_at(spoken, speech_start, late_columns=late)
+        mel = self.source.mel_at(speech_clip, speech_start, late_columns=late)
         background = None
         if random.random() < self.speech.other_speech:
             other = self.clips[int(random.integers(len(self.clips)))]

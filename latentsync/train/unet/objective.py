@@ -336,7 +336,7 @@ def temporal_features(network: VideoEncoder | FramewiseSyncNet) -> Callable[[Ten
 
     Of a framewise SyncNet they are the features of each frame, for all frames in a row: the path of the lips.
 
-    Source: the paper, section 3.4 (video encoder); the SyncNet in its place is ours.
+    Source: the paper, section 3.4 (video encoder); the SyncNet instead of it is ours.
     """
     if isinstance(network, VideoEncoder):
         return network.features

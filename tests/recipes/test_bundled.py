@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from latentsync.errors import RecipeError
 from latentsync.recipe.evaluate import EvaluateRecipe, SetRecipe
-from latentsync.recipe.loading import load_recipe, shipped_folder, shipped_names, stated_kind
+from latentsync.recipe.loading import bundled_folder, bundled_names, load_recipe, stated_kind
 from latentsync.recipe.preprocess import PreprocessRecipe
 from latentsync.recipe.schema import Recipe
 from latentsync.recipe.sync import SyncRecipe
@@ -35,7 +35,7 @@ SCHEMAS: tuple[type[Recipe], ...] = (
 KINDS = {schema.kind: schema for schema in SCHEMAS}
 
 
-@pytest.mark.parametrize("name", shipped_names())
+@pytest.mark.parametrize("name", bundled_names())
 def test_it_loads(name: str) -> None:
     load_recipe(name, KINDS[stated_kind(name) or ""])
 
@@ -76,9 +76,9 @@ def test_a_value_without_a_source_is_found() -> None:
     assert not lines_without_source("# A recipe. Every number is ours.\nseed = 1\n")
 
 
-@pytest.mark.parametrize("name", shipped_names())
+@pytest.mark.parametrize("name", bundled_names())
 def test_every_value_says_where_it_comes_from(name: str) -> None:
-    text = (shipped_folder() / f"{name}.toml").read_text(encoding="utf-8")
+    text = (bundled_folder() / f"{name}.toml").read_text(encoding="utf-8")
     assert not lines_without_source(text)
 
 

@@ -1,4 +1,4 @@
-"""What the doctor finds, and how a look that fails becomes a finding."""
+"""What the doctor reports: checks and abilities, and the remedy for each failure."""
 
 from __future__ import annotations
 
@@ -106,12 +106,12 @@ def in_words(error: Exception) -> str:
     >>> in_words(ImportError("no libcudart.so.12\\nsecond line"))
     'ImportError: no libcudart.so.12'
     """
-    said = (str(error).splitlines() or [""])[0][:200]
-    return said if isinstance(error, LatentSyncError) else f"{type(error).__name__}: {said}"
+    first_line = (str(error).splitlines() or [""])[0][:200]
+    return first_line if isinstance(error, LatentSyncError) else f"{type(error).__name__}: {first_line}"
 
 
 def guarded(name: str, look: Callable[[], list[Check]]) -> list[Check]:
-    """What `look` finds; an exception is a finding, too, of the group `name`."""
+    """The checks that `look` returns; an exception becomes a failed check of the group `name`."""
     try:
         checks = look()
     except Exception as error:
