@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from latentsync.train.log import Row, read_log
 
-COIN = 0.5
+CHANCE = 0.5
 
 
 def points_of(rows: list[Row], measure: str, against: str) -> list[tuple[float, float]]:
@@ -44,7 +44,7 @@ def main() -> None:
             if points:
                 axes.plot(*zip(*points, strict=True), "o-", label=name, markersize=3, linewidth=1)
         if "accuracy" in measure:
-            axes.axhline(COIN, color="#888888", linestyle="--", linewidth=1)
+            axes.axhline(CHANCE, color="#888888", linestyle="--", linewidth=1)
         axes.set(title=measure.replace("_", " "), xlabel=given.against)
         axes.legend(fontsize=7)
     given.out.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from latentsync.evaluate.prepare import Faces, Prepared, hear, prepare
+from latentsync.evaluate.prepare import Faces, Prepared, prepare, read_speech
 from latentsync.evaluate.score import content_hash, key_of, points_by
 from latentsync.faces.align import square_from_window
 from latentsync.faces.detect import Detector
@@ -60,17 +60,17 @@ class Real:
     """A real video, looked at once.
 
     prepared     where the face is, and its points; without the crops, which are large
-    seen, heard  the judge's vectors (windows d); `heard` is empty without sound
+    lips, speech  the judge's vectors (windows d); `speech` is empty without audio
     """
 
     prepared: Prepared
-    seen: torch.Tensor
-    heard: torch.Tensor
+    lips: torch.Tensor
+    speech: torch.Tensor
 
     def sync(self, frames: int | None = None) -> Sync:
         """How well lips and speech of the first `frames` fit."""
-        windows = len(self.seen) if frames is None else frames - (self.prepared.frames - len(self.seen))
-        return sync_of(self.seen[:windows], self.heard[:windows])
+        windows = len(self.lips) if frames is None else frames - (self.prepared.frames - len(self.lips))
+        return sync_of(self.lips[:windows], self.speech[:windows])
 
 
 @cache
@@ -83,9 +83,9 @@ def judge() -> SyncJudge:
     return choose_judge("compact")
 
 
-def sync_of(seen: torch.Tensor, heard: torch.Tensor) -> Sync:
+def sync_of(lips: torch.Tensor, speech: torch.Tensor) -> Sync:
     """Confidence and offset of vectors, as `score_sync` has them."""
-    distances = distance_per_offset(judge(), seen, heard, max_shift_frames=MAX_SHIFT_FRAMES)
+    distances = distance_per_offset(judge(), lips, speech, max_shift_frames=MAX_SHIFT_FRAMES)
     offset = min(distances, key=lambda each: distances[each])
     return Sync(statistics.median(distances.values()) - distances[offset], offset)
 
@@ -97,15 +97,15 @@ def look_at(video: Path, folder: Path) -> Real:
         with np.load(kept) as found:
             return _real(video, dict(found))
     made = prepare(video, PREPARING, faces(), longest_s=REAL_S)
-    samples = hear(video, video=made.info, frames=made.frames)
-    heard = torch.empty(0, 0) if samples is None else judge().embed_speech(samples)
+    samples = read_speech(video, video=made.info, frames=made.frames)
+    speech = torch.empty(0, 0) if samples is None else judge().embed_speech(samples)
     found = {
         "points": made.points,
         "crop_from_frame": made.crop_from_frame,
         "is_seen": made.seen,
         "first": np.array(made.first),
         "seen": judge().embed_crops(made.crops_u8).numpy(),
-        "heard": heard.numpy(),
+        "heard": speech.numpy(),
     }
     folder.mkdir(parents=True, exist_ok=True)
     part = kept.with_suffix(".part.npz")
@@ -141,7 +141,7 @@ def follow(made: Path, driven: Real) -> Prepared:
 
 def sync_of_video(path: Path, prepared: Prepared) -> Sync:
     """How well the lips of a generated video fit the speech in it."""
-    samples = hear(path, video=prepared.info, frames=prepared.frames)
+    samples = read_speech(path, video=prepared.info, frames=prepared.frames)
     if samples is None:
         raise SystemExit(f"{path}: has no sound")
     return sync_of(judge().embed_crops(prepared.crops_u8), judge().embed_speech(samples))
@@ -152,7 +152,7 @@ def openings_of(video: Path, prepared: Prepared, points_dir: Path | None) -> Ser
     if points_dir is None:
         return openings(prepared.points)
     stored = np.load(points_dir / f"{video.stem}.npz")["points"].astype(np.float64)
-    upper, lower = (stored[:, place] for place in INNER_LIPS[stored.shape[1]])
+    upper, lower = (stored[:, index] for index in INNER_LIPS[stored.shape[1]])
     left, right = (stored[:, list(group)].mean(1) for group in EYES[stored.shape[1]])
     values = np.linalg.norm(upper - lower, axis=1) / np.linalg.norm(left - right, axis=1)
     times_s = np.arange(len(values)) / float(require_video(video).fps)
@@ -166,9 +166,9 @@ def at_lag(late: Series, wanted: Series, lag: int) -> float:
 
 
 def seam_energy(made: Path, source: Path, driven: Real) -> tuple[float, float]:
-    """Mean gradient across the border of the paste, over that of the source at the same places.
+    """Mean gradient across the border of the paste, over that of the source at the same positions.
 
-    The border is where half of the new mouth shows, the place where the blend changes fastest; a band of
+    The border is where half of the new mouth shows, where the blend changes fastest; a band of
     `SEAM_PX` to either side is looked at, in grey levels of the frame's own pixels, every fifth frame.
 
     Returns:

@@ -19,7 +19,7 @@ import numpy as np
 from lip_measures import FPS, faces
 from numpy.typing import NDArray
 
-from latentsync.evaluate.prepare import Prepared, hear, prepare
+from latentsync.evaluate.prepare import Prepared, prepare, read_speech
 from latentsync.faces.align import WINDOW_HEIGHT, WINDOW_WIDTH
 from latentsync.rates import SAMPLES_PER_FRAME
 from latentsync.recipe.evaluate import EvaluateRecipe
@@ -63,18 +63,18 @@ def wave(samples: NDArray[np.float32], ticks: range) -> Picture:
     """The sound of the frames in `ticks`, with a line under the middle of every picture."""
     width = TILE_PX * len(ticks)
     picture = np.full((WAVE_PX + TICKS_PX, width, 3), PAPER, np.uint8)
-    heard = np.zeros(len(ticks) * ticks.step * SAMPLES_PER_FRAME, np.float32)
-    part = samples[ticks.start * SAMPLES_PER_FRAME :][: len(heard)]
-    heard[: len(part)] = part / max(1e-3, float(np.abs(samples).max()))
-    bounds = np.linspace(0, len(heard), width + 1).astype(int)
+    waveform = np.zeros(len(ticks) * ticks.step * SAMPLES_PER_FRAME, np.float32)
+    part = samples[ticks.start * SAMPLES_PER_FRAME :][: len(waveform)]
+    waveform[: len(part)] = part / max(1e-3, float(np.abs(samples).max()))
+    bounds = np.linspace(0, len(waveform), width + 1).astype(int)
     for column, (first, last) in enumerate(pairwise(bounds)):
-        low, high = heard[first:last].min(), heard[first:last].max()
+        low, high = waveform[first:last].min(), waveform[first:last].max()
         top, bottom = (round((1 - value) * (WAVE_PX - 1) / 2) for value in (high, low))
         picture[top : bottom + 1, column] = 70
-    for place, tick in enumerate(ticks):
-        at = TILE_PX * place
+    for index, tick in enumerate(ticks):
+        at = TILE_PX * index
         cv2.line(picture, (at, 0), (at, WAVE_PX + 4), GREY, 1)
-        if place % 4 == 0:
+        if index % 4 == 0:
             text = f"{tick / FPS:.2f} s"
             cv2.putText(
                 picture, text, (at + 2, WAVE_PX + 18), cv2.FONT_HERSHEY_SIMPLEX, 0.42, INK, 1, cv2.LINE_AA
@@ -92,7 +92,7 @@ def named(picture: Picture, name: str) -> Picture:
 def sheet(result: Path, speaker: Path | None, arguments: argparse.Namespace) -> Picture:
     """The sheet of one result."""
     new = prepare(result, PREPARING, faces())
-    samples = hear(result, video=new.info, frames=new.frames)
+    samples = read_speech(result, video=new.info, frames=new.frames)
     if samples is None:
         raise SystemExit(f"{result}: has no sound")
     frames = arguments.columns * arguments.every

@@ -15,7 +15,7 @@ Columns, by pair:
     quiet     standard deviation of the opening of A in silence over that with B's speech
     sync      confidence of the bundled SyncNet in the new video, sync_offset where, and sync_real that in as
               much of B's own
-    seam      gradient across the border of the paste, over that in A's video at the same places; seam_skin
+    seam      gradient across the border of the paste, over that in A's video at the same positions; seam_skin
               the same without the jaw, where A has an edge anyway
 
 A mouth that stands still has a correlation of 0, B's own one of 1. Means come with 95 % intervals from 10,000
@@ -131,7 +131,7 @@ def generate(video: Path, speech: Path, target: Path, end_s: float, settings: Se
 
 
 def hush(video: Path, settings: Settings) -> Path:
-    """The video of a person who hears nothing."""
+    """The video driven by silence."""
     end_s = min(require_video(video).duration_s, SILENCE_S)
     sound = settings.folder / f"{video.stem}__silence.wav"
     make_wav(sound, np.zeros(round(end_s * RATE_HZ), np.float32))
@@ -171,23 +171,23 @@ def measure(driven: Path, speaker: Path, still: float, settings: Settings) -> Ro
     found["seam"], found["seam_skin"] = lip_measures.seam_energy(made, driven, own)
     if info is not None:
         wanted = lip_measures.look_at(speaker, settings.real)
-        spoken = lip_measures.openings_of(speaker, wanted.prepared, settings.points)[: len(opened)]
-        found |= compare(opened, spoken, wanted.sync().offset_frames)
-        found |= {"chance": best_lag(before, spoken)[0], "sync_real": wanted.sync(new.frames).confidence}
+        real = lip_measures.openings_of(speaker, wanted.prepared, settings.points)[: len(opened)]
+        found |= compare(opened, real, wanted.sync().offset_frames)
+        found |= {"chance": best_lag(before, real)[0], "sync_real": wanted.sync(new.frames).confidence}
     return Row(driven.stem, speaker.stem, new.frames, **found)
 
 
-def compare(opened: Series, spoken: Series, offset: int) -> dict[str, float]:
+def compare(opened: Series, real: Series, offset: int) -> dict[str, float]:
     """The new mouth beside the one that spoke, whose speech is early by `offset` frames."""
-    best, lag = best_lag(opened, spoken)
+    best, lag = best_lag(opened, real)
     shift = 0 if abs(offset) > FARTHEST_OFFSET_FRAMES else -offset
     return {
-        "r0": correlation(opened, spoken),
+        "r0": correlation(opened, real),
         "best": best,
         "lag": lag,
-        "synced": lip_measures.at_lag(opened, spoken, shift),
+        "synced": lip_measures.at_lag(opened, real, shift),
         "offset": offset,
-        "motion": float(np.nanstd(opened) / np.nanstd(spoken)),
+        "motion": float(np.nanstd(opened) / np.nanstd(real)),
     }
 
 
@@ -254,7 +254,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     if len(arguments.clips) < 2:
-        parser.error("two clips at least: one speaks, one is driven")
+        parser.error("give at least two clips: one is driven by the speech of another")
     return arguments
 
 

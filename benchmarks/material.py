@@ -18,7 +18,7 @@ RATE_HZ = 16000
 
 
 def make_720p(source: Path, target: Path, *, duration_s: float) -> None:
-    """Scale a clip to 1280x720 or 720x1280 and play it to and fro until it is long enough; no sound."""
+    """Scale a clip to 1280x720 or 720x1280 and play it back and forth until it is long enough; no sound."""
     info = require_video(source)
     width, height = (1280, 720) if info.width >= info.height else (720, 1280)
     zoom = max(width / info.width, height / info.height)

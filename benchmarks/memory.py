@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py CLIP SPEECH [--minutes 1 10] [--limit-s S] [--model MODEL]
 
-The inputs are CLIP, scaled to 1280x720 or 720x1280 and played to and fro, and SPEECH, repeated. A run that
+The inputs are CLIP, scaled to 1280x720 or 720x1280 and played back and forth; SPEECH is repeated. A run that
 is stopped by --limit-s still tells how much was held at each minute of the output.
 """
 

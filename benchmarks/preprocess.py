@@ -3,7 +3,7 @@
     python benchmarks/preprocess.py MEDIA_DIR/train --work DIR [--workers 2] [--folders news grid_s1 assorted]
     python benchmarks/preprocess.py MEDIA_DIR/train --work DIR2 --workers 1 2 --sample 60
 
-Can be stopped and started again: every run goes on where it was, and seconds are taken from its log, from the
+Can be stopped and started again: every run resumes, and seconds are taken from its log, from the
 spans in which sources were worked on. With several --workers each gets a run of its own over the same clips,
 and the efficiency is the speed for each worker over that of the first.
 """

@@ -2,7 +2,7 @@
 
     python benchmarks/speed.py CLIP SPEECH [--seconds 10] [--model MODEL]
 
-CLIP is scaled to 1280x720 or 720x1280 first, and played to and fro if it is short. Start-up ends with the
+CLIP is scaled to 1280x720 or 720x1280 first, and played back and forth if it is short. Start-up ends with the
 first finished frame. The stages are then run one after the other on the same frames, each on what the one
 before it left, to tell their processor time apart: in a real run they work side by side, and their seconds
 overlap.

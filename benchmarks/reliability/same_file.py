@@ -3,7 +3,7 @@
     python benchmarks/reliability/same_file.py VIDEO SPEECH [--runs 10] [--writes 40] [--json FILE]
 
 Whole runs of `latentsync sync` on one second of VIDEO, and the encoder alone on 25 frames of it, each in a
-process of its own, while endless loops keep the cores busy. glibc fills new memory with another byte in each
+process of its own, while infinite loops keep the cores busy. glibc fills new memory with another byte in each
 process (MALLOC_PERTURB_): what memory was used for before is what differs most on a busy machine.
 The exit code is 1 if the files of one kind differ. Linux only.
 """
@@ -36,7 +36,7 @@ SPIN = "while True: pass"
 
 @contextmanager
 def busy(loops: int) -> Iterator[None]:
-    """Keep the machine busy with so many endless loops."""
+    """Keep the machine busy with this many infinite loops."""
     processes = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(loops)]
     try:
         yield
