@@ -16,7 +16,6 @@ from latentsync.doctor import Ability, Check, DoctorJob, check, examination, mac
 from latentsync.doctor.check import guarded, remedy_for
 from latentsync.errors import WeightsError
 from latentsync.events import Event, Plan, ignore
-from latentsync.weights import models as store
 
 BROKEN = ImportError("libcudart.so.12: cannot open shared object file\nat line 3")
 
@@ -202,7 +201,7 @@ def test_bundled_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "SHA256SUMS").write_text("\n".join(lines) + "\n")
     for name in ("altered", "whole"):
         (tmp_path / name).write_text(name)
-    monkeypatch.setattr(store, "BUNDLED", tmp_path)
+    monkeypatch.setattr("latentsync.weights.named.BUNDLED", tmp_path)
     checks = examination.look_at_bundled()
     assert [(check.name, check.state) for check in checks] == [
         ("absent", "missing"),
