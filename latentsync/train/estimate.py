@@ -25,8 +25,11 @@ from latentsync.train.loop import Batch, Objective, weighted_sum
 
 WEIGHT_BYTES = 4  # of a parameter in fp32; AdamW keeps two more of them, the EMA one
 ADAMW_COPIES, EMA_COPIES = 2, 1
-EFFICIENCY = 0.3  # of the speed of a plain matrix product that a network of convolutions reaches
-PROBE_SIDE = 1024
+# Of the speed of a plain matrix product, what a training of convolutions reaches. Measured: 0.7 with the compact
+# networks on one core (docs/experiments.md).
+CPU_EFFICIENCY, GPU_EFFICIENCY = 0.6, 0.3
+PROBE_SIDE, PROBE_SIDE_GPU = 512, 4096  # small on a CPU, so that some products finish between two time slices
+PROBES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,8 @@ def estimate(
     gradients = trained * WEIGHT_BYTES
     activations = max(0, memory.peak_bytes - gradients)
     operations = float(flops.get_total_flops()) / run.micro_batch_samples
-    speed = _operations_per_s(device, run) * EFFICIENCY * processes / max(1.0, operations)
+    efficiency = CPU_EFFICIENCY if device.type == "cpu" else GPU_EFFICIENCY
+    speed = _operations_per_s(device, run) * efficiency * processes / max(1.0, operations)
     return Estimate(
         device=device.type,
         run=run,
@@ -208,13 +212,14 @@ def _operations_per_s(device: torch.device, run: RunTable) -> float:
     """How fast the device multiplies matrices in the number format of the run."""
     kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     dtype = torch.float32 if device.type == "cpu" and run.precision == "fp16" else kinds[run.precision]
-    matrix = torch.ones(PROBE_SIDE, PROBE_SIDE, device=device, dtype=dtype)
+    side = PROBE_SIDE if device.type == "cpu" else PROBE_SIDE_GPU
+    matrix = torch.ones(side, side, device=device, dtype=dtype)
     best = float("inf")
-    for _ in range(4):
+    for _ in range(PROBES):
         started = time.perf_counter()
         (matrix @ matrix)[0, 0].item()
         best = min(best, time.perf_counter() - started)
-    return 2 * PROBE_SIDE**3 / best
+    return 2 * side**3 / best
 
 
 def format_bytes(count: float) -> str:
