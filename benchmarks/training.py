@@ -290,12 +290,12 @@ def read_with_pyav(path: Path, windows: Sequence[range]) -> Any:
 
 
 def read_with_decord(path: Path, windows: Sequence[range]) -> Any:
-    """As the official training reads: a reader for each sample, and a batch for each window."""
-    import decord
+    """As our training reads with `--decoder decord`: a reader for each file, and a batch for each window."""
     import numpy as np
 
-    reader = decord.VideoReader(str(path), num_threads=1)
-    return np.stack([reader.get_batch(list(window)).asnumpy() for window in windows])
+    from latentsync.media.decord_windows import read_window_by_decord
+
+    return np.stack([read_window_by_decord(path, window) for window in windows])
 
 
 DECODERS: dict[str, Callable[[Path, Sequence[range]], Any]] = {

@@ -19,6 +19,7 @@ from latentsync_cli.options import (
 from latentsync_cli.training import (
     DataOption,
     DecodedOption,
+    DecoderOption,
     StopOption,
     WorkersOption,
     end_training,
@@ -38,6 +39,7 @@ def train_syncnet(
     device: DeviceOption = "auto",
     workers: WorkersOption = None,
     decoded_cache: DecodedOption = "auto",
+    decoder: DecoderOption = "auto",
     stop_after_s: StopOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -56,6 +58,7 @@ def train_syncnet(
         device=device,
         workers=workers,
         decoded_cache=decoded_cache,
+        decoder=decoder,
         stop_after_s=stop_after_s,
         dry_run=dry_run,
     )

@@ -27,6 +27,12 @@ DecodedOption = Annotated[
     DecodedCache,
     typer.Option(help="Keep decoded clips next to the data; auto: if they fit in 8 GB."),
 ]
+DecoderOption = Annotated[
+    Literal["auto", "pyav", "decord"],
+    typer.Option(
+        help="What decodes clips that are not kept decoded; auto: decord on CUDA, where it is installed."
+    ),
+]
 StopOption = Annotated[
     float | None,
     typer.Option(metavar="SECONDS", min=0, help="Save and stop after this many seconds of training."),

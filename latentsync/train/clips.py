@@ -27,6 +27,7 @@ from latentsync.errors import LatentSyncError, MediaError
 from latentsync.events import Progress, Report
 from latentsync.files import sha256_of, whole_or_nothing
 from latentsync.manifest import ManifestClip, features_path, read_manifest
+from latentsync.media.decord_windows import has_decord, read_window_by_decord
 from latentsync.media.read import read_frames, read_window
 from latentsync.media.sound import read_audio
 from latentsync.rates import AUDIO_HZ, MEL_COLUMNS_PER_S, VIDEO_FPS, mel_columns
@@ -304,6 +305,7 @@ def random_of_sample(number: int, name: str, *, seed: int) -> np.random.Generato
 
 
 DecodedCache = Literal["auto", "yes", "no"]
+Decoder = Literal["pyav", "decord"]
 CACHE_BYTES = 8_000_000_000  # "auto" decodes all clips beforehand up to this size
 
 
@@ -374,13 +376,27 @@ def is_cached(choice: DecodedCache, clips: Iterable[ManifestClip], region: SeenP
     return sum(clip.frames for clip in clips) * region.frame_bytes <= CACHE_BYTES
 
 
+def choose_decoder(choice: Literal["auto", "pyav", "decord"], device_type: str) -> Decoder:
+    """What decodes windows: "auto" is decord, where it is installed, for a card that waits for data."""
+    if choice == "auto":
+        return "decord" if device_type == "cuda" and has_decord() else "pyav"
+    return choice
+
+
 def read_pictures(
-    clip: ManifestClip, start: int, frames: int, region: SeenPart, features: FeatureFiles | None
+    clip: ManifestClip,
+    start: int,
+    frames: int,
+    region: SeenPart,
+    features: FeatureFiles | None,
+    *,
+    decoder: Decoder = "pyav",
 ) -> NDArray[np.uint8]:
     """Frames `start` to `start + frames` of a clip, cut to `region`: (f h w c).
 
     Args:
         features: where `decode_clip` wrote the clip; None decodes it now.
+        decoder: what decodes it now.
 
     Raises:
         MediaError: the frames cannot be read.
@@ -392,5 +408,6 @@ def read_pictures(
         except (OSError, ValueError, EOFError) as error:
             raise MediaError(f"'{path}': cannot be read ({error})", hint="remove this file") from error
         return np.array(decoded[start : start + frames])
-    window = read_window(clip.path, range(start, start + frames))
+    read = read_window_by_decord if decoder == "decord" else read_window
+    window = read(clip.path, range(start, start + frames))
     return np.stack([region.cut(frame) for frame in window])  # f h w c

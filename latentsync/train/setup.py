@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -47,6 +47,7 @@ class TrainingJob:
     output         takes checkpoints, log, pictures and videos; a run in it is resumed
     workers        processes that read data; None takes one for each core but one
     decoded_cache  whether clips are decoded once, beforehand; "auto" does when all of them fit 8 GB
+    decoder        of clips that are not decoded beforehand; "auto": decord on CUDA, where it is installed
     stop_after_s   save and stop after that many seconds of training
     """
 
@@ -55,6 +56,7 @@ class TrainingJob:
     device: DeviceName = "auto"
     workers: int | None = None
     decoded_cache: DecodedCache = "auto"
+    decoder: Literal["auto", "pyav", "decord"] = "auto"
     stop_after_s: float | None = None
     dry_run: bool = False
 

@@ -21,6 +21,7 @@ from latentsync.recipe.train_syncnet import NegativesTable, SpeechAugmentation, 
 from latentsync.recipe.training import PictureAugmentation
 from latentsync.train.augment import change_pictures, change_speech
 from latentsync.train.clips import (
+    Decoder,
     FeatureFiles,
     Region,
     Sample,
@@ -39,6 +40,7 @@ class ClipWindows:
     region: Region
     features: FeatureFiles
     is_decoded: bool
+    decoder: Decoder = "pyav"
 
     def starts_in(self, clip: ManifestClip) -> int:
         """How many first frames a window of the clip can have."""
@@ -46,8 +48,8 @@ class ClipWindows:
 
     def frames_at(self, clip: ManifestClip, start: int, *, frames: int | None = None) -> NDArray[np.uint8]:
         """The frames (f h w c) of the window at `start`, or `frames` of them from there on."""
-        frames = frames or self.frames
-        return read_pictures(clip, start, frames, self.region, self.features if self.is_decoded else None)
+        features = self.features if self.is_decoded else None
+        return read_pictures(clip, start, frames or self.frames, self.region, features, decoder=self.decoder)
 
     def mel_at(self, clip: ManifestClip, start: int, *, late_columns: int = 0) -> Tensor:
         """The mel (80 t) of the window at `start`, moved by `late_columns` as far as the clip reaches."""
@@ -209,6 +211,7 @@ class ClipRuns:
     region: LipRegion
     features: FeatureFiles
     is_decoded: bool
+    decoder: Decoder = "pyav"
 
     def starts_in(self, clip: ManifestClip) -> int:
         """How many first frames a run can have.
@@ -224,7 +227,8 @@ class ClipRuns:
 
     def frames_at(self, clip: ManifestClip, start: int, frames: int) -> NDArray[np.uint8]:
         """(f h w c), cut to the region."""
-        return read_pictures(clip, start, frames, self.region, self.features if self.is_decoded else None)
+        features = self.features if self.is_decoded else None
+        return read_pictures(clip, start, frames, self.region, features, decoder=self.decoder)
 
     def states_at(self, clip: ManifestClip, start: int, frames: int) -> Tensor:
         """Whisper states (t n d) float32 during `frames` frames."""

@@ -21,7 +21,7 @@ from latentsync.models.syncnet import MEL_BANDS, SyncNet, build_syncnet
 from latentsync.rates import STATES_PER_FRAME, mel_columns
 from latentsync.recipe.networks import FramewiseConfig, SyncNetConfig
 from latentsync.recipe.train_syncnet import SyncNetRecipe
-from latentsync.train.clips import DecodedCache, FeatureFiles, Region, decode_clip, is_cached
+from latentsync.train.clips import DecodedCache, Decoder, FeatureFiles, Region, decode_clip, is_cached
 from latentsync.train.loop import Batch
 from latentsync.train.losses import matrix_losses, sync_loss
 from latentsync.train.syncnet.data import (
@@ -89,11 +89,12 @@ class SyncNetObjective(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ClipFiles:
-    """The clips, the files computed from them, and whether these include the decoded frames."""
+    """The clips, the files computed from them, whether these include the decoded frames, and what decodes."""
 
     clips: Sequence[ManifestClip]
     features: FeatureFiles
     decoded_cache: DecodedCache
+    decoder: Decoder = "pyav"
 
 
 def choose_objective(
@@ -125,7 +126,7 @@ class WindowedObjective:
         network = self.config
         region = Region(network.resolution, network.is_lower_half and network.space == "pixel")
         is_decoded = is_cached(files.decoded_cache, files.clips, region)
-        self.source = ClipWindows(network.frames, region, files.features, is_decoded)
+        self.source = ClipWindows(network.frames, region, files.features, is_decoded, files.decoder)
 
     def build(self) -> SyncNetInTraining:
         """See `SyncNetObjective`."""
@@ -233,7 +234,8 @@ class FramewiseObjective:
         self.weights: dict[str, float] = {recipe.loss.kind: 1.0}
         region = LipRegion(self.config)
         is_decoded = is_cached(files.decoded_cache, files.clips, region)
-        self.source = ClipRuns(recipe.negatives.run_frames, region, files.features, is_decoded)
+        run_frames = recipe.negatives.run_frames
+        self.source = ClipRuns(run_frames, region, files.features, is_decoded, files.decoder)
 
     def build(self) -> SyncNetInTraining:
         """See `SyncNetObjective`."""

@@ -16,7 +16,7 @@ from latentsync.recipe.networks import VAEConfig
 from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.runtime import choose_device
 from latentsync.train.checkpoint import export_best
-from latentsync.train.clips import FeatureFiles, find_clips
+from latentsync.train.clips import FeatureFiles, choose_decoder, find_clips
 from latentsync.train.estimate import estimate
 from latentsync.train.loop import Score, TrainingRun, train
 from latentsync.train.processes import make_accelerator
@@ -49,7 +49,9 @@ def run(job: TrainingJob, recipe: SyncNetRecipe, report: Report) -> TrainingResu
     is_main = accelerator.is_main_process
     report = report if is_main else ignore
     found = find_clips(job.data, held_out=recipe.held_out)
-    files = ClipFiles([*found[0], *found[1]], FeatureFiles.beside(job.data, job.output), job.decoded_cache)
+    decoder = choose_decoder(job.decoder, device.type)
+    features = FeatureFiles.beside(job.data, job.output)
+    files = ClipFiles([*found[0], *found[1]], features, job.decoded_cache, decoder)
     names = _network_names(recipe)
     networks = record_networks(names, {use: _find(use, name) for use, name in names.items()})
     vae, pairs = _load_vae(recipe, device=accelerator.device), Pairs(maxlen=REMEMBERED_PAIRS)

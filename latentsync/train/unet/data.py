@@ -36,6 +36,7 @@ from latentsync.train.clips import (
     Region,
     Sample,
     TooShort,
+    choose_decoder,
     decode_clip,
     draw_sample,
     find_clips,
@@ -309,7 +310,8 @@ def prepare_clips(
     region = Region(recipe.windows.resolution, is_lower_half=False)
     features = FeatureFiles.beside(job.data, job.output)
     is_decoded = is_cached(job.decoded_cache, [*found[0], *found[1]], region)
-    windows = ClipWindows(recipe.windows.frames, region, features, is_decoded)
+    decoder = choose_decoder(job.decoder, accelerator.device.type)
+    windows = ClipWindows(recipe.windows.frames, region, features, is_decoded, decoder)
     encoder, audio = None, None
     if "whisper" in files:
         encoder = load_whisper(files["whisper"], device=accelerator.device, dtype=torch.float32)

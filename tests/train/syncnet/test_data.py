@@ -101,15 +101,15 @@ def test_a_clip_that_fails_is_replaced_and_named(
     read = sync_pairs.read_pictures
     broken = clips[clip_of_sample(0, clips=3, seed=samples.seed)]
 
-    def failing(clip: ManifestClip, *rest: object) -> object:
+    def failing(clip: ManifestClip, *rest: object, **more: object) -> object:
         if clip == broken:
             raise MediaError("bit rot")
-        return read(clip, *rest)  # type: ignore[arg-type]
+        return read(clip, *rest, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(sync_pairs, "read_pictures", failing)
     sample = samples[0]
     assert sample["note"] == f"{broken.name} is skipped from now on: bit rot"
-    monkeypatch.setattr(sync_pairs, "read_pictures", lambda *_: failing(broken))
+    monkeypatch.setattr(sync_pairs, "read_pictures", lambda *_, **__: failing(broken))
     with pytest.raises(MediaError, match="8 clips in a row cannot be read"):
         samples[0]
 
