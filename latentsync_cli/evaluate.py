@@ -84,6 +84,16 @@ CacheOption = Annotated[
 ]
 
 
+ShowOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CLIP",
+        help="Show this clip by all methods on the page, under one another; may be given several times.",
+        show_default="the first of each setting",
+    ),
+]
+
+
 def evaluate(
     test_set: TestSetOption = None,
     pairs: PairsOption = None,
@@ -96,6 +106,7 @@ def evaluate(
     split: SplitOption = "auto",
     output: OutputOption = Path("evaluation"),
     metrics: MetricsOption = None,
+    show: ShowOption = None,
     identity_network: IdentityOption = None,
     recipe: RecipeOption = "evaluate",
     engine: EngineOption = "local",
@@ -138,6 +149,7 @@ def evaluate(
         workers=workers,
         limit_s=limit,
         cache=cache,
+        show=tuple(show or ()),
         command=shlex.join(["latentsync", *sys.argv[1:]]),
     )
     chosen = load_recipe(recipe, EvaluateRecipe)

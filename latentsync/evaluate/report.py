@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 from collections import Counter
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentsync.errors import MediaError, UsageError
+from latentsync.evaluate.pictures import choose_shown, data_uri, play_beside, stack_methods
 from latentsync.evaluate.score import REAL, Cache, ClipScores
 from latentsync.evaluate.totals import NO_CLIP, Cell, Column, MethodRow, Totals
 from latentsync.files import whole_or_nothing
@@ -46,6 +46,9 @@ class EvaluationReport:
     circumstances  of this run: date, command, versions, device
     definitions  what each metric measures, by name
     taught       by method, the metrics whose network its model was trained with
+    videos       the video of each setting, clip and method; under `REAL` the input
+    speakers     by setting and clip, the name of the clip whose video the speech is from
+    shown        clips that the page shows by all methods; empty: the first of each setting
     paper, paper_settings, paper_source  as in the recipe of the set; empty if the set is not a paper's
     """
 
@@ -56,6 +59,9 @@ class EvaluationReport:
     circumstances: Facts = field(default=(), compare=False)
     definitions: Mapping[str, str] = field(default_factory=dict)
     taught: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    videos: Mapping[tuple[str, str, str], Path] = field(default_factory=dict)
+    speakers: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    shown: tuple[str, ...] = ()
     paper: tuple[PaperRow, ...] = ()
     paper_settings: dict[str, tuple[str, ...]] | None = None
     paper_source: str = ""
@@ -426,7 +432,8 @@ def _setting_context(report: EvaluationReport, setting: str, cache: Cache) -> di
             for confidence, offset in _SYNC_NUMBERS
             if (judged := [one for one in scores if {confidence, offset} <= one.values.keys()])
         ],
-        "worst": [sheet for row in rows if (sheet := _worst(row, scores, cache))],
+        "worst": [sheet for row in rows if (sheet := _worst(report, row, scores, cache))],
+        "compared": list(_compared(report, setting, cache)),
     }
 
 
@@ -434,8 +441,29 @@ def _has_values(column: Column, scores: Sequence[ClipScores]) -> bool:
     return any(column.name in one.values for one in scores)
 
 
-def _worst(row: MethodRow, scores: Sequence[ClipScores], cache: Cache) -> dict[str, Any] | None:
-    """Strips of the clips with the lowest scores of a method; None for the real videos."""
+def _compared(report: EvaluationReport, setting: str, cache: Cache) -> Iterator[dict[str, str]]:
+    """The same frames of some clips by all methods, under one another."""
+    scored = [one for one in report.scores if one.setting == setting and one.picture]
+    for clip in choose_shown(list(dict.fromkeys(one.clip for one in scored)), report.shown):
+        strips = {
+            one.method: jpeg
+            for one in scored
+            if one.clip == clip and (jpeg := cache.read_picture(one.picture)) is not None
+        }
+        speaker = report.speakers.get((setting, clip))
+        of_speaker = (one for one in report.scores if one.clip == speaker and one.method == REAL)
+        target = next((jpeg for one in of_speaker if (jpeg := cache.read_picture(one.picture))), None)
+        stacked = stack_methods(target, strips)
+        if stacked is not None:
+            names, jpeg = stacked
+            caption = f"{clip}, from top to bottom: {', '.join(names)}"
+            yield {"source": data_uri(jpeg, "image/jpeg"), "caption": caption}
+
+
+def _worst(
+    report: EvaluationReport, row: MethodRow, scores: Sequence[ClipScores], cache: Cache
+) -> dict[str, Any] | None:
+    """Strips of the clips with the lowest scores of a method, and the clips; None for the real videos."""
     own = [one for one in scores if one.method == row.method]
     by = next((name for name in _WORST_BY if any(name in one.values for one in own)), None)
     if by is None or row.method == REAL:
@@ -443,13 +471,21 @@ def _worst(row: MethodRow, scores: Sequence[ClipScores], cache: Cache) -> dict[s
     ranked = sorted((one for one in own if by in one.values), key=lambda one: (one.values[by], one.clip))
     strips = [
         {
-            "source": f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}",
+            "source": data_uri(jpeg, "image/jpeg"),
             "caption": f"{one.clip}: {by} {number(one.values[by])}",
+            "video": _playable(report, one),
         }
         for one in ranked[:_WORST_CLIPS]
         if (jpeg := cache.read_picture(one.picture)) is not None
     ]
     return {"method": row.method, "by": by, "strips": strips} if strips else None
+
+
+def _playable(report: EvaluationReport, one: ClipScores) -> str:
+    """A clip beside its input as `src` of a <video>; empty if there is none."""
+    made, source = (report.videos.get((one.setting, one.clip, name)) for name in (one.method, REAL))
+    content = play_beside(source, made) if source is not None and made is not None else None
+    return "" if content is None else data_uri(content, "video/mp4")
 
 
 def _draw_clips(column: Column, rows: Sequence[MethodRow], scores: Sequence[ClipScores]) -> dict[str, str]:
@@ -523,5 +559,4 @@ def picture_of(figure: Figure, described: str) -> dict[str, str]:
     # Text stays text, so that it is drawn in the reader's font and takes little room.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "latentsync"}):
         figure.savefig(content, format="svg", transparent=True, dpi=150, metadata={"Date": None})
-    source = f"data:image/svg+xml;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
-    return {"source": source, "described": described}
+    return {"source": data_uri(content.getvalue(), "image/svg+xml"), "described": described}

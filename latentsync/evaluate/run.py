@@ -82,6 +82,7 @@ class EvaluateJob:
     metrics      None: all that can be measured here
     workers      None: one for a GPU, else one per core
     cache        folder of scores; None: in the cache folder
+    show         names of clips that the page shows by all methods; empty: the first of each setting
     command      as it was typed, for the report
     """
 
@@ -101,6 +102,7 @@ class EvaluateJob:
     workers: int | None = None
     limit_s: float = 1800.0
     cache: Path | None = None
+    show: tuple[str, ...] = ()
     command: str = field(default="", compare=False)
 
 
@@ -140,6 +142,10 @@ def run(
     test_set, pairs = _pairs(job)
     chosen = len({pair.video for pair in pairs})
     title = _title(job, test_set, chosen, report)
+    unknown = set(job.show) - {pair.name for pair in pairs}
+    if unknown:
+        names = ", ".join(pair.name for pair in pairs[:3])
+        raise UsageError(f"--show {min(unknown)}: no clip has this name", hint=f"there are {names} and so on")
     device = choose_device(job.device)
     make_folder(job.output)
     made = _find_made(job, pairs)
@@ -166,6 +172,9 @@ def run(
         totals=total(scores, metrics, cache, recipe.intervals, seed=recipe.seed),
         scores=tuple(scores),
         taught={name: _judges_that_taught(name, spec, metrics) for name in _method_names(assignments)},
+        videos=_videos(assignments),
+        speakers=_speakers(pairs),
+        shown=job.show,
         paper=test_set.paper if test_set else (),
         paper_settings=dict(test_set.paper_settings) if test_set else None,
         paper_source=test_set.paper_source if test_set else "",
@@ -285,6 +294,27 @@ def _generate(pair: Pair, path: Path, recipe: SyncRecipe, model: LipModel, repor
         report(Note(f"'{pair.name}': {error}", "warning"))
         return f"sync failed: {error}"
     return ""
+
+
+def _videos(assignments: Sequence[Assignment]) -> dict[tuple[str, str, str], Path]:
+    """The video of each setting, clip and method, and the input under the name of the real ones."""
+    found = {}
+    for one in assignments:
+        found[one.pair.setting, one.pair.name, REAL] = one.pair.video
+        for made in one.made:
+            if made.path is not None:
+                found[one.pair.setting, one.pair.name, made.method] = made.path
+    return found
+
+
+def _speakers(pairs: Sequence[Pair]) -> dict[tuple[str, str], str]:
+    """For each pair of another's speech, the name of a pair whose input is the video of that speaker."""
+    names = {pair.video: pair.name for pair in reversed(pairs)}
+    return {
+        (pair.setting, pair.name): names[pair.speaker]
+        for pair in pairs
+        if pair.speaker is not None and pair.speaker != pair.video and pair.speaker in names
+    }
 
 
 def _method_names(assignments: Sequence[Assignment]) -> list[str]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
+from latentsync.evaluate import report as page_of_report
 from latentsync.evaluate.report import (
     EvaluationReport,
     as_dict,
@@ -155,8 +159,9 @@ def test_the_numbers_say_what_was_done(report: EvaluationReport) -> None:
 def cache(tmp_path: Path) -> Cache:
     """With pictures of all clips."""
     cache = Cache(tmp_path / "cache")
+    _, jpeg = cv2.imencode(".jpg", np.zeros((32, 96, 3), np.uint8))  # six frames of input and method
     for number in range(3):
-        cache.write_picture(str(number), b"\xff\xd8")
+        cache.write_picture(str(number), jpeg.tobytes())
     return cache
 
 
@@ -165,10 +170,23 @@ def test_the_page_escapes_names_and_holds_everything_itself(report: EvaluationRe
     assert "&lt;tiny&gt;" in page and "<tiny>" not in page
     for shown in ("[0.9, 0.9]", "Structural similarity.", "a &amp; b", "one = 1"):
         assert shown in page
-    assert page.count("data:image/jpeg;base64,") == 5
+    # Three of the worst clips of one method, two of the other, and one clip by both.
+    assert page.count("data:image/jpeg;base64,") == 6
+    assert "&lt;0&gt;, from top to bottom: input, Ours, Theirs" in page
     assert "fvd" in page[page.index("Stated in a paper") :], "the paper's numbers have a table of their own"
     for loading in ("<script", "<link", "http://", "https://", "url(", "@import"):
         assert loading not in page
+
+
+def test_clips_play_in_the_page(
+    report: EvaluationReport, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_of_report, "play_beside", lambda source, made: f"{source} {made}".encode())
+    videos = {("reconstruction", "<1>", name): Path(name) for name in (REAL, "Ours")}
+    page = write_page(replace(report, videos=videos), cache)
+    content = base64.b64encode(f"{REAL} Ours".encode()).decode()
+    assert page.count("<video") == 1 and f'src="data:video/mp4;base64,{content}"' in page
+    assert "media-src data:" in page
 
 
 def test_the_page_stays_small_for_many_clips(report: EvaluationReport, cache: Cache) -> None:

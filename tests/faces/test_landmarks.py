@@ -10,7 +10,16 @@ import skimage.data
 import torch
 
 from latentsync.errors import WeightsError
-from latentsync.faces.landmarks import INPUT_PX, LandmarkNet, cut_square, load_landmarks
+from latentsync.faces.landmarks import (
+    INPUT_PX,
+    BundledLandmarker,
+    FaceAlignmentLandmarker,
+    LandmarkNet,
+    choose_landmarker,
+    cut_square,
+    fan_weights,
+    load_landmarks,
+)
 
 FACE = (222.0, 120.0, 150.0)  # of the astronaut photograph
 
@@ -54,3 +63,33 @@ def test_square_outside_the_frame_is_black() -> None:
 def test_output_is_points_and_face_logit() -> None:
     points, logits = LandmarkNet().eval()(torch.zeros(2, 3, INPUT_PX, INPUT_PX))
     assert points.shape == (2, 68, 2) and logits.shape == (2,)
+
+
+@pytest.fixture
+def stand_in_fan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """face-alignment's own weights file, in its layout and at its size, whose heat maps are flat."""
+    from face_alignment.api import models_urls
+    from face_alignment.models.fan import FAN
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    state = FAN(4).state_dict()
+    for key in state:
+        if key.startswith("l3."):  # the last layer of the last stack
+            state[key] = torch.full_like(state[key], 0.2 if key.endswith("bias") else 0.0)
+    path = tmp_path / "hub" / "checkpoints" / models_urls["2DFAN-4"].rsplit("/", 1)[-1]
+    path.parent.mkdir(parents=True)
+    torch.save(state, path)
+    return path
+
+
+def test_the_network_of_the_paper_is_used_where_its_weights_are(stand_in_fan: Path) -> None:
+    landmarker = choose_landmarker()
+    assert isinstance(landmarker, FaceAlignmentLandmarker) and fan_weights() == stand_in_fan
+    points, confidence = landmarker.points(skimage.data.astronaut(), FACE)
+    assert points.shape == (68, 2) and confidence == pytest.approx(0.25)
+    # A flat map peaks at its first cell: the corner of the square that face-alignment cuts around the box.
+    corner = np.array(FACE[:2]) - FACE[2] / 2
+    assert np.abs(points - points[0]).max() == 0
+    assert np.abs(points[0] - corner).max() < 0.35 * FACE[2]
+    stand_in_fan.unlink()
+    assert isinstance(choose_landmarker(), BundledLandmarker)
