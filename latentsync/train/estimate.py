@@ -25,8 +25,8 @@ from latentsync.train.loop import Batch, Objective, weighted_sum
 
 WEIGHT_BYTES = 4  # of a parameter in fp32; AdamW keeps two more of them, the EMA one
 ADAMW_COPIES, EMA_COPIES = 2, 1
-# Of the speed of a plain matrix product, what a training of convolutions reaches. Measured: 0.7 with the compact
-# networks on one core (docs/experiments.md).
+# What a training of convolutions reaches, as a share of the speed of a matrix product; 0.7 was measured with the
+# compact networks on one core.
 CPU_EFFICIENCY, GPU_EFFICIENCY = 0.6, 0.3
 PROBE_SIDE, PROBE_SIDE_GPU = 512, 4096  # small on a CPU, so that some products finish between two time slices
 PROBES = 100
