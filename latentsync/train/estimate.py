@@ -25,7 +25,7 @@ from latentsync.train.loop import Batch, Objective, weighted_sum
 
 WEIGHT_BYTES = 4  # of a parameter in fp32; AdamW keeps two more of them, the EMA one
 ADAMW_COPIES, EMA_COPIES = 2, 1
-# What a training of convolutions reaches, as a share of the speed of a matrix product; 0.7 was measured with the
+# What a training of convolutions reaches of the speed of a matrix product; 0.7 was measured with the
 # compact networks on one core.
 CPU_EFFICIENCY, GPU_EFFICIENCY = 0.6, 0.3
 PROBE_SIDE, PROBE_SIDE_GPU = 512, 4096  # small on a CPU, so that some products finish between two time slices
