@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from latentsync.errors import UsageError
 from latentsync_cli import console
 from latentsync_cli.options import (
     DeviceOption,
@@ -25,10 +23,6 @@ from latentsync_cli.options import (
 
 if TYPE_CHECKING:
     from latentsync.sync.run import SyncResult
-
-_TIME = re.compile(
-    r"(?:(?:(?P<hours>\d{1,4}):)?(?P<minutes>\d{1,2}):)?(?P<seconds>\d{1,9}(?:\.\d*)?|\.\d+)", re.ASCII
-)
 
 Duration = Literal["speech", "video", "loop", "ping-pong", "hold"]
 Effort = Literal["draft", "standard", "best"]
@@ -144,61 +138,38 @@ def sync(
     quiet: QuietOption = False,
 ) -> None:
     """Make the mouth in VIDEO follow SPEECH."""
-    from latentsync.faces.choice import parse_face_choice
-    from latentsync.recipe.loading import load_recipe
-    from latentsync.recipe.sync import SyncRecipe
-    from latentsync.sync.run import SyncJob, run
+    from dataclasses import replace
 
-    job = SyncJob(
-        video=video,
-        speech=speech,
-        output=output or Path(f"{video.stem}_synced.mp4"),
-        model=model or "compact",
-        device=device,
-        dtype=dtype,
-        face=parse_face_choice(face),
-        start_s=_seconds("--start", start),
-        end_s=None if end is None else _seconds("--end", end),
+    from latentsync.sync.options import SyncOptions, choose_recipe, make_job
+    from latentsync.sync.run import run
+
+    options = SyncOptions(
+        face=face,
+        start=start,
+        end=end,
         duration=duration,
-        compare=compare,
+        effort=effort or quality,
+        steps=steps,
+        guidance=guidance,
+        seed=seed,
+        codec=codec,
+        crf=crf,
+        pixel_format=pixel_format,
+        keep_fps=keep_fps,
         mask=mask,
+        compare=compare,
         video_track=video_track,
         audio_track=audio_track,
-        keep_fps=keep_fps,
-        pixel_format=pixel_format,
+        recipe=recipe,
+        settings=settings or [],
         report=report,
         force=force,
         dry_run=dry_run,
     )
-    flags: dict[str, float | str | None] = {
-        "sampling.effort": effort or quality,
-        "sampling.steps": steps,
-        "sampling.guidance": guidance,
-        "seed": seed,
-        "encoding.codec": codec,
-        "encoding.crf": crf,
-    }
-    chosen = load_recipe(recipe, SyncRecipe, overrides=[*(settings or []), *_overrides(flags)])
-    result = run(job, chosen, console.make_report(quiet))
+    job = make_job(video, speech, output or Path(f"{video.stem}_synced.mp4"), options)
+    job = replace(job, model=model or "compact", device=device, dtype=dtype)
+    result = run(job, choose_recipe(options), console.make_report(quiet))
     _show(result, as_json=as_json, quiet=quiet)
-
-
-def _seconds(flag: str, text: str) -> float:
-    """Read a time: seconds, or hours, minutes and seconds.
-
-    >>> _seconds("--start", "1:02:03.5"), _seconds("--start", "90")
-    (3723.5, 90.0)
-    """
-    match = _TIME.fullmatch(text.strip())
-    if match is None:
-        raise UsageError(f"{flag} '{text}': is not a time", hint="write seconds such as 2.5, or 00:01:30.250")
-    hours, minutes, seconds = match["hours"] or 0, match["minutes"] or 0, match["seconds"]
-    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-
-
-def _overrides(flags: dict[str, float | str | None]) -> list[str]:
-    """The flags that were given, as `--set` takes them."""
-    return [f"{key}={value}" for key, value in flags.items() if value is not None]
 
 
 def _show(result: SyncResult, *, as_json: bool, quiet: bool) -> None:

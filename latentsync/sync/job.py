@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from latentsync.faces.choice import FaceChoice
 from latentsync.media.write import PixelFormat
 from latentsync.runtime import DeviceName, DtypeName
 from latentsync.sync.timeline import Duration
+from latentsync.types import FrameImage
 from latentsync.weights.models import DEFAULT_MODEL
 
 
@@ -16,6 +18,7 @@ from latentsync.weights.models import DEFAULT_MODEL
 class SyncJob:
     """What to work on and where.
 
+    output          None: the frames go to the caller of `run.make_frames`
     start_s, end_s  the part of the video that is used
     duration        how long the output is, and what follows when the video is shorter; see `timeline.play`
     compare         put the source beside the result
@@ -28,7 +31,7 @@ class SyncJob:
 
     video: Path
     speech: Path
-    output: Path
+    output: Path | None
     model: str = DEFAULT_MODEL
     device: DeviceName = "auto"
     dtype: DtypeName = "auto"
@@ -84,3 +87,26 @@ class SyncResult:
             "duration_s": round(self.duration_s, 3),
             "took_s": round(self.took_s, 2),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class SyncedFrames:
+    """The frames of a result, made while they are taken: iterate over them once.
+
+    fps     how many are shown in a second: more than the video has where it is too slow for lips
+    frames  how many are expected
+    height, width  of each, in pixels
+    images  (h w c) uint8 RGB each
+    """
+
+    fps: float
+    frames: int
+    height: int
+    width: int
+    images: Iterator[FrameImage]
+
+    def __iter__(self) -> Iterator[FrameImage]:
+        return self.images
+
+    def __len__(self) -> int:
+        return self.frames

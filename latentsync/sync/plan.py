@@ -103,7 +103,8 @@ def prepare(job: SyncJob, recipe: SyncRecipe, model: LipModel | None, report: Re
         detector=Detector(),
         landmarker=choose_landmarker(),
     )
-    require_encoder(setup.encoding, job.output, setup.size)
+    if job.output is not None:
+        require_encoder(setup.encoding, job.output, setup.size)
     mouth_mask(spec.resolution, job.mask)
     for message in _notes(setup):
         report(Note(message, "warning"))
@@ -122,7 +123,7 @@ def _check_span(job: SyncJob, info: VideoInfo) -> None:
 
 
 def _check_outputs(job: SyncJob) -> None:
-    for path in (job.output, *([job.report] if job.report else [])):
+    for path in filter(None, (job.output, job.report)):
         try:
             _check_output(path, job)
         except (
@@ -131,6 +132,8 @@ def _check_outputs(job: SyncJob) -> None:
             raise MediaError(
                 f"'{path}' cannot be written: {error.strerror}", hint="choose another name"
             ) from error
+    if job.output is None:
+        return
     _refuse_rival(job.output)
     if job.report is not None and job.report.absolute() == job.output.absolute():
         raise UsageError(f"'{job.report}': is also the output of this run", hint="name another --report")
@@ -238,5 +241,5 @@ def plan_lines(setup: Setup) -> tuple[str, ...]:
         f"effort  {describe_sampling(setup.recipe, setup.sampling)}",
         f"video   {job.video} ({info.width}x{info.height}, {source})",
         f"speech  {job.speech} ({setup.speech.duration_s:.2f} s)",
-        f"output  {job.output} ({setup.frames} frames, {setup.duration_s:.2f} s)",
+        f"output  {job.output or 'frames'} ({setup.frames} frames, {setup.duration_s:.2f} s)",
     )

@@ -37,14 +37,14 @@ from latentsync.rates import AUDIO_HZ
 from latentsync.recipe.loading import dump_recipe
 from latentsync.recipe.sync import SyncRecipe
 from latentsync.sync.generate import GeneratedFrame, cut_crops, generate
-from latentsync.sync.job import SyncJob, SyncResult
+from latentsync.sync.job import SyncedFrames, SyncJob, SyncResult
 from latentsync.sync.plan import Setup, claimed, find_first_face, plan_lines, prepare
 from latentsync.sync.stages import Background
 from latentsync.sync.timeline import SquarePixels, play
 from latentsync.types import FrameImage
 from latentsync.weights.models import LipModel, load_model
 
-__all__ = ["SyncJob", "SyncResult", "run"]
+__all__ = ["SyncJob", "SyncResult", "SyncedFrames", "make_frames", "run"]
 QUEUE_FRAMES = 8
 
 
@@ -86,6 +86,8 @@ def run(job: SyncJob, recipe: SyncRecipe, report: Report, *, model: LipModel | N
         FaceError: there is no face, or not the one that was asked for.
         WeightsError: the model is missing, damaged or another network's.
     """
+    if job.output is None:
+        raise ValueError("a job without an output has frames only: see make_frames")
     started = time.monotonic()
     setup = prepare(job, recipe, model, report)
     find_first_face(setup, report)
@@ -93,7 +95,7 @@ def run(job: SyncJob, recipe: SyncRecipe, report: Report, *, model: LipModel | N
     tally = _Tally()
     if not job.dry_run:
         with claimed(job.output):
-            _make(setup, model, tally, report)
+            _make(setup, job.output, model, tally, report)
     for start_s, end_s in tally.spans():
         report(
             Note(f"no face from {start_s:.2f} s to {end_s:.2f} s: the source is left unchanged", "warning")
@@ -117,11 +119,30 @@ def run(job: SyncJob, recipe: SyncRecipe, report: Report, *, model: LipModel | N
     return result
 
 
-def _make(setup: Setup, model: LipModel | None, tally: _Tally, report: Report) -> None:
+def make_frames(job: SyncJob, recipe: SyncRecipe, report: Report, *, model: LipModel) -> SyncedFrames:
+    """Give the frames of a job without an output to the caller instead of writing them.
+
+    What `run` would refuse is refused here, before the first frame is asked for.
+    """
+    setup = prepare(job, recipe, model, report)
+    find_first_face(setup, report)
+    report(Plan(plan_lines(setup)))
+    height, width = setup.size
+    return SyncedFrames(float(setup.fps), setup.frames, height, width, _images(setup, model, report))
+
+
+def _images(setup: Setup, model: LipModel, report: Report) -> Iterator[FrameImage]:
+    with closing(_generated(setup, model)) as generated_frames:
+        for done, generated in enumerate(generated_frames, 1):
+            report(Progress("sync", done, max(setup.frames, done)))
+            yield _finished(generated, setup)
+
+
+def _make(setup: Setup, output: Path, model: LipModel | None, tally: _Tally, report: Report) -> None:
     report(Progress("loading", 0, setup.frames))
     model = model or load_model(setup.spec, device=setup.device, dtype=setup.dtype)
     with closing(_generated(setup, model)) as generated_frames:  # whatever happens, its threads end here
-        for generated in _written(setup, generated_frames):
+        for generated in _written(setup, output, generated_frames):
             tally.add(generated, float(1 / setup.fps))
             report(Progress("sync", tally.frames, max(setup.frames, tally.frames)))
 
@@ -177,13 +198,15 @@ def _encode_speech(setup: Setup, model: LipModel) -> SpeechStates:
     return SpeechStates(model.whisper, samples, mode=setup.recipe.audio.mode)
 
 
-def _written(setup: Setup, generated_frames: Iterator[GeneratedFrame]) -> Iterator[GeneratedFrame]:
+def _written(
+    setup: Setup, output: Path, generated_frames: Iterator[GeneratedFrame]
+) -> Iterator[GeneratedFrame]:
     """Paste, encode and pass on each frame; the output gets its name after the last one."""
     job, info = setup.job, setup.info
     height, width = setup.size
     is_speech_cut = job.duration == "video" and not info.is_picture
     with VideoWriter(
-        job.output,
+        output,
         width=width,
         height=height,
         fps=setup.fps,

@@ -11,7 +11,7 @@ REPOSITORY = Path(__file__).parents[2]
 CORE = REPOSITORY / "latentsync"
 CLI = REPOSITORY / "latentsync_cli"
 ROWS = [
-    {"errors", "compat", "bundled", "__init__"},
+    {"errors", "compat", "bundled", "callable_package", "__init__"},
     {"axes", "events", "files", "rates"},
     {"types"},
     {"runtime", "recipe"},
@@ -21,6 +21,7 @@ ROWS = [
     {"train", "workers"},
     {"sync", "preprocess", "doctor"},
     {"evaluate"},
+    {"api"},
 ]
 ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}
 

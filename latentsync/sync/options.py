@@ -1,0 +1,136 @@
+"""What `sync` takes besides its two inputs, under one name each: for the flags, Python, and lists of jobs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from typing_extensions import TypedDict  # pydantic reads the one of `typing` only from Python 3.12 on
+
+from latentsync.errors import UsageError
+from latentsync.faces.choice import parse_face_choice
+from latentsync.media.write import PixelFormat
+from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.sync import SyncRecipe
+from latentsync.sync.job import SyncJob
+from latentsync.sync.timeline import Duration
+
+Settings = Mapping[str, object] | Sequence[str]
+_TIME = re.compile(
+    r"(?:(?:(?P<hours>\d{1,4}):)?(?P<minutes>\d{1,2}):)?(?P<seconds>\d{1,9}(?:\.\d*)?|\.\d+)", re.ASCII
+)
+_RECIPE_KEYS = {
+    "effort": "sampling.effort",
+    "steps": "sampling.steps",
+    "guidance": "sampling.guidance",
+    "seed": "seed",
+    "codec": "encoding.codec",
+    "crf": "encoding.crf",
+}
+_JOB_FIELDS = (
+    "duration",
+    "compare",
+    "video_track",
+    "audio_track",
+    "keep_fps",
+    "pixel_format",
+    "force",
+    "dry_run",
+)
+
+
+class SyncOptions(TypedDict, total=False):
+    """The options of `latentsync sync`, as docs/sync.md explains them.
+
+    start, end  seconds, or a text such as "00:01:30.250"
+    settings    other keys of the recipe: {"paste.region": "crop"}, or ["paste.region=crop"]
+    """
+
+    face: str
+    start: float | str
+    end: float | str | None
+    duration: Duration
+    effort: Literal["draft", "standard", "best"] | None
+    steps: int | None
+    guidance: float | None
+    seed: int | None
+    codec: str | None
+    crf: int | None
+    pixel_format: PixelFormat
+    keep_fps: bool
+    mask: str | Path | None
+    compare: bool
+    video_track: int | None
+    audio_track: int | None
+    recipe: str | Path
+    settings: Settings
+    report: str | Path | None
+    force: bool
+    dry_run: bool
+
+
+def make_job(
+    video: str | Path, speech: str | Path, output: str | Path | None, options: SyncOptions
+) -> SyncJob:
+    """The job that inputs and options stand for; where it runs stays open.
+
+    Raises:
+        UsageError: an option cannot be read.
+    """
+    start, end = options.get("start", 0.0), options.get("end")
+    mask, report = options.get("mask"), options.get("report")
+    return SyncJob(
+        video=Path(video),
+        speech=Path(speech),
+        output=None if output is None else Path(output),
+        face=parse_face_choice(options.get("face", "largest")),
+        start_s=_seconds("--start", start),
+        end_s=None if end is None else _seconds("--end", end),
+        mask=None if mask is None else Path(mask),
+        report=None if report is None else Path(report),
+        **{name: options[name] for name in _JOB_FIELDS if name in options},  # type: ignore[literal-required]
+    )
+
+
+def choose_recipe(options: SyncOptions) -> SyncRecipe:
+    """The recipe that the options name, with the keys that they set: single options win over `settings`.
+
+    Raises:
+        RecipeError: there is no such recipe or key, or a value does not fit it.
+    """
+    flags = [
+        f"{key}={options[name]}"  # type: ignore[literal-required]
+        for name, key in _RECIPE_KEYS.items()
+        if options.get(name) is not None
+    ]
+    overrides = [*as_overrides(options.get("settings", ())), *flags]
+    return load_recipe(options.get("recipe", "sync"), SyncRecipe, overrides=overrides)
+
+
+def as_overrides(settings: Settings) -> list[str]:
+    """Settings as `--set` takes them.
+
+    >>> as_overrides({"paste.region": "crop", "sampling.steps": 4})
+    ['paste.region="crop"', 'sampling.steps=4']
+    """
+    if isinstance(settings, Mapping):
+        return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    return list(settings)
+
+
+def _seconds(flag: str, time: float | str) -> float:
+    """Read a time: seconds, or hours, minutes and seconds.
+
+    >>> _seconds("--start", "1:02:03.5"), _seconds("--start", "90")
+    (3723.5, 90.0)
+    """
+    if not isinstance(time, str):
+        return float(time)
+    match = _TIME.fullmatch(time.strip())
+    if match is None:
+        raise UsageError(f"{flag} '{time}': is no time", hint="write seconds such as 2.5, or 00:01:30.250")
+    hours, minutes, seconds = match["hours"] or 0, match["minutes"] or 0, match["seconds"]
+    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
