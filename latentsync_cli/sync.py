@@ -9,9 +9,11 @@ import typer
 
 from latentsync_cli import console
 from latentsync_cli.options import (
+    AddressOption,
     DeviceOption,
     DryRunOption,
     DtypeOption,
+    EngineOption,
     ForceOption,
     JsonOption,
     ModelOption,
@@ -29,10 +31,10 @@ Effort = Literal["draft", "standard", "best"]
 PixelFormat = Literal["auto", "keep"]
 
 VideoArgument = Annotated[
-    Path, typer.Argument(metavar="VIDEO", help="A video of a talking person, or a picture.")
+    Path | None, typer.Argument(metavar="VIDEO", help="A video of a talking person, or a picture.")
 ]
 SpeechArgument = Annotated[
-    Path, typer.Argument(metavar="SPEECH", help="The speech: wav, mp3, m4a, or a video's audio.")
+    Path | None, typer.Argument(metavar="SPEECH", help="The speech: wav, mp3, m4a, or a video's audio.")
 ]
 OutputOption = Annotated[
     Path | None,
@@ -102,12 +104,25 @@ MaskOption = Annotated[
     Path | None,
     typer.Option(help="A picture of the mouth mask, white where kept.", show_default="the built-in one"),
 ]
+BatchOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE|FOLDER",
+        help="Many jobs: a .csv or .jsonl whose columns are these flags, or a folder of videos and sound "
+        "files of the same names; -o is a folder then. The same command resumes.",
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="With --batch: how many jobs at a time.", show_default="one per GPU, or one"),
+]
+RetryOption = Annotated[bool, typer.Option("--retry-failed", help="With --batch: try failed jobs again.")]
 CompareOption = Annotated[bool, typer.Option("--compare", help="Show source and result side by side.")]
 
 
 def sync(
-    video: VideoArgument,
-    speech: SpeechArgument,
+    video: VideoArgument = None,
+    speech: SpeechArgument = None,
     output: OutputOption = None,
     model: ModelOption = None,
     device: DeviceOption = "auto",
@@ -129,6 +144,11 @@ def sync(
     keep_fps: KeepFpsOption = False,
     mask: MaskOption = None,
     compare: CompareOption = False,
+    batch: BatchOption = None,
+    workers: WorkersOption = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
+    retry_failed: RetryOption = False,
     recipe: RecipeOption = "sync",
     settings: SetOption = None,
     report: ReportOption = None,
@@ -166,6 +186,20 @@ def sync(
         force=force,
         dry_run=dry_run,
     )
+    if batch is not None:
+        run_list(
+            batch,
+            _refuse_single_paths(video, report) or output,
+            options,
+            BatchFlags(model or "compact", device, dtype, engine, address, workers, retry_failed, dry_run),
+            as_json=as_json,
+            quiet=quiet,
+        )
+        return
+    if video is None or speech is None:
+        raise UsageError(
+            "VIDEO and SPEECH are needed", hint="write for example: latentsync sync in.mp4 voice.wav -o out.mp4"
+        )
     job = make_job(video, speech, output or Path(f"{video.stem}_synced.mp4"), options)
     job = replace(job, model=model or "compact", device=device, dtype=dtype)
     result = run(job, choose_recipe(options), console.make_report(quiet))

@@ -19,10 +19,8 @@ from typing import Any
 
 from latentsync.workers.pool import STOP_SIGNALS, Fault, Message, WorkerFactory, describe_fault
 
-_ONE_THREAD = {
-    name: "1"
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-}
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+_VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 _END_S = 5.0
 
 
@@ -38,11 +36,28 @@ class _Worker:
 
 
 class LocalPool:
-    """Processes that start afresh (spawn), compute in one thread each and end with their parent."""
+    """Processes that start afresh (spawn) and end with their parent."""
 
-    def __init__(self, make: WorkerFactory, *, workers: int | None = None, most: int | None = None) -> None:
-        """Prepare `workers` processes, one per core if None, never more than `most`; none is started yet."""
+    def __init__(
+        self,
+        make: WorkerFactory,
+        *,
+        workers: int | None = None,
+        most: int | None = None,
+        shares_cores: bool = False,
+        gpus: int = 0,
+    ) -> None:
+        """Prepare the processes; none is started yet.
+
+        Args:
+            workers: how many; None: one per core.
+            most: the upper bound, such as the number of tasks.
+            shares_cores: each computes in its share of the cores, instead of in one thread.
+            gpus: each sees one of so many GPUs, in turn; 0: all that there are.
+        """
         self.size = min(workers or cores(), most or sys.maxsize)
+        self._threads = max(1, cores() // self.size) if shares_cores else 1
+        self._gpus = _visible_gpus(gpus)
         self.location = "processes of this machine"
         self._make = make
         self._workers: dict[int, _Worker] = {}
@@ -52,10 +67,16 @@ class LocalPool:
         """Start a process; its environment has the number of threads, which libraries read on import."""
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(theirs, self._make), daemon=True)
-        with _environment(_ONE_THREAD), _signals_blocked():
+        with _environment(self._variables(worker)), _signals_blocked():
             process.start()
         theirs.close()  # so that the death of the process ends the pipe
         self._workers[worker] = _Worker(process, ours)
+
+    def _variables(self, worker: int) -> dict[str, str]:
+        threads = dict.fromkeys(_THREADS, str(self._threads))
+        if not self._gpus:
+            return threads
+        return {**threads, _VISIBLE_GPUS: self._gpus[worker % len(self._gpus)]}
 
     def send(self, worker: int, content: Any) -> None:
         """Send a task; `receive` notices a worker that has just died."""
@@ -94,6 +115,13 @@ class LocalPool:
         member.pipe.close()
         code = member.process.exitcode
         return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+
+
+def _visible_gpus(count: int) -> list[str]:
+    """The names of `count` GPUs for CUDA, within those that this process may see."""
+    visible = os.environ.get(_VISIBLE_GPUS)
+    names = visible.split(",") if visible else [str(index) for index in range(count)]
+    return [name.strip() for name in names[:count]]
 
 
 @contextmanager

@@ -40,7 +40,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("interview.mp4", "raw/in.mp4", "videos/in.mp4"):
         Path(name).parent.mkdir(exist_ok=True)
         shutil.copy("in.mp4", name)
-    Path("pairs.csv").write_text("video,speech\nin.mp4,voice.wav\n", encoding="utf-8")
+    shutil.copy(EXAMPLES / "speech.wav", "long.wav")
+    Path("pairs.csv").write_text("video,speech\nin.mp4,long.wav\n", encoding="utf-8")
     return tmp_path
 
 
