@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from latentsync.errors import UsageError
 from latentsync_cli import console
+from latentsync_cli.batch import run_list
 from latentsync_cli.options import (
     AddressOption,
     DeviceOption,
@@ -157,7 +159,7 @@ def sync(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Make the mouth in VIDEO follow SPEECH."""
+    """Make the mouth in VIDEO follow SPEECH, or many of them with --batch."""
     from dataclasses import replace
 
     from latentsync.sync.options import SyncOptions, choose_recipe, make_job
@@ -187,18 +189,33 @@ def sync(
         dry_run=dry_run,
     )
     if batch is not None:
-        run_list(
-            batch,
-            _refuse_single_paths(video, report) or output,
-            options,
-            BatchFlags(model or "compact", device, dtype, engine, address, workers, retry_failed, dry_run),
-            as_json=as_json,
-            quiet=quiet,
+        if video is not None or report is not None:
+            raise UsageError(
+                f"--batch '{batch}' takes neither VIDEO and SPEECH nor --report",
+                hint="write them in the list, as columns video, speech and report",
+            )
+        from latentsync.sync.batch import BatchJob
+
+        del options["report"], options["dry_run"]
+        jobs = BatchJob(
+            jobs=batch,
+            out=output or Path(f"{batch.stem}_synced"),
+            defaults=options,
+            model=model or "compact",
+            device=device,
+            dtype=dtype,
+            engine=engine,
+            address=address,
+            workers=workers,
+            retry_failed=retry_failed,
+            dry_run=dry_run,
         )
+        run_list(jobs, as_json=as_json, quiet=quiet)
         return
     if video is None or speech is None:
         raise UsageError(
-            "VIDEO and SPEECH are needed", hint="write for example: latentsync sync in.mp4 voice.wav -o out.mp4"
+            "VIDEO and SPEECH are needed",
+            hint="write for example: latentsync sync in.mp4 voice.wav -o out.mp4",
         )
     job = make_job(video, speech, output or Path(f"{video.stem}_synced.mp4"), options)
     job = replace(job, model=model or "compact", device=device, dtype=dtype)

@@ -96,7 +96,7 @@ class BatchResult:
 
     def as_dict(self) -> dict[str, object]:
         """The counts in values that JSON can hold."""
-        counts = Counter(outcome.status for outcome in self.outcomes)
+        counts = Counter[str](outcome.status for outcome in self.outcomes)
         earlier = sum(outcome.is_earlier for outcome in self.outcomes)
         return {"jobs": len(self.outcomes), **counts, "earlier": earlier, "took_s": round(self.took_s, 2)}
 
@@ -152,16 +152,17 @@ def _run_rows(
     try:
         with closing(run_tasks(pool, tasks, Rules(limit_s=math.inf), drop=_sweep)) as attempts:
             for attempt in attempts:
-                outcome = _take(attempt, row_of[attempt.task.key], log, report)
-                if outcome is not None:
-                    outcomes[outcome.row] = outcome
-                    counts[outcome.status] += 1
-                    each(outcome)
+                ended = _take(attempt, row_of[attempt.task.key], log, report)
+                if ended is not None:
+                    outcomes[ended.row] = ended
+                    counts[ended.status] += 1
+                    each(ended)
                 note = ", ".join(f"{count} {status}" for status, count in counts.items())
                 report(Progress("batch", counts.total(), total, "jobs", note=note))
     except KeyboardInterrupt:
-        ended = f"{counts.total()} of {total} jobs ended"
-        report(Note(f"{ended}: run the same command again to resume", "warning"))
+        report(
+            Note(f"{counts.total()} of {total} jobs ended: run the same command again to resume", "warning")
+        )
         raise
     return outcomes
 

@@ -66,6 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(REPOSITORY / "examples" / "portrait.mp4", folder / name / "a.mp4")
     write_data_sets(folder)
     (folder / "latentsync").symlink_to(REPOSITORY / "latentsync")
+    (folder / "jobs.csv").write_text("video,speech\nin.mp4,voice.wav\n", encoding="utf-8")
     write_pairs(folder)
     trainings = [name for name in bundled_names() if "unet" in name or name.startswith("stage")]
     for name in ["NAME", "syncnet", "unet", *(name.split("/")[-1] for name in trainings)]:
