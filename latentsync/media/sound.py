@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 LONGEST_S = 12 * 3600.0  # of speech that is read: 2.8 GB at 16 kHz
 GAP_S = 0.035  # a step in the times that is no rounding: the smallest packet of speech is 20 ms
 LONGEST_GAP_S = 600.0  # a longer step is taken for times that begin anew
+RESTART_S = 0.5  # so is a step back by more, as in joined recordings
 FULL_SCALE_LIMIT = (
     4.0  # float samples up to 12 dB above full scale are loud; beyond, they are of another range
 )
@@ -55,24 +56,26 @@ _COPIED = {
 _MP3_LOWEST_HZ_IN_MP4 = 16000  # ISO 14496-3 names no slower one
 _NO_LOUDER = {"rematrix_maxval": "1.0"}  # by default two equal channels add up to 1.41 of one
 _FLOAT_CODECS = ("pcm_f", "wavpack")
+# Without a header of their own: `cat` joins two, and the second may have another rate, or times of its own.
+_JOINED_FORMATS = {"aac", "ac3", "eac3", "flac", "mp3", "mpegts", "ogg"}
 
 
 @dataclass(frozen=True, slots=True)
 class _Condition:
     """What must be mended in a stream of sound before anything uses it.
 
-    has_gaps   packets are missing: silence goes in their place
+    is_steady  False: packets are missing, where silence goes, times begin anew, or rate or channels change
     gain       brings samples of another range to -1..1; 1 for all others
     is_finite  False: some samples are NaN or infinite and become 0
     """
 
-    has_gaps: bool
+    is_steady: bool
     gain: float
     is_finite: bool
 
     @property
     def is_sound(self) -> bool:
-        return not self.has_gaps and self.gain == 1 and self.is_finite
+        return self.is_steady and self.gain == 1 and self.is_finite
 
 
 def read_audio(
@@ -183,7 +186,7 @@ def decode_audio(container: InputContainer, stream: AudioStream) -> Iterator[Aud
                 if GAP_S <= shown_s - ahead_s <= LONGEST_GAP_S:
                     yield from _silence(frame, shown_s - ahead_s)
                     ahead_s = shown_s
-                elif abs(shown_s - ahead_s) > LONGEST_GAP_S:
+                elif not -RESTART_S < shown_s - ahead_s <= LONGEST_GAP_S:
                     ahead_s = shown_s  # the times begin anew
             ahead_s = shown_s if ahead_s is None else ahead_s
             if ahead_s is not None:
@@ -210,27 +213,34 @@ def _condition_of(path: Path, track: int | None) -> _Condition:
 
 @lru_cache(maxsize=64)
 def _examine(path: Path, track: int | None, mtime_ns: int, size_bytes: int) -> _Condition:
-    """Look for gaps in the packets' times and, in floating-point sound, for samples out of range."""
-    has_gaps, is_finite, peak = False, True, 0.0
+    """Look for what keeps packets from being copied, and in floating-point sound for samples out of range."""
+    is_steady, is_finite, peak = True, True, 0.0
     end_ticks: int | None = None
+    kinds: set[tuple[int, str]] = set()
     with open_media(path) as container:
         stream = need_stream(path, container, AudioStream, track)
         gap_ticks = GAP_S / float(stream.time_base or Fraction(1, AUDIO_HZ))
         is_float = stream.codec_context.name.startswith(_FLOAT_CODECS)
+        is_decoded = is_float or container.format.name in _JOINED_FORMATS
         for packet in read_packets(container, stream):
-            start_ticks = end_ticks if packet.pts is None else packet.pts
-            if start_ticks is not None and end_ticks is not None:
-                has_gaps |= start_ticks - end_ticks >= gap_ticks
-            end_ticks = start_ticks + packet.duration if start_ticks is not None and packet.duration else None
-            for frame in decode_packet(packet) if is_float else ():
-                if isinstance(frame, AudioFrame) and frame.format.bytes in (4, 8) and frame.samples:
+            if packet.pts is None:
+                is_steady &= not packet.size  # only the end has no time
+            else:
+                is_steady &= end_ticks is None or abs(packet.pts - end_ticks) < gap_ticks
+                end_ticks = packet.pts + packet.duration if packet.duration else None
+            for frame in decode_packet(packet) if is_decoded else ():
+                if not isinstance(frame, AudioFrame) or not frame.samples:
+                    continue
+                kinds.add((frame.sample_rate, frame.layout.name))
+                if is_float and frame.format.bytes in (4, 8):
                     values = frame.to_ndarray()
                     if values.dtype.kind != "f":
                         continue
                     finite = np.isfinite(values)
                     is_finite &= bool(finite.all())
                     peak = max(peak, float(np.abs(values, where=finite, out=np.zeros_like(values)).max()))
-    return _Condition(has_gaps, 1 / peak if peak > FULL_SCALE_LIMIT else 1.0, is_finite)
+    is_steady &= len(kinds) < 2
+    return _Condition(is_steady, 1 / peak if peak > FULL_SCALE_LIMIT else 1.0, is_finite)
 
 
 def _resample(frames: Iterable[AudioFrame], rate_hz: int) -> Iterator[NDArray[np.float32]]:

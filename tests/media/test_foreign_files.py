@@ -233,3 +233,24 @@ def test_hdr_becomes_sdr(trc: int) -> None:
     assert (np.diff(greys[:, 0]) >= 0).all() and greys[0, 0] == 0 and greys[-1, 0] == 255
     white = {PQ: 0.5807, HLG: 0.75}[trc]  # signal of reference white: ITU-R BT.2408
     assert 225 < greys[round(white * 255), 0] < 250
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix", "rates_hz"),
+    [
+        ("libopus", "opus", (48_000, 48_000)),
+        ("flac", "flac", (16_000, 16_000)),
+        ("aac", "aac", (44_100, 22_050)),
+    ],
+)
+def test_joined_sounds_are_read_and_written_alike(
+    tmp_path: Path, make_sound: MakeSound, codec: str, suffix: str, rates_hz: tuple[int, int]
+) -> None:
+    parts = [make_sound(f"{n}.{suffix}", codec=codec, rate_hz=rate) for n, rate in enumerate(rates_hz)]
+    joined = tmp_path / f"joined.{suffix}"
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    read = read_audio(joined).samples
+    assert len(read) == pytest.approx(sum(len(read_audio(part).samples) for part in parts), abs=1600)
+    for name in ("out.mp4", "out.mkv"):
+        written = read_audio(write_with(tmp_path / name, joined)).samples
+        assert len(written) == pytest.approx(len(read), abs=1600)
