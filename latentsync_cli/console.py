@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +23,7 @@ PIPE_COLUMNS = 120  # the width of tables where there is no terminal
 
 
 class _Screen(logging.Handler):
-    """A report that draws events on stderr: one bar, named after the stage that reported last.
+    """A report that draws events on stderr: a bar for each stage.
 
     As a logging handler it also shows the warnings of the package, such as a damaged packet that is left out.
     """
@@ -31,6 +32,9 @@ class _Screen(logging.Handler):
         super().__init__(logging.WARNING)
         self.quiet = quiet
         self.bar: tqdm[NoReturn] | None = None
+        self.stage = ""
+        self.done = self.first = self.tenths = 0
+        self.since_s = 0.0
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -68,17 +72,62 @@ class _Screen(logging.Handler):
             _print_error_line(line, style=style)
 
     def _advance(self, event: Progress) -> None:
+        """Draw a bar for each stage, named from the start; without a terminal, a line for each tenth."""
+        if event.stage != self.stage or event.done < self.done:
+            self.end_bar()
+            self.stage, self.first, self.since_s = event.stage, event.done, time.monotonic()
+            self.tenths = _tenths(event)
+        self.done = event.done
+        if not sys.stderr.isatty():
+            self._advance_line(event)
+            return
+        if self.bar is None:
+            self.bar = self._new_bar(event)
+        self.bar.set_postfix_str(event.note, refresh=False)
+        self.bar.total = event.total
+        self.bar.update(max(0, event.done - int(self.bar.n)))
+
+    def _new_bar(self, event: Progress) -> tqdm[NoReturn]:
+        """Counts the speed from the first report of the stage on: what came before it was another stage."""
         from tqdm import tqdm
 
-        if self.bar is not None and event.done < self.bar.n and event.total != self.bar.total:
-            self.end_bar()  # another kind of work, counted from the start again
-        if self.bar is None:
-            self.bar = tqdm(total=event.total, unit=f" {event.unit}", file=sys.stderr, dynamic_ncols=True)
-        bar = self.bar
-        bar.set_description_str(event.stage, refresh=False)
-        bar.set_postfix_str(event.note, refresh=False)
-        bar.total = event.total
-        bar.update(max(0, event.done - int(bar.n)))
+        return tqdm(
+            desc=event.stage,
+            total=event.total,
+            initial=event.done,
+            unit=event.unit,
+            bar_format=None if event.total else "{desc} {elapsed}",
+            smoothing=0.1,
+            file=sys.stderr,
+            dynamic_ncols=True,
+        )
+
+    def _advance_line(self, event: Progress) -> None:
+        if event.total is None or _tenths(event) == self.tenths:
+            return
+        self.tenths = _tenths(event)
+        took_s = time.monotonic() - self.since_s
+        left_s = took_s * (event.total - event.done) / max(1, event.done - self.first)
+        left = "" if event.done == event.total else f", {as_time(left_s)} left"
+        note = f", {event.note}" if event.note else ""
+        self._say(f"{event.stage}: {event.done} of {event.total} {event.unit}{note}{left}")
+
+
+def _tenths(event: Progress) -> int:
+    return 10 * event.done // event.total if event.total else 0
+
+
+def as_time(seconds: float) -> str:
+    """A time for people.
+
+    >>> as_time(7.2), as_time(400), as_time(9000)
+    ('7 s', '6 min 40 s', '2 h 30 min')
+    """
+    whole = max(1, round(seconds))
+    hours, minutes = whole // 3600, whole // 60 % 60
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
 
 
 _screens: list[_Screen] = []  # whose bars must end before a result or a failure is printed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def test_events_go_to_stderr_and_nothing_to_stdout(capsys: pytest.CaptureFixture
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.startswith("model compact\ndevice cpu\n")
-    assert "denoise:  50%" in shown.err
+    assert "denoise" not in shown.err  # the first tenth of a stage is not over
     assert "note: 3 frames have no face [ok]\n" in shown.err
     assert "step 7: loss 0.25\n" in shown.err
 
@@ -38,15 +39,31 @@ def test_quiet_keeps_warnings_only(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.strip() == "warning: no face for 2 s"
 
 
-def test_a_bar_with_an_unknown_end_learns_it_and_never_goes_back(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_a_tenth_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     report = console.make_report(False)
-    report(Progress("decode", 3, None))
-    report(Progress("denoise", 2, 4))
-    report(Progress("encode", 4, 4))
+    report(Progress("loading", 0, None))
+    for done in range(1, 41):
+        report(Progress("sync", done, 40))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10
+    assert lines[0].startswith("sync: 4 of 40 frames, ") and lines[0].endswith(" left")
+    assert lines[-1] == "sync: 40 of 40 frames"
+
+
+def test_a_terminal_shows_a_named_bar_for_each_stage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = console.make_report(False)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    report(Progress("loading", 0, None))
+    report(Progress("sync", 16, 40))
+    report(Progress("sync", 40, 40, note="ok"))
     console.end_bars()
-    last = capsys.readouterr().err.replace("\r", "\n").strip().splitlines()[-1]
-    assert last.startswith("encode: 100%")
-    assert "4/4" in last
+    bars = capsys.readouterr().err.replace("\r", "\n").split("\n")
+    shown = [bar.strip() for bar in bars if bar.strip()]
+    assert shown[0].startswith("loading 00:00")
+    assert all(bar.startswith(("loading", "sync")) for bar in shown)
+    assert "40/40" in shown[-1] and shown[-1].endswith("ok]")
 
 
 def test_results_are_plain_lines_after_the_bar(capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,7 +72,6 @@ def test_results_are_plain_lines_after_the_bar(capsys: pytest.CaptureFixture[str
     console.wrote(LONG)
     shown = capsys.readouterr()
     assert shown.out == f"{LONG}\n"
-    assert shown.err.endswith("\n")
 
 
 def test_json_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
