@@ -19,7 +19,6 @@ from latentsync.models.unet import build_unet
 from latentsync.models.vae import FaceVAE, build_vae
 from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.networks import VAEConfig
-from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.train.clips import WHISPER_KIND, FeatureFiles, find_clips
 from latentsync.weights.checkpoints import load_checkpoint, save_checkpoint
 from latentsync.weights.read import read_tensors
@@ -38,9 +37,8 @@ from recipes.compact.predicted import (
     plan_windows,
 )
 from tests.compact.trainer_runs import check_resumed_run, losses_of, tiny_run
+from tests.networks import RELEASED_UNET
 from tests.train.made_clips import write_clip
-
-RELEASED_UNET = load_recipe("stage2", UNetTrainingRecipe).network
 
 SETTINGS = (
     'held_out=["person_01*"]',

@@ -19,12 +19,9 @@ from latentsync.media.read import read_frames
 from latentsync.media.write import Encoding
 from latentsync.media.write import write_video as write_frames
 from latentsync.models.unet import build_unet
-from latentsync.recipe.loading import load_recipe
-from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.types import FrameImage
 from latentsync.weights.checkpoints import save_checkpoint
-
-RELEASED_UNET = load_recipe("stage2", UNetTrainingRecipe).network
+from tests.networks import TINY_UNET
 
 DISK_BYTES = 60_000
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -74,17 +71,7 @@ def write_video() -> WriteVideo:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A U-Net that fits the bundled autoencoder and learnt nothing, where the picture does not matter."""
     torch.manual_seed(1)
-    config = RELEASED_UNET.replaced(
-        block_out_channels=(8, 8),
-        attention_head_dim=2,
-        layers_per_block=1,
-        motion=False,
-        latent_channels=8,
-        norm_num_groups=4,
-        attention_levels=(False, True),
-        adapter_dim=8,
-        norm_over="frame",
-    )
+    config = TINY_UNET.replaced(latent_channels=8, audio_dim=384, adapter_dim=8, norm_over="frame")
     path = tmp_path_factory.mktemp("tiny") / "unet.safetensors"
     save_checkpoint(path, build_unet(config).state_dict(), kind="unet", config=config)
     return path

@@ -26,14 +26,12 @@ from latentsync.models.syncnet import build_syncnet
 from latentsync.recipe.evaluate import EvaluateRecipe
 from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.networks import TowerConfig
-from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.types import FrameImage
 from latentsync.weights.checkpoints import save_checkpoint
 from latentsync.weights.models import find_model
+from tests.networks import PAPER_SYNCNET
 
 USUAL = load_recipe("evaluate", EvaluateRecipe)
-
-PAPER_SYNCNET = load_recipe("syncnet", SyncNetRecipe).network
 
 
 @dataclass

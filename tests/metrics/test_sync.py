@@ -36,13 +36,10 @@ from latentsync.metrics.sync import (
 )
 from latentsync.models.syncnet import build_syncnet
 from latentsync.models.syncnet_v2 import SyncNetV2
-from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.networks import TowerConfig
-from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.weights import models as store
 from latentsync.weights.checkpoints import save_checkpoint
-
-PAPER_SYNCNET = load_recipe("syncnet", SyncNetRecipe).network
+from tests.networks import PAPER_SYNCNET
 
 TINY = PAPER_SYNCNET.replaced(
     visual=TowerConfig(channels=(8, 8), factors=((4, 8), 4), attention=()),

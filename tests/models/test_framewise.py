@@ -5,10 +5,7 @@ import torch
 
 from latentsync.errors import ShapeError
 from latentsync.models.framewise import build_framewise, cut_region
-from latentsync.recipe.loading import load_recipe
-from latentsync.recipe.train_syncnet import SyncNetRecipe
-
-BUNDLED_SYNCNET = load_recipe("compact/syncnet", SyncNetRecipe).framewise
+from tests.networks import BUNDLED_SYNCNET
 
 TINY = BUNDLED_SYNCNET.replaced(
     frames=10,

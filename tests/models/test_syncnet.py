@@ -11,12 +11,9 @@ from safetensors.torch import load_file
 
 from latentsync.errors import ShapeError
 from latentsync.models.syncnet import SyncNet, build_syncnet, stack_frames
-from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.networks import SyncNetConfig, TowerConfig
-from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.weights.checkpoints import load_checkpoint, save_checkpoint
-
-PAPER_SYNCNET = load_recipe("syncnet", SyncNetRecipe).network
+from tests.networks import PAPER_SYNCNET
 
 TINY = PAPER_SYNCNET.replaced(
     visual=TowerConfig(channels=(8, 8, 8), factors=((1, 2), 4, 4), attention=(False, True, False)),

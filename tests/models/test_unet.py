@@ -6,10 +6,7 @@ from torch import nn
 
 from latentsync.errors import ShapeError
 from latentsync.models.unet import LipUNet, build_unet
-from latentsync.recipe.loading import load_recipe
-from latentsync.recipe.train_unet import UNetTrainingRecipe
-
-RELEASED_UNET = load_recipe("stage2", UNetTrainingRecipe).network
+from tests.networks import RELEASED_UNET
 
 SMALL = dict(block_out_channels=(16, 32), attention_levels=(True, False), norm_num_groups=8, audio_dim=24)
 

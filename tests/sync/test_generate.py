@@ -20,15 +20,12 @@ from latentsync.faces.align import mouth_mask
 from latentsync.faces.track import TrackedFrame
 from latentsync.models.unet import LipUNet, build_unet
 from latentsync.models.vae import FaceVAE, build_vae
-from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.networks import VAEConfig
-from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.sync.generate import GeneratedFrame, Sampling, cut_crops, cut_windows, generate
 from latentsync.types import AffineFrame, Frame
 from latentsync.weights.models import LipModel
+from tests.networks import TINY_UNET
 from tests.sync.made_model import made_spec
-
-RELEASED_UNET = load_recipe("stage2", UNetTrainingRecipe).network
 
 SIDE_PX = 64
 STATES_DIM = 12
@@ -178,19 +175,7 @@ def tiny() -> LipModel:
     vae = build_vae(
         VAEConfig(block_out_channels=(8, 8), num_blocks=1, latent_channels=2, patch=4, norm_num_groups=4)
     )
-    unet = build_unet(
-        RELEASED_UNET.replaced(
-            block_out_channels=(8, 8),
-            attention_head_dim=2,
-            layers_per_block=1,
-            motion=False,
-            latent_channels=2,
-            norm_num_groups=4,
-            attention_levels=(False, True),
-            adapter_dim=STATES_DIM,
-            audio_dim=STATES_DIM,
-        )
-    )
+    unet = build_unet(TINY_UNET.replaced(adapter_dim=STATES_DIM, audio_dim=STATES_DIM))
     return model_of(unet.eval(), vae.eval(), "epsilon")
 
 

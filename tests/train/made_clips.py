@@ -9,11 +9,9 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.networks import TowerConfig
 from latentsync.recipe.train_syncnet import SyncNetRecipe
-
-PAPER_RECIPE = load_recipe("syncnet", SyncNetRecipe)
+from tests.networks import PAPER_RECIPE
 
 FRAMES, SIDE_PX, RATE_HZ = 50, 32, 16000
 

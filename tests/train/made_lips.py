@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from made_clips import write_clips
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -15,7 +14,6 @@ from latentsync.audio.whisper import WhisperEncoder
 from latentsync.models.syncnet import build_syncnet
 from latentsync.models.vae import build_vae
 from latentsync.models.videomae import build_video_encoder
-from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.networks import (
     TowerConfig,
     VAEConfig,
@@ -23,16 +21,13 @@ from latentsync.recipe.networks import (
     Wav2LipConfig,
     WhisperDims,
 )
-from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.recipe.train_unet import (
     LossWeights,
     UNetTrainingRecipe,
 )
 from latentsync.weights.checkpoints import save_checkpoint
-
-STAGE2_RECIPE = load_recipe("stage2", UNetTrainingRecipe)
-
-PAPER_SYNCNET = load_recipe("syncnet", SyncNetRecipe).network
+from tests.networks import PAPER_SYNCNET, STAGE2_RECIPE
+from tests.train.made_clips import write_clip, write_clips
 
 FRAMES = 5
 VAE = VAEConfig(block_out_channels=(8, 16), num_blocks=1, norm_num_groups=4)
@@ -123,7 +118,5 @@ def lip_recipe(
 def write_lips(folder: Path) -> Path:
     """Two clips to train on, person_00 and person_01, and one to validate on, person_10."""
     write_clips(folder, count=2)
-    from made_clips import write_clip
-
     write_clip(folder / "person_10.mp4", 10)
     return folder

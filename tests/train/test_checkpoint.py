@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from toy_run import TOY, run_toy
 
 from latentsync.errors import LatentSyncError, UsageError, WeightsError
 from latentsync.events import Event, Note
 from latentsync.train.checkpoint import EMA_WEIGHTS, POSITION, RECIPE, STATE, SUMS, export_best, find_last
 from latentsync.train.setup import owned_output
+from tests.train.toy_run import TOY, run_toy
 
 LONGER = TOY.with_run(samples=160)
 

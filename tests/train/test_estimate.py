@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_lips import STAGE1, STAGE2, lip_recipe, write_networks
 
 from latentsync.events import ignore
 from latentsync.recipe.train_unet import LossWeights, UNetTrainingRecipe
 from latentsync.train.setup import TrainingJob
 from latentsync.train.unet.run import run
+from tests.train.made_lips import STAGE1, STAGE2, lip_recipe, write_networks
 
 
 @pytest.fixture(scope="module")

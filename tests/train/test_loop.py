@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from toy_run import TOY, ToySamples, run_toy, squared
 
 from latentsync.errors import MediaError, MemoryShortage, RecipeError
 from latentsync.events import Event, Note
@@ -21,6 +20,7 @@ from latentsync.train.checkpoint import find_best, find_last
 from latentsync.train.log import Row, read_log
 from latentsync.train.loop import learning_rate
 from latentsync.weights.read import read_tensors
+from tests.train.toy_run import TOY, ToySamples, run_toy, squared
 
 TIMES = {"samples_per_s", "memory_bytes", "elapsed_s"}
 

@@ -20,19 +20,14 @@ from torch import Tensor
 from latentsync.errors import UsageError, WeightsError
 from latentsync.models.syncnet import build_syncnet
 from latentsync.models.unet import LipUNet, build_unet
-from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.networks import TowerConfig
-from latentsync.recipe.train_syncnet import SyncNetRecipe
-from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.weights import catalog, convert, judges
 from latentsync.weights.checkpoints import read_note
 from latentsync.weights.convert import import_file
 from latentsync.weights.models import find_model
 from latentsync.weights.read import read_tensors
 from latentsync.weights.released import load_unet, rename_unet, unet_from_released
-
-RELEASED_UNET = load_recipe("stage2", UNetTrainingRecipe).network
-PAPER_SYNCNET = load_recipe("syncnet", SyncNetRecipe).network
+from tests.networks import PAPER_SYNCNET, RELEASED_UNET
 
 Tensors = dict[str, Tensor]
 SALT = "golden-a"

@@ -11,9 +11,7 @@ from latentsync.errors import WeightsError
 from latentsync.models.syncnet import build_syncnet
 from latentsync.models.syncnet_v2 import SyncNetV2
 from latentsync.models.videomae import build_video_encoder
-from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.networks import TowerConfig, VideoEncoderConfig
-from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.weights.checkpoints import save_checkpoint
 from latentsync.weights.judges import (
     RELEASED_SYNCNETS,
@@ -23,8 +21,7 @@ from latentsync.weights.judges import (
     syncnet_v2_from_released,
     videomae_from_released,
 )
-
-PAPER_SYNCNET = load_recipe("syncnet", SyncNetRecipe).network
+from tests.networks import PAPER_SYNCNET
 
 TINY = PAPER_SYNCNET.replaced(
     visual=TowerConfig(channels=(8,), factors=((16, 32),), attention=(True,)),

@@ -11,29 +11,16 @@ from latentsync.errors import WeightsError
 from latentsync.files import sha256_of
 from latentsync.models.unet import build_unet
 from latentsync.models.vae import build_vae
-from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.networks import VAEConfig
-from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.weights import models as store
 from latentsync.weights import named
 from latentsync.weights.catalog import with_needs
 from latentsync.weights.checkpoints import save_checkpoint
 from latentsync.weights.hub import path_of
 from latentsync.weights.named import record_networks
-
-RELEASED_UNET = load_recipe("stage2", UNetTrainingRecipe).network
+from tests.networks import TINY_UNET as UNET
 
 VAE = VAEConfig(block_out_channels=(8, 8), num_blocks=1, latent_channels=2, norm_num_groups=4)
-UNET = RELEASED_UNET.replaced(
-    block_out_channels=(8, 8),
-    audio_dim=12,
-    attention_head_dim=2,
-    layers_per_block=1,
-    motion=False,
-    latent_channels=2,
-    norm_num_groups=4,
-    attention_levels=(False, True),
-)
 
 
 @pytest.fixture

@@ -12,9 +12,7 @@ from torch import Tensor
 from latentsync.errors import WeightsError
 from latentsync.models.unet import LipUNet, build_unet
 from latentsync.models.vae import build_vae
-from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.networks import UNetConfig, VAEConfig
-from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.weights.checkpoints import save_checkpoint
 from latentsync.weights.released import (
     load_unet,
@@ -24,8 +22,7 @@ from latentsync.weights.released import (
     unet_from_released,
     vae_from_released,
 )
-
-RELEASED_UNET = load_recipe("stage2", UNetTrainingRecipe).network
+from tests.networks import RELEASED_UNET
 
 Tensors = dict[str, Tensor]
 

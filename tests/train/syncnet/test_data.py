@@ -8,19 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made_clips import FRAMES, tiny_recipe, write_clips
 
 from latentsync.audio.mel import mel_window
 from latentsync.errors import MediaError
 from latentsync.manifest import ManifestClip
-from latentsync.recipe.loading import load_recipe
-from latentsync.recipe.train_syncnet import NegativesTable, SyncNetRecipe
+from latentsync.recipe.train_syncnet import NegativesTable
 from latentsync.train.augment import change_pictures, change_speech
 from latentsync.train.clips import FeatureFiles, Region, clip_of_sample, find_clips
 from latentsync.train.syncnet import data as sync_pairs
 from latentsync.train.syncnet.data import ClipWindows, SyncSamples, wrong_start
-
-PAPER_RECIPE = load_recipe("syncnet", SyncNetRecipe)
+from tests.networks import PAPER_RECIPE
+from tests.train.made_clips import FRAMES, tiny_recipe, write_clips
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from latentsync.recipe.loading import load_recipe
-from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.train.log import Row
 from latentsync.train.syncnet.watch import explain_plateau, find_plateau
-
-PAPER_RECIPE = load_recipe("syncnet", SyncNetRecipe)
+from tests.networks import PAPER_RECIPE
 
 
 def rows_of(*losses: float, chance: float | None = None, steps: int = 40) -> list[Row]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_clips import tiny_recipe, write_clip, write_clips
 
 from latentsync.errors import MediaError, RecipeError
 from latentsync.events import Event, Note, Plan, ignore
@@ -25,6 +24,7 @@ from latentsync.train.syncnet.run import run
 from latentsync.weights.checkpoints import read_note
 from latentsync.weights.judges import load_syncnet
 from latentsync.weights.named import BUNDLED
+from tests.train.made_clips import tiny_recipe, write_clip, write_clips
 
 
 @pytest.fixture(scope="module")

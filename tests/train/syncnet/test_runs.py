@@ -5,23 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made_clips import write_clips
 
 from latentsync.events import ignore
 from latentsync.manifest import read_manifest
 from latentsync.models.framewise import FramewiseSyncNet
-from latentsync.recipe.loading import load_recipe
-from latentsync.recipe.train_syncnet import (
-    SyncNetRecipe,
-)
 from latentsync.train.clips import FeatureFiles, find_clips
 from latentsync.train.log import read_log
 from latentsync.train.setup import TrainingJob
 from latentsync.train.syncnet.data import ClipRuns, LipRegion, RunSamples, augment_states
 from latentsync.train.syncnet.run import run
 from latentsync.weights.judges import load_syncnet
-
-PAPER_RECIPE = load_recipe("syncnet", SyncNetRecipe)
+from tests.networks import PAPER_RECIPE
+from tests.train.made_clips import write_clips
 
 RECIPE = PAPER_RECIPE.replaced(
     held_out=("person_00", "person_01"),

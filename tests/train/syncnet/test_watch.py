@@ -6,12 +6,9 @@ from collections import deque
 from pathlib import Path
 
 from latentsync.events import Event, Note
-from latentsync.recipe.loading import load_recipe
-from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.train.log import Row
 from latentsync.train.syncnet.watch import SyncNetWatch
-
-PAPER_RECIPE = load_recipe("syncnet", SyncNetRecipe)
+from tests.networks import PAPER_RECIPE
 
 
 def test_a_plateau_is_told_once_with_a_picture(tmp_path: Path) -> None:

@@ -10,14 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made_clips import write_clip
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
 from latentsync.manifest import ManifestClip
-from latentsync.recipe.loading import load_recipe
-from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.train.clips import FeatureFiles, Region, TooShort, find_clips
 from latentsync.train.syncnet.data import ClipWindows
 from latentsync.train.unet.data import (
@@ -28,8 +25,8 @@ from latentsync.train.unet.data import (
     frame_mel,
     make_source,
 )
-
-STAGE2_RECIPE = load_recipe("stage2", UNetTrainingRecipe)
+from tests.networks import STAGE2_RECIPE
+from tests.train.made_clips import write_clip
 
 FRAMES = 5
 

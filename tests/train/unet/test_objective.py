@@ -6,17 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from made_lips import FRAMES, STAGE1, STAGE2, SYNCNET, TEMPORAL, VAE, StandInLpips, lip_recipe
 from torch import Tensor, nn
 
 from latentsync.models.framewise import build_framewise
 from latentsync.models.syncnet import SyncNet, build_syncnet
 from latentsync.models.vae import build_vae
 from latentsync.models.videomae import build_video_encoder, trepa_distance
-from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.networks import TowerConfig
-from latentsync.recipe.train_syncnet import SyncNetRecipe
-from latentsync.recipe.train_unet import NoiseTable, UNetTrainingRecipe
+from latentsync.recipe.train_unet import NoiseTable
 from latentsync.train.unet.frozen import FrozenNetworks
 from latentsync.train.unet.objective import (
     UNetObjective,
@@ -30,11 +27,8 @@ from latentsync.train.unet.objective import (
     pixel_sync_loss,
     temporal_features,
 )
-
-STAGE2_RECIPE = load_recipe("stage2", UNetTrainingRecipe)
-
-PAPER_SYNCNET = load_recipe("syncnet", SyncNetRecipe).network
-BUNDLED_SYNCNET = load_recipe("compact/syncnet", SyncNetRecipe).framewise
+from tests.networks import BUNDLED_SYNCNET, PAPER_SYNCNET, STAGE2_RECIPE
+from tests.train.made_lips import FRAMES, STAGE1, STAGE2, SYNCNET, TEMPORAL, VAE, StandInLpips, lip_recipe
 
 NOWHERE = Path("nowhere")
 

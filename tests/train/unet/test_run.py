@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from made_lips import STAGE1, STAGE2, SYNCNET, StandInLpips, lip_recipe, write_lips, write_networks
 
 from latentsync.errors import MediaError, MemoryShortage, RecipeError, WeightsError
 from latentsync.events import Event, Note, Plan, ignore
@@ -31,8 +30,16 @@ from latentsync.train.unet.start import start_differences
 from latentsync.weights.checkpoints import load_checkpoint, read_note, save_checkpoint
 from latentsync.weights.models import find_model
 from latentsync.weights.read import read_tensors
-
-STAGE2_RECIPE = load_recipe("stage2", UNetTrainingRecipe)
+from tests.networks import STAGE2_RECIPE
+from tests.train.made_lips import (
+    STAGE1,
+    STAGE2,
+    SYNCNET,
+    StandInLpips,
+    lip_recipe,
+    write_lips,
+    write_networks,
+)
 
 
 class Judge:

@@ -13,13 +13,10 @@ from torch import Tensor, nn
 from latentsync.compat import make_torchvision_importable
 from latentsync.errors import WeightsError
 from latentsync.models.unet import build_unet
-from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.networks import UNetConfig
-from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.train.unet.start import choose_trainable, start_unet
 from latentsync.weights.checkpoints import save_checkpoint
-
-RELEASED_UNET = load_recipe("stage2", UNetTrainingRecipe).network
+from tests.networks import RELEASED_UNET
 
 # As the released network: attention on three of four levels, two layers a level, so as many tensors.
 PLAIN = RELEASED_UNET.replaced(
