@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import Outcome
+
 
 class Calls:
     """Remembers what a core was asked for, and answers what it is told to."""
@@ -21,6 +23,14 @@ class Calls:
         self.jobs.append(job)
         self.recipes.append(recipe)
         return self.answer(job)
+
+    def check_refusal(self, ended: Outcome, code: int, named: str) -> None:
+        """Nothing was started, and two lines say why and what to do."""
+        assert ended.code == code
+        error, hint = ended.err.splitlines()
+        assert error.startswith("error: ") and named in error
+        assert hint.startswith("hint:  ")
+        assert self.jobs == []
 
 
 @pytest.fixture

@@ -112,8 +112,4 @@ def test_wrong_flags_start_nothing(
     run_cli: RunCli,
 ) -> None:
     ended = run_cli("preprocess", *flags)
-    assert ended.code == code
-    error, hint = ended.err.splitlines()
-    assert error.startswith("error: ") and named in error
-    assert hint.startswith("hint:  ")
-    assert calls.jobs == []
+    calls.check_refusal(ended, code, named)

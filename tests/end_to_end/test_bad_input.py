@@ -14,6 +14,7 @@ import torch
 
 from latentsync.sync import run as core
 from latentsync.weights.named import BUNDLED
+from tests.conftest import RunCli
 
 SPEECH_S = 0.4
 # Exit code, what the error line names, arguments.
@@ -72,7 +73,7 @@ def inputs(
 
 @pytest.fixture
 def expect_failure(
-    inputs: Path, run_cli: Callable[..., Any], snapshot: Callable[[Path], dict[str, str]], tiny_model: Path
+    inputs: Path, run_cli: RunCli, snapshot: Callable[[Path], dict[str, str]], tiny_model: Path
 ) -> Callable[..., None]:
     """Runs `sync` and checks how it ends: the code, what is named, and that no file is new or changed."""
 
@@ -123,7 +124,7 @@ def test_a_full_disk(
 def test_a_video_without_a_face_loads_no_model(
     media: Path,
     folder: Path,
-    run_cli: Callable[..., Any],
+    run_cli: RunCli,
     cut_speech: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
     tiny_model: Path,

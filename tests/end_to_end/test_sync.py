@@ -26,6 +26,7 @@ from latentsync.media.read import read_frames
 from latentsync.media.sound import read_audio
 from latentsync.media.write import Encoding, VideoWriter
 from latentsync.types import Frame, FrameImage
+from tests.conftest import RunCli
 
 EXECUTABLE = Path(sys.executable).parent / "latentsync"
 SPEECH_S = 1.0
@@ -107,7 +108,7 @@ def test_the_report_tells_how_to_repeat_it(plain_run: tuple[Path, subprocess.Com
 
 
 def test_only_the_mouth_changes(
-    folder: Path, portrait: Path, run_cli: Callable[..., Any], cut_speech: Callable[..., Path]
+    folder: Path, portrait: Path, run_cli: RunCli, cut_speech: Callable[..., Path]
 ) -> None:
     speech = cut_speech(folder / "speech.wav", 0.24)
     flags = ("--compare", "--codec", "lossless", "--quiet", "--start", "0.6", "--end", "1.2")
@@ -128,10 +129,7 @@ def test_only_the_mouth_changes(
 
 
 def test_a_picture_speaks(
-    folder: Path,
-    portrait_frames: list[FrameImage],
-    run_cli: Callable[..., Any],
-    cut_speech: Callable[..., Path],
+    folder: Path, portrait_frames: list[FrameImage], run_cli: RunCli, cut_speech: Callable[..., Path]
 ) -> None:
     cv2.imwrite("face.png", cv2.cvtColor(portrait_frames[0], cv2.COLOR_RGB2BGR))
     ended = run_cli("sync", "face.png", cut_speech(folder / "speech.wav", 0.5), "--json")
@@ -151,7 +149,7 @@ def test_frames_without_a_face_are_left_alone_and_listed(
     portrait_frames: list[FrameImage],
     black_frames: Callable[[int], list[FrameImage]],
     write_video: Callable[..., Path],
-    run_cli: Callable[..., Any],
+    run_cli: RunCli,
     cut_speech: Callable[..., Path],
 ) -> None:
     faces = portrait_frames[:14]
@@ -173,7 +171,7 @@ def test_frames_without_a_face_are_left_alone_and_listed(
 def test_a_dry_run_makes_nothing(
     folder: Path,
     portrait: Path,
-    run_cli: Callable[..., Any],
+    run_cli: RunCli,
     cut_speech: Callable[..., Path],
     snapshot: Callable[[Path], dict[str, str]],
 ) -> None:
@@ -195,7 +193,7 @@ def test_odd_file_names(
     folder: Path,
     portrait: Path,
     tiny_model: Path,
-    run_cli: Callable[..., Any],
+    run_cli: RunCli,
     cut_speech: Callable[..., Path],
 ) -> None:
     (folder / f"{stem}.mp4").write_bytes(portrait.read_bytes())
@@ -208,11 +206,7 @@ def test_odd_file_names(
 
 
 def test_force_replaces_the_output(
-    folder: Path,
-    portrait: Path,
-    tiny_model: Path,
-    run_cli: Callable[..., Any],
-    cut_speech: Callable[..., Path],
+    folder: Path, portrait: Path, tiny_model: Path, run_cli: RunCli, cut_speech: Callable[..., Path]
 ) -> None:
     Path("out.mp4").write_text("old")
     speech = cut_speech(folder / "speech.wav", 0.08)
@@ -224,7 +218,7 @@ def test_uneven_frames_keep_their_times(
     folder: Path,
     portrait_frames: list[FrameImage],
     tiny_model: Path,
-    run_cli: Callable[..., Any],
+    run_cli: RunCli,
     cut_speech: Callable[..., Path],
 ) -> None:
     times_s = (0.0, 0.2, 0.4, 0.44, 0.48)

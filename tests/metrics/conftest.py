@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from latentsync.metrics.metric import ScoredClip
+from latentsync.metrics.statistics import FeatureStatistics
 
 SIDE = 64
 FRAMES = 60
@@ -94,3 +95,12 @@ def static() -> Callable[[ScoredClip], ScoredClip]:
 def first_number() -> Callable[[Any, ScoredClip], float]:
     """What a metric of clips says first."""
     return lambda metric, clip: next(iter(metric.score(clip).values()))
+
+
+def distance(metric: Any, clips: list[ScoredClip]) -> float:
+    """What a metric of sets says of clips."""
+    sides = [FeatureStatistics.empty(metric.width) for _ in range(2)]
+    for clip in clips:
+        for side, statistics in zip(("made", "real"), sides, strict=True):
+            statistics.add(metric.features(clip, side))
+    return float(metric.compare(*sides))

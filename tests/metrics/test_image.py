@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from latentsync.metrics.image import CleanFid, Fid, Flicker, Lpips, Psnr, Ssim, mouth_box, resized
 from latentsync.metrics.metric import Missing, ScoredClip
 from latentsync.metrics.statistics import FeatureStatistics
+from tests.metrics.conftest import distance
 
 CPU = torch.device("cpu")
 Change = Callable[[ScoredClip], ScoredClip]
@@ -51,14 +51,6 @@ def fid(name: str = "fid", *, batch_frames: int = 16) -> Fid:
 def noisy(clip: ScoredClip) -> ScoredClip:
     noise = np.random.default_rng(0).integers(-20, 20, clip.made_u8.shape)
     return replace(clip, made_u8=np.clip(clip.made_u8 + noise, 0, 255).astype(np.uint8))
-
-
-def distance(metric: Any, clips: list[ScoredClip]) -> float:
-    sides = [FeatureStatistics.empty(metric.width) for _ in range(2)]
-    for clip in clips:
-        for side, statistics in zip(("made", "real"), sides, strict=True):
-            statistics.add(metric.features(clip, side))
-    return float(metric.compare(*sides))
 
 
 def test_ssim_and_psnr_are_scikit_images(talking: Talking) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +11,10 @@ from torch import Tensor, nn
 
 from latentsync.metrics.metric import ScoredClip
 from latentsync.metrics.networks import load_program
-from latentsync.metrics.statistics import FeatureStatistics
 from latentsync.metrics.video import FvdI3d, FvdVideoMae
 from latentsync.models.videomae import build_video_encoder
 from latentsync.recipe.networks import VideoEncoderConfig
+from tests.metrics.conftest import distance
 
 CPU = torch.device("cpu")
 Change = Callable[[ScoredClip], ScoredClip]
@@ -49,14 +48,6 @@ def videomae() -> FvdVideoMae:
     config = VideoEncoderConfig(width=8, depth=1, heads=2, hidden=8, classes=0, picture=28, patch=14)
     encoder = build_video_encoder(config).eval()
     return FvdVideoMae(lambda: encoder, CPU, width=8)
-
-
-def distance(metric: Any, clips: list[ScoredClip]) -> float:
-    sides = [FeatureStatistics.empty(metric.width) for _ in range(2)]
-    for clip in clips:
-        for side, statistics in zip(("made", "real"), sides, strict=True):
-            statistics.add(metric.features(clip, side))
-    return float(metric.compare(*sides))
 
 
 def test_i3d_sees_frames_20_to_35_in_0_to_1(talking: Talking, i3d: FvdI3d) -> None:
