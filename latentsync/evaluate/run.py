@@ -298,7 +298,7 @@ def _generate(pair: Pair, path: Path, recipe: SyncRecipe, model: LipModel, repor
 
 def _videos(assignments: Sequence[Assignment]) -> dict[tuple[str, str, str], Path]:
     """The video of each setting, clip and method, and the input under the name of the real ones."""
-    found = {}
+    found: dict[tuple[str, str, str], Path] = {}
     for one in assignments:
         found[one.pair.setting, one.pair.name, REAL] = one.pair.video
         for made in one.made:
