@@ -68,9 +68,9 @@ def make_crops(clips: list[Path]) -> dict[str, NDArray[Any]]:
                 (opening, align(row.frame.rgb_u8, row.affine), np.c_[own, np.ones(68)] @ square[:2].T)
             )
         order = np.argsort([row[0] for row in rows])
-        for place in (order[-max(1, len(order) // 20)], order[len(order) // 2]):
-            crops.append(rows[place][1])
-            points.append(rows[place][2])
+        for index in (order[-max(1, len(order) // 20)], order[len(order) // 2]):
+            crops.append(rows[index][1])
+            points.append(rows[index][2])
             names.append(path.stem)
     return {"crops_u8": np.stack(crops), "points": np.stack(points), "names": np.array(names)}
 

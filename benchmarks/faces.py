@@ -36,16 +36,16 @@ COLUMNS = ("frames", "found_percent", "error_median", "error_p95", "jitter_ratio
 def corners(crop_from_frame: NDArray[np.float64]) -> NDArray[np.float64]:
     """Centre and corners of the crop in pixels of the frame, (5, 2)."""
     width, height = window_px(RESOLUTION)
-    places = np.array([[width / 2, height / 2], [0, 0], [width, 0], [0, height], [width, height]])
-    return np.asarray(np.column_stack([places, np.ones(5)]) @ cv2.invertAffineTransform(crop_from_frame).T)
+    points = np.array([[width / 2, height / 2], [0, 0], [width, 0], [0, height], [width, height]])
+    return np.asarray(np.column_stack([points, np.ones(5)]) @ cv2.invertAffineTransform(crop_from_frame).T)
 
 
 def jitter_px(transforms: list[NDArray[np.float64] | None]) -> float:
     """Root mean square second difference over runs of three frames that all have a crop."""
-    places = [None if one is None else corners(one) for one in transforms]
+    points = [None if one is None else corners(one) for one in transforms]
     squares = [
         ((after - 2 * now + before) ** 2).sum(1).mean()
-        for before, now, after in zip(places, places[1:], places[2:], strict=False)
+        for before, now, after in zip(points, points[1:], points[2:], strict=False)
         if before is not None and now is not None and after is not None
     ]
     return float(np.sqrt(np.mean(squares))) if squares else float("nan")

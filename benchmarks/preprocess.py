@@ -42,7 +42,7 @@ def link(train: Path, folders: Sequence[str], raw: Path, *, sample: int | None) 
         for name, path in find_videos(train / folder).videos.items()
     ]
     if sample is not None:
-        found = [found[place * len(found) // sample] for place in range(min(sample, len(found)))]
+        found = [found[index * len(found) // sample] for index in range(min(sample, len(found)))]
     for folder, name, path in found:
         target = raw / folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -77,7 +77,7 @@ def copy_with_sound(source: Path, target: Path, *, frames: int) -> None:
     with av.open(str(source)) as opened, av.open(str(target), "w") as written:
         pictures = opened.streams.video[0]
         copied = written.add_stream_from_template(pictures)
-        spoken = written.add_stream("pcm_s16le", rate=RATE_HZ, layout="mono")
+        speech = written.add_stream("pcm_s16le", rate=RATE_HZ, layout="mono")
         first_pts: int | None = None
         for packet in opened.demux(pictures):
             if packet.dts is None or packet.pts is None:
@@ -88,8 +88,8 @@ def copy_with_sound(source: Path, target: Path, *, frames: int) -> None:
             written.mux(packet)
         frame = av.AudioFrame.from_ndarray(levels[None], format="s16", layout="mono")
         frame.sample_rate, frame.time_base, frame.pts = RATE_HZ, Fraction(1, RATE_HZ), 0
-        written.mux(spoken.encode(frame))
-        written.mux(spoken.encode(None))
+        written.mux(speech.encode(frame))
+        written.mux(speech.encode(None))
 
 
 def choose(train: Path, folders: Sequence[str], clips: int) -> list[Path]:
@@ -99,7 +99,7 @@ def choose(train: Path, folders: Sequence[str], clips: int) -> list[Path]:
         info = probe(path)
         if info.video and info.audio and info.video.duration_s >= LEAST_S - 0.05:
             found.append(path)
-    return [found[place * len(found) // clips] for place in range(min(clips, len(found)))]
+    return [found[index * len(found) // clips] for index in range(min(clips, len(found)))]
 
 
 def longest(decisions: Sequence[Decision], source: str) -> Decision | None:

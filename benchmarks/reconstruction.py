@@ -86,8 +86,8 @@ class Mouth:
         return images.to(self.model.device, self.model.dtype) / 127.5 - 1
 
     def _crops(self, latents: Tensor, faces: Tensor) -> Crops:
-        placed = self.view.place(self.model.vae.decode(latents), faces)
-        images = placed.float().cpu().movedim(1, -1)  # f h w c
+        inserted = self.view.insert(self.model.vae.decode(latents), faces)
+        images = inserted.float().cpu().movedim(1, -1)  # f h w c
         return np.asarray(((images + 1) * 127.5).clamp(0, 255).round().numpy(), np.uint8)
 
 

@@ -133,7 +133,7 @@ def sheet(path: Path, target: Path) -> None:
     from latentsync.faces.track import track
 
     frames = sum(1 for _ in read_frames(path))
-    wanted = {round(place) for place in np.linspace(0, frames - 1, SHEET_COLUMNS + 2)[1:-1]}
+    wanted = {round(index) for index in np.linspace(0, frames - 1, SHEET_COLUMNS + 2)[1:-1]}
     columns = []
     tracked_frames = track(
         read_frames(path),

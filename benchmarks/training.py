@@ -153,7 +153,7 @@ def measure_steps(arguments: argparse.Namespace) -> dict[str, Any]:
                 )
                 clock = Clock(device, arguments.steps, table.batch_samples // table.micro_batch_samples)
                 rounds[-1][workers] = clocked(partial(run, job, recipe, ignore), clock)
-            print(f"round {number + 1}, {workers} readers:", say(rounds[-1][workers]), flush=True)
+            print(f"round {number + 1}, {workers} readers:", one_line(rounds[-1][workers]), flush=True)
     by_readers = {
         str(workers): {
             name: statistics.median(found[workers][name] for found in rounds) for name in rounds[0][workers]
@@ -234,7 +234,7 @@ def measure_decoders(arguments: argparse.Namespace) -> dict[str, Any]:
 
     clips = [clip for clip in read_manifest(arguments.data) if clip.frames >= 2 * WINDOW_FRAMES]
     clips = [
-        clips[place * len(clips) // arguments.clips] for place in range(min(arguments.clips, len(clips)))
+        clips[index * len(clips) // arguments.clips] for index in range(min(arguments.clips, len(clips)))
     ]
     random = np.random.default_rng(1247)
     rows: list[dict[str, tuple[float, float]]] = []
@@ -258,10 +258,10 @@ def measure_decoders(arguments: argparse.Namespace) -> dict[str, Any]:
     for visit in ("first", "again"):
         result[visit] = {
             clock: compare(
-                [row[f"pyav_{visit}"][place] / 2 for row in rows],
-                [row[f"decord_{visit}"][place] / 2 for row in rows],
+                [row[f"pyav_{visit}"][index] / 2 for row in rows],
+                [row[f"decord_{visit}"][index] / 2 for row in rows],
             )
-            for place, clock in enumerate(("by_the_clock", "of_the_processor"))
+            for index, clock in enumerate(("by_the_clock", "of_the_processor"))
         }
     print(json.dumps(result, indent=1))
     return result
@@ -304,7 +304,7 @@ DECODERS: dict[str, Callable[[Path, Sequence[range]], Any]] = {
 }
 
 
-def say(row: dict[str, float]) -> str:
+def one_line(row: dict[str, float]) -> str:
     return (
         f"{row['s']:.2f} s a step, {row['waiting_share']:.1%} of it waiting for data;"
         f" {row['processor_s']:.2f} s of the processor; {row['peak_mb']:.0f} MB"

@@ -128,7 +128,7 @@ def main() -> None:
 
 
 def _end_interrupted() -> NoReturn:
-    console.say("interrupted: no unfinished file is left behind")
+    console.print_message("interrupted: no unfinished file is left behind")
     if _wants_json():
         console.show_json({"error": "interrupted", "hint": None, "exit_code": console.INTERRUPTED})
     raise SystemExit(console.INTERRUPTED) from None

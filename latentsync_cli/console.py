@@ -41,15 +41,15 @@ class _Screen(logging.Handler):
             case Plan(lines):
                 self.end_bar()
                 for line in () if self.quiet else lines:
-                    self._say(line)
+                    self._print(line)
             case Note(message, level):
                 if level != "info":
-                    self._say(f"warning: {message}", style="yellow")
+                    self._print(f"warning: {message}", style="yellow")
                 elif not self.quiet:
-                    self._say(f"note: {message}")
+                    self._print(f"note: {message}")
             case Measured(step, values):
                 if not self.quiet:
-                    self._say(
+                    self._print(
                         f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items())
                     )
             case Progress():
@@ -57,7 +57,7 @@ class _Screen(logging.Handler):
                     self._advance(event)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._say(f"warning: {record.getMessage()}", style="yellow")
+        self._print(f"warning: {record.getMessage()}", style="yellow")
 
     def end_bar(self) -> None:
         """Leave the bar as it is and start a new line after it."""
@@ -65,7 +65,7 @@ class _Screen(logging.Handler):
             self.bar.close()
             self.bar = None
 
-    def _say(self, line: str, *, style: str | None = None) -> None:
+    def _print(self, line: str, *, style: str | None = None) -> None:
         from tqdm import tqdm
 
         with tqdm.external_write_mode(file=sys.stderr):
@@ -174,7 +174,7 @@ def show(
     for line in text:
         print(line)
     for line in () if quiet else words:
-        say(line)
+        print_message(line)
     for path in paths:
         wrote(path)
 
@@ -221,7 +221,7 @@ def table(
         print("".join(segment.text for segment in line).rstrip())
 
 
-def say(line: str) -> None:
+def print_message(line: str) -> None:
     """One line for the person, on stderr."""
     end_bars()
     _print_error_line(line)

@@ -58,9 +58,9 @@ def list_entries(as_json: JsonOption = False) -> None:
         *map(_row, listed),
     ]
     console.table("weights", rows, columns=COLUMNS)
-    console.say("folders: " + ", ".join(map(str, folders.values())))
+    console.print_message("folders: " + ", ".join(map(str, folders.values())))
     if any(entry.path is None for entry in listed):
-        console.say("'latentsync models pull NAME' downloads what is missing and what it needs")
+        console.print_message("'latentsync models pull NAME' downloads what is missing and what it needs")
 
 
 COLUMNS = ("name", "size", "state", "licence", "commercial use", "enables")
@@ -83,7 +83,7 @@ def pull(
     try:
         pulled = fetch(names, report, source=source, is_offline=offline, is_forced=force)
     except KeyboardInterrupt:
-        console.say("interrupted: finished files are kept; run the same command to get the rest")
+        console.print_message("interrupted: finished files are kept; run the same command to get the rest")
         raise SystemExit(console.INTERRUPTED) from None
     console.show(
         {"files": [_pulled_as_dict(file) for file in pulled]},

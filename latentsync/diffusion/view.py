@@ -48,7 +48,7 @@ class FaceView:
         """What is seen of the faces (n 3 h w) that are being changed: (n k h w) at the size of latents."""
         return encode(faces * self.mask)
 
-    def place(self, made: Tensor, faces: Tensor) -> Tensor:
+    def insert(self, made: Tensor, faces: Tensor) -> Tensor:
         """Faces (n 3 h w) with their generated part `made`; gradients pass."""
         return made
 
@@ -87,7 +87,7 @@ class MouthView:
         small_px = FOLD * self.side // self.factor
         return torch.cat([_folded(part, small_px) for part in (masked, self.cut(masked))], dim=1)
 
-    def place(self, made: Tensor, faces: Tensor) -> Tensor:
+    def insert(self, made: Tensor, faces: Tensor) -> Tensor:
         """Faces (n 3 h w) with the generated windows (n 3 h/2 w/2) put in; gradients pass."""
         height, width = faces.shape[2:]
         right, bottom = width - self.left - self.side, height - self.top - self.side

@@ -34,7 +34,7 @@ _FARTHEST = 0.12
 Reason = Literal["missing", "unreadable", "no_face", "too_short", "silent", "failed"]
 
 
-class Unfit(Exception):
+class UnusableClip(Exception):
     """A clip cannot be scored. Raised and caught within this folder, so that the reason reaches the table.
 
     reason  explained in docs/evaluate.md
@@ -99,7 +99,7 @@ def prepare(
         like: cut where the face of this one is, row by row, and stop reading at its end.
 
     Raises:
-        Unfit: it is not a video, or shows no face.
+        UnusableClip: it is not a video, or shows no face.
     """
     info = _video_info(video)
     limit_s = min(preparing.longest_s, longest_s or math.inf)
@@ -126,9 +126,9 @@ def prepare(
             if row.face is not None:
                 points[tick] = in_crop(row.face.points, affine)
     except MediaError as error:
-        raise Unfit("unreadable", str(error)) from error
+        raise UnusableClip("unreadable", str(error)) from error
     if not seen[:frames].any():
-        raise Unfit("no_face", f"'{video.name}': no face in {frames} frames")
+        raise UnusableClip("no_face", f"'{video.name}': no face in {frames} frames")
     if like is None:
         first = int(seen.argmax())
         crops_u8[:first], transforms[:first] = crops_u8[first], transforms[first]
@@ -169,7 +169,7 @@ def read_speech(path: Path, *, video: VideoInfo | None, frames: int) -> NDArray[
         frames: at 25 fps.
 
     Raises:
-        Unfit: the file cannot be read.
+        UnusableClip: the file cannot be read.
     """
     try:
         info = probe(path)
@@ -178,20 +178,20 @@ def read_speech(path: Path, *, video: VideoInfo | None, frames: int) -> NDArray[
         early_s = 0.0 if video is None else video.start_s - info.audio.start_s
         return read_audio(path, rate_hz=AUDIO_HZ, start_s=early_s, end_s=early_s + frames / VIDEO_FPS).samples
     except MediaError as error:
-        raise Unfit("unreadable" if path.exists() else "missing", str(error)) from error
+        raise UnusableClip("unreadable" if path.exists() else "missing", str(error)) from error
 
 
 def refuse_silent(speech: NDArray[np.float32] | None, *, silent_db: float, whose: str) -> NDArray[np.float32]:
     """Return the speech, unless it is silent.
 
     Raises:
-        Unfit: there is none, or it is silent.
+        UnusableClip: there is none, or it is silent.
     """
     if speech is None or not len(speech):
-        raise Unfit("silent", f"'{whose}' has no audio")
+        raise UnusableClip("silent", f"'{whose}' has no audio")
     loudest_db = 20 * math.log10(max(1e-10, float(np.abs(speech).max())))
     if loudest_db < silent_db:
-        raise Unfit(
+        raise UnusableClip(
             "silent", f"'{whose}': its loudest sample is at {loudest_db:.0f} dB, below {silent_db:g} dB"
         )
     return speech
@@ -206,9 +206,9 @@ def _video_info(video: Path) -> VideoInfo:
     try:
         info = probe(video).video
     except MediaError as error:
-        raise Unfit("unreadable" if video.exists() else "missing", str(error)) from error
+        raise UnusableClip("unreadable" if video.exists() else "missing", str(error)) from error
     if info is None or info.is_picture:
-        raise Unfit(
+        raise UnusableClip(
             "unreadable", f"'{video.name}' is {'only audio' if info is None else 'a picture'}, not a video"
         )
     return info
@@ -237,18 +237,18 @@ class RealSide:
     pair: Pair
     preparing: Preparing
     faces: Faces
-    _real: Prepared | Unfit | None = None
-    _speaker: Prepared | Unfit | None = None
+    _real: Prepared | UnusableClip | None = None
+    _speaker: Prepared | UnusableClip | None = None
 
     def real(self) -> Prepared:
         """The input video.
 
         Raises:
-            Unfit: it is not a video, or shows no face.
+            UnusableClip: it is not a video, or shows no face.
         """
         if self._real is None:
             self._real = self._prepared(self.pair.video)
-        if isinstance(self._real, Unfit):
+        if isinstance(self._real, UnusableClip):
             raise self._real
         return self._real
 
@@ -258,13 +258,13 @@ class RealSide:
             return None
         if self._speaker is None:
             self._speaker = self._prepared(self.pair.speaker)
-        return None if isinstance(self._speaker, Unfit) else self._speaker.points
+        return None if isinstance(self._speaker, UnusableClip) else self._speaker.points
 
-    def _prepared(self, video: Path) -> Prepared | Unfit:
+    def _prepared(self, video: Path) -> Prepared | UnusableClip:
         try:
             return prepare(video, self.preparing, self.faces, longest_s=self.pair.length_s)
-        except Unfit as unfit:
-            return unfit
+        except UnusableClip as unusable:
+            return unusable
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,14 +342,14 @@ def _beside(path: Path, real: Prepared, side: RealSide) -> tuple[Prepared, list[
 def _rows(first: int, last: int, preparing: Preparing) -> slice:
     if last - first < math.ceil(preparing.min_s * VIDEO_FPS):
         used_s = max(0, last - first) / VIDEO_FPS
-        raise Unfit("too_short", f"{used_s:.2f} s with face and speech, under {preparing.min_s:g} s")
+        raise UnusableClip("too_short", f"{used_s:.2f} s with face and speech, under {preparing.min_s:g} s")
     return slice(first, last)
 
 
 def _refuse_faceless(prepared: Prepared, rows: slice, preparing: Preparing, whose: str) -> None:
     share = float(prepared.seen[rows].mean())
     if share < preparing.min_share:
-        raise Unfit(
+        raise UnusableClip(
             "no_face", f"'{whose}': a face in {share:.0%} of the frames, under {preparing.min_share:.0%}"
         )
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from latentsync.errors import LatentSyncError, MediaError, RecipeError, UsageError, WeightsError
 from latentsync.evaluate.pairs import Made, Pair
-from latentsync.evaluate.prepare import VERSION, Faces, RealSide, Reason, Unfit, made_clip, real_clip
+from latentsync.evaluate.prepare import VERSION, Faces, RealSide, Reason, UnusableClip, made_clip, real_clip
 from latentsync.events import Note, Progress, Report
 from latentsync.faces.detect import Detector
 from latentsync.faces.landmarks import BUNDLED, choose_landmarker, fan_weights
@@ -212,16 +212,18 @@ class Scorer:
         """The scores of a method's video, or of the real one; it is only read if the cache lacks some."""
         entry = self.cache.read(key)
         set_metrics = () if path is None else self.set_metrics
-        lacking = [one for one in self.clip_metrics if entry is None or not _has_scores(entry, one)]
+        missing = [one for one in self.clip_metrics if entry is None or not _has_scores(entry, one)]
         without = [one for one in set_metrics if entry is None or not self._has_features(entry, one)]
-        if entry is None or (not entry.reason and (lacking or without)):
+        if entry is None or (not entry.reason and (missing or without)):
             scores, features = (dict(entry.scores), dict(entry.features)) if entry else ({}, {})
             try:
                 matched = real_clip(side) if path is None else made_clip(side, path)
-            except Unfit as unfit:
-                entry = Entry(reason=unfit.reason, detail=unfit.detail, scores=scores, features=features)
+            except UnusableClip as unusable:
+                entry = Entry(
+                    reason=unusable.reason, detail=unusable.detail, scores=scores, features=features
+                )
             else:
-                scores |= {_tag(metric): _score(metric, matched.clip) for metric in lacking}
+                scores |= {_tag(metric): _score(metric, matched.clip) for metric in missing}
                 keys = (key, self._key(side.pair, ["real side", str(matched.rows)]))
                 features |= {_tag(metric): self._embed(metric, matched.clip, keys) for metric in without}
                 self.cache.write_picture(key, _strip(matched.clip))
@@ -292,8 +294,8 @@ def _score(metric: ClipMetric, clip: ScoredClip) -> Scored:
     if isinstance(scored, Missing):
         return Scored(values={}, missing=f"{scored.reason}: {scored.detail}".rstrip(": "))
     values = {name: float(f"{value:.{_DIGITS}g}") for name, value in scored.items() if math.isfinite(value)}
-    lacking = [value for value in metric.values if value.name not in values]
-    reasons = [value.undefined or f"undefined: {value.name}" for value in lacking]
+    missing = [value for value in metric.values if value.name not in values]
+    reasons = [value.undefined or f"undefined: {value.name}" for value in missing]
     return Scored(values=values, missing="; ".join(dict.fromkeys(reasons)))
 
 

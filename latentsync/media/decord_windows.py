@@ -34,7 +34,7 @@ def read_window_by_decord(path: Path, frames: Sequence[int]) -> NDArray[np.uint8
             raise ValueError("decord counts fewer frames")
         decoded = reader.get_batch(list(frames)).asnumpy()
     except Exception as error:  # decord's errors have no class in common; PyAV tells what is wrong
-        _say_once(f"{type(error).__name__}: {error}".splitlines()[0])
+        _warn_once(f"{type(error).__name__}: {error}".splitlines()[0])
         return read_window(path, frames)
     return np.asarray(np.minimum(decoded, 255 - DARKER_LEVELS) + DARKER_LEVELS, np.uint8)
 
@@ -53,5 +53,5 @@ def _opened(path: Path, modified_ns: int) -> Any:
 
 
 @lru_cache(maxsize=16)
-def _say_once(reason: str) -> None:
+def _warn_once(reason: str) -> None:
     logger.warning("decord cannot read this clip, PyAV does (%s)", reason)

@@ -49,9 +49,9 @@ def build_metrics(
     unavailable: list[Unavailable] = []
     for name in METRICS if names is None else dict.fromkeys(names):
         metric = _find(name)
-        lacking = metric.lacking(setup)
-        if lacking:
-            unavailable.append(Unavailable(name, f"not available: {lacking}"))
+        reason = metric.unavailable_reason(setup)
+        if reason:
+            unavailable.append(Unavailable(name, f"not available: {reason}"))
         elif issubclass(metric, SetMetric):
             of_sets.append(metric.build(setup))
         else:

@@ -52,11 +52,11 @@ class Identity(ClipMetric):
     def build(cls, setup: MetricSetup) -> Self:
         path = setup.identity_network
         if path is None:
-            raise ValueError("identity needs a face network: see `lacking`")
+            raise ValueError("identity needs a face network: see `unavailable_reason`")
         return cls(cache(lambda: load_program(path, device=setup.device)), setup.device, _hash_of(path))
 
     @classmethod
-    def lacking(cls, setup: MetricSetup) -> str:
+    def unavailable_reason(cls, setup: MetricSetup) -> str:
         return "give a face network with --identity-network" if setup.identity_network is None else ""
 
     @property

@@ -126,7 +126,7 @@ class Metric(ABC):
         return cls()
 
     @classmethod
-    def lacking(cls, setup: MetricSetup) -> str:
+    def unavailable_reason(cls, setup: MetricSetup) -> str:
         """What to do before it can be measured here; "" for nothing."""
         from latentsync.weights.catalog import find_entry
         from latentsync.weights.hub import is_present

@@ -360,7 +360,7 @@ class CompactSyncConfidence(SyncConfidence):
         return cls(cache(lambda: choose_judge("compact", device=setup.device)), sha256_of(BUNDLED_SYNCNET))
 
     @classmethod
-    def lacking(cls, setup: MetricSetup) -> str:
+    def unavailable_reason(cls, setup: MetricSetup) -> str:
         return "" if BUNDLED_SYNCNET.is_file() else "this package was made without the bundled SyncNet"
 
     @classmethod

@@ -50,8 +50,8 @@ class Wav2Lip(nn.Module):
         for before, width in pairwise(widths):
             halved = _Block(nn.Conv2d(before, width, 3, 2, 1))
             levels.append(nn.Sequential(halved, _same(width), _same(width)))
-        one_place = _Block(nn.Conv2d(widths[-1], embedding, last_side))
-        levels.append(nn.Sequential(one_place, _Block(nn.Conv2d(embedding, embedding, 1))))
+        one_pixel = _Block(nn.Conv2d(widths[-1], embedding, last_side))
+        levels.append(nn.Sequential(one_pixel, _Block(nn.Conv2d(embedding, embedding, 1))))
         self.face_encoder = nn.ModuleList(levels)
         self.speech_encoder = _speech_encoder(embedding)
         below = embedding  # what rises from one level to the next

@@ -39,7 +39,7 @@ class KeepFace:
             return
         facts = self._facts(pictures, np.stack(points), clip.source_px)
         known = replace(bare, face=facts)
-        drop = self._moved_away(np.stack(points), known) or self._unfit(facts, known)
+        drop = self._moved_away(np.stack(points), known) or self._drop(facts, known)
         if drop is not None:
             yield drop
             return
@@ -69,7 +69,7 @@ class KeepFace:
         second = (known.start_frame + int(moves.argmax()) + 1) / VIDEO_FPS
         return Drop("face_lost", f"it moves too far from one frame to the next, at {second:.2f} s", known)
 
-    def _unfit(self, facts: FaceFacts, known: Clip) -> Drop | None:
+    def _drop(self, facts: FaceFacts, known: Clip) -> Drop | None:
         limits = self.keeping
         if facts.px < limits.min_px:
             return Drop("face_too_small", f"{facts.px:.0f} px < {limits.min_px:g} px", known)

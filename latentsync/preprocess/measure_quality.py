@@ -54,9 +54,9 @@ class MeasureQuality:
         else:
             sharp, blocky = np.mean([(sharpness(one), blockiness(one)) for one in chosen], axis=0)
             facts = QualityFacts(float(sharp), "sharpness", float(blocky))
-        yield self._unfit(facts, replace(clip, crops_u8=None, quality=facts)) or replace(clip, quality=facts)
+        yield self._drop(facts, replace(clip, crops_u8=None, quality=facts)) or replace(clip, quality=facts)
 
-    def _unfit(self, facts: QualityFacts, known: Clip) -> Drop | None:
+    def _drop(self, facts: QualityFacts, known: Clip) -> Drop | None:
         limits = self.quality
         needed = limits.min_hyperiqa if facts.measure == "hyperiqa" else limits.min_sharpness
         if facts.value < needed:

@@ -46,9 +46,9 @@ class MeasureSync:
             is_applied=self.synchrony.adjust != "none",
         )
         known = replace(clip, sync=facts, boxes_u8=None)
-        yield self._unfit(facts, replace(known, crops_u8=None)) or known
+        yield self._drop(facts, replace(known, crops_u8=None)) or known
 
-    def _unfit(self, facts: SyncFacts, known: Clip) -> Drop | None:
+    def _drop(self, facts: SyncFacts, known: Clip) -> Drop | None:
         needed = self.synchrony.min_confidence
         if facts.judge != "syncnet-v2":
             needed = self.synchrony.min_confidence_compact

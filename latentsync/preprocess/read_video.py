@@ -38,9 +38,9 @@ class ReadVideo:
     def run(self, clip: Clip, out_dir: Path) -> Iterator[Clip | Drop]:
         source = clip.source
         info = probe(source.path)
-        unfit = self._unfit(source, info)
-        if unfit is not None or info.video is None:
-            yield unfit or Drop("unreadable")
+        drop = self._drop(source, info)
+        if drop is not None or info.video is None:
+            yield drop or Drop("unreadable")
             return
         if source.sound is not None and not source.sound.is_file():
             yield Drop("no_audio", "its file is missing")
@@ -63,7 +63,7 @@ class ReadVideo:
                 source_px=source_px,
             )
 
-    def _unfit(self, source: Source, info: MediaInfo) -> Drop | None:
+    def _drop(self, source: Source, info: MediaInfo) -> Drop | None:
         """Why a file is dropped; None if it is not."""
         video, audio = info.video, info.audio
         if video is None or video.is_picture or video.frames == 1:

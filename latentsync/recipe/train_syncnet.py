@@ -38,7 +38,7 @@ class NegativesTable(Table):
     run_frames: Annotated[int, Field(ge=12, le=250)]
 
     @model_validator(mode="after")
-    def _means_what_it_says(self) -> NegativesTable:
+    def _is_consistent(self) -> NegativesTable:
         if self.policy == "reference" and self.min_distance_frames != 1:
             raise ValueError('policy = "reference" needs min_distance_frames = 1')
         if self.policy != "mixed" and self.other_clip_share:

@@ -159,8 +159,8 @@ class _Mouth:
             with torch.inference_mode():
                 made_pm1 = self.model.vae.decode(latents.movedim(1, 0))  # f c h w
                 faces = self._images([held[index] for index in range(len(made_pm1))])
-                placed_pm1 = self.view.place(made_pm1, faces)
-            for crop_pm1 in placed_pm1.float().cpu():
+                faces_pm1 = self.view.insert(made_pm1, faces)
+            for crop_pm1 in faces_pm1.float().cpu():
                 crop = to_levels(crop_pm1).permute(1, 2, 0).numpy()  # h w c
                 yield GeneratedFrame(held.popleft(), crop)
 

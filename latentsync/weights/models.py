@@ -191,14 +191,18 @@ def _trained(unet: Path, facts: Mapping[str, Any]) -> ModelSpec:
     is_clean = facts.get("prediction_type") == "sample"
     spec = _compact(unet) if is_clean else _released(str(unet), unet.parent, resolution=256)
     used, folders = used_networks(facts), (unet.parent, unet.parent.parent)
-    places = {
+    directories = {
         "vae": [unet.with_name("vae.safetensors"), *(near / VAE for near in folders)],
         "whisper": [
             unet.with_name("whisper.safetensors"),
             *(near / TINY for near in folders),
         ],
     }
-    found = {use: find_used(used[use], beside=places[use], model=str(unet)) for use in places if use in used}
+    found = {
+        use: find_used(used[use], beside=directories[use], model=str(unet))
+        for use in directories
+        if use in used
+    }
     return replace(
         spec,
         unet=unet,

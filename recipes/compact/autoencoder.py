@@ -67,10 +67,10 @@ class Store:
         """Put `count` new patches in."""
         for _ in range(count):
             patch = self.patches.draw(self.random)
-            place = self.made % STORE_PATCHES
+            index = self.made % STORE_PATCHES
             with torch.autocast("cpu", torch.bfloat16):
                 latents = self.teacher.encode(_images(patch[None]))
-            self.pictures_u8[place], self.latents[place] = patch, latents[0].float().numpy()
+            self.pictures_u8[index], self.latents[index] = patch, latents[0].float().numpy()
             self.made += 1
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:

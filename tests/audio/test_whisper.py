@@ -75,7 +75,7 @@ def test_a_blip_gives_one_step(small: WhisperEncoder, samples: int) -> None:
     assert encode_speech(small, noise(1)[:samples]).shape == (1, 5, 64)
 
 
-def test_silence_is_heard_as_finite_numbers(small: WhisperEncoder) -> None:
+def test_silence_gives_finite_states(small: WhisperEncoder) -> None:
     assert encode_speech(small, np.zeros(16000, np.float32)).isfinite().all()
 
 
@@ -98,7 +98,7 @@ def test_long_speech_keeps_its_length_and_ends_on_real_sound(small: WhisperEncod
     torch.testing.assert_close(features[-500:], small.states(end[None])[0, -500:])
 
 
-def test_steps_taken_out_of_order_equal_those_heard_at_once(small: WhisperEncoder) -> None:
+def test_states_read_out_of_order_equal_those_of_the_whole(small: WhisperEncoder) -> None:
     samples = noise(95)
     features = encode_speech(small, samples)
     times_s = [94.9, 0.0, 27.5, 28.0, 60.0]

@@ -17,7 +17,7 @@ def numbered(steps: int, *, states: int = 1) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("fps", ["25", "30", "24", "50", "23.976"])
-def test_frames_hear_the_steps_of_the_reference(golden: Path, fps: str) -> None:
+def test_frames_get_the_states_of_the_reference(golden: Path, fps: str) -> None:
     case = json.loads((golden / "whisper_windows.json").read_text())
     selected = case["selected_index"][fps]
     tokens = states_for_frames(numbered(case["n_features"]), [int(frame) / float(fps) for frame in selected])

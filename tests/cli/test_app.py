@@ -143,7 +143,7 @@ def test_a_reader_that_leaves_stops_nothing(tmp_path: Path) -> None:
         "from latentsync_cli import console\n"
         "console.survive_closed_pipes()\n"
         "sys.stdin.read()\n"
-        "for _ in range(3):\n    console.say('x' * 100_000)\n    print('y', flush=True)\n"
+        "for _ in range(3):\n    console.print_message('x' * 100_000)\n    print('y', flush=True)\n"
         f"pathlib.Path({str(done)!r}).touch()\n"
     )
     running = subprocess.Popen(

@@ -71,7 +71,7 @@ def test_a_syncnet_is_another_job(job_of: JobOf) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--set", "hdtf", "--method", "A"], "--method 'A': not of the form NAME=DIR"),
         (["--syncnet", "a.pt"], "--syncnet needs --data"),
@@ -82,14 +82,14 @@ def test_a_syncnet_is_another_job(job_of: JobOf) -> None:
     ],
 )
 def test_flags_that_do_not_fit(
-    flags: list[str], said: str, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    flags: list[str], message: str, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "data" / "hdtf").mkdir(parents=True)
     (tmp_path / "data" / "hdtf" / "a_1.mp4").write_bytes(b"x")
     monkeypatch.chdir(tmp_path)
     ended = run_cli("evaluate", *flags)
     assert (ended.code, ended.out) == (2, "")
-    assert said in ended.err
+    assert message in ended.err
 
 
 def test_real_clips_through_the_executable(media: Path, tmp_path: Path) -> None:

@@ -33,11 +33,11 @@ def test_nothing_that_the_mask_hides_reaches_the_network() -> None:
 def test_a_window_comes_back_to_where_it_was_cut() -> None:
     view, real = mouth_view(), faces(0)
     made = torch.zeros(2, 3, 128, 128, requires_grad=True)
-    placed = view.place(made, real)
-    assert torch.equal(view.place(view.cut(real), real), real)
-    assert torch.equal(view.cut(placed), made)
-    assert (placed == 0).sum() == made.numel()
-    placed.sum().backward()
+    inserted = view.insert(made, real)
+    assert torch.equal(view.insert(view.cut(real), real), real)
+    assert torch.equal(view.cut(inserted), made)
+    assert (inserted == 0).sum() == made.numel()
+    inserted.sum().backward()
     assert made.grad is not None and bool((made.grad == 1).all())
 
 

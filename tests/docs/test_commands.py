@@ -111,18 +111,18 @@ def test_the_command_runs(
     with pytest.raises(SystemExit) as ended:
         app.main()
         raise SystemExit(0)
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
     if ended.value.code in (0, None):
         return
-    assert is_expected(words, int(str(ended.value.code)), said), said
+    assert is_expected(words, int(str(ended.value.code)), output), output
 
 
-def is_expected(words: list[str], code: int, said: str) -> bool:
+def is_expected(words: list[str], code: int, output: str) -> bool:
     """Whether a refusal only means that nothing was downloaded here: it names the command that would."""
     if words[1:3] == ["models", "pull"]:
-        return (code == 6 and "offline" in said) or (code == 2 and "/media/stick" in said)
+        return (code == 6 and "offline" in output) or (code == 2 and "/media/stick" in output)
     if words[1] == "evaluate" and "--set" in words:
-        return code == 4 and "are missing" in said
+        return code == 4 and "are missing" in output
     if words[1] == "evaluate" and "--data" in words:
-        return code == 4 and "latentsync preprocess" in said  # the data is not here
-    return code == 6 and bool(NEEDS_RELEASED.search(said))
+        return code == 4 and "latentsync preprocess" in output  # the data is not here
+    return code == 6 and bool(NEEDS_RELEASED.search(output))

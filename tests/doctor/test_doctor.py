@@ -235,7 +235,7 @@ def test_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert states == {"disk for outputs": "ok", "disk for weights": "warning", "memory": "warning"}
 
 
-def test_a_file_is_no_place_for_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_need_a_folder_not_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("LATENTSYNC_CACHE", str(tmp_path / "file" / "cache"))
     check = found(machine.look_at_room(tmp_path), "disk for weights")

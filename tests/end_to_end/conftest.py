@@ -43,10 +43,10 @@ def portrait_frames(portrait: Path) -> list[FrameImage]:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory of the run."""
-    place = tmp_path / "work"
-    place.mkdir()
-    monkeypatch.chdir(place)
-    return place
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -77,11 +77,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def contents(place: Path) -> dict[str, str]:
+def contents(folder: Path) -> dict[str, str]:
     """What each file below a folder holds; folders are listed too."""
     found = {}
-    for path in sorted(place.rglob("*")):
-        name = os.fspath(path.relative_to(place))
+    for path in sorted(folder.rglob("*")):
+        name = os.fspath(path.relative_to(folder))
         found[name] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
     return found
 

@@ -61,27 +61,27 @@ def plain_run(
     tmp_path_factory: pytest.TempPathFactory, portrait: Path, cut_speech: Callable[..., Path]
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """One run of the installed executable, as in the README, for the tests that look at its result."""
-    place = tmp_path_factory.mktemp("plain")
-    cut_speech(place / "speech.wav", SPEECH_S)
+    folder = tmp_path_factory.mktemp("plain")
+    cut_speech(folder / "speech.wav", SPEECH_S)
     command = [EXECUTABLE, "sync", portrait, "speech.wav", "-o", "out.mp4", "--report", "report.json"]
-    return place, subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    return folder, subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
 def test_the_result_is_as_long_as_the_speech_and_like_the_video(
     plain_run: tuple[Path, subprocess.CompletedProcess[str]], portrait: Path
 ) -> None:
-    place, ended = plain_run
+    folder, ended = plain_run
     assert (ended.returncode, ended.stdout) == (0, "out.mp4\n"), ended.stderr
-    assert sorted(path.name for path in place.iterdir()) == ["out.mp4", "report.json", "speech.wav"]
-    made, source = probe(place / "out.mp4"), probe(portrait)
+    assert sorted(path.name for path in folder.iterdir()) == ["out.mp4", "report.json", "speech.wav"]
+    made, source = probe(folder / "out.mp4"), probe(portrait)
     assert made.video is not None and source.video is not None and made.audio is not None
     assert (made.video.width, made.video.height) == (source.video.width, source.video.height)
     assert (made.video.fps, made.video.codec) == (source.video.fps, "h264")
-    frames = frames_of(place / "out.mp4")
+    frames = frames_of(folder / "out.mp4")
     assert len(frames) == made.video.frames == math.ceil(SPEECH_S * float(source.video.fps))
-    speech = read_audio(place / "speech.wav").samples
-    heard = read_audio(place / "out.mp4").samples[: len(speech)]
-    assert np.corrcoef(heard, speech[: len(heard)])[0, 1] > 0.9
+    speech = read_audio(folder / "speech.wav").samples
+    audio = read_audio(folder / "out.mp4").samples[: len(speech)]
+    assert np.corrcoef(audio, speech[: len(audio)])[0, 1] > 0.9
     assert (made.audio.rate_hz, made.audio.channels) == (22050, 1)
 
 
@@ -128,7 +128,7 @@ def test_only_the_mouth_changes(
         assert change.max() == 0
 
 
-def test_a_picture_speaks(
+def test_a_picture_becomes_a_video(
     folder: Path, portrait_frames: list[FrameImage], run_cli: RunCli, cut_speech: Callable[..., Path]
 ) -> None:
     cv2.imwrite("face.png", cv2.cvtColor(portrait_frames[0], cv2.COLOR_RGB2BGR))

@@ -86,7 +86,7 @@ def test_a_list_of_pairs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("name,video\na,a.mp4", "no column 'speech'"),
         (f"video,speech\na.mp4,{'s' * 140_000}", "is not a CSV (field larger than field limit"),
@@ -99,11 +99,11 @@ def test_a_list_of_pairs(tmp_path: Path) -> None:
         ("name,video,speech\na,a.mp4,one, two.wav", "line 2: more values than columns"),
     ],
 )
-def test_a_list_with_a_fault(tmp_path: Path, text: str, said: str) -> None:
+def test_a_list_with_a_fault(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "pairs.csv").write_text(text, encoding="utf-8")
     with pytest.raises(UsageError) as failure:
         read_pairs(tmp_path / "pairs.csv")
-    assert said in str(failure.value)
+    assert message in str(failure.value)
 
 
 def test_a_pair_without_a_name_is_called_after_its_video(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from latentsync.evaluate.pairs import Pair
 from latentsync.evaluate.prepare import (
     Faces,
     RealSide,
-    Unfit,
+    UnusableClip,
     made_clip,
     prepare,
     read_speech,
@@ -63,7 +63,7 @@ def test_frames_before_the_face_and_without_it_are_known(
 
 
 def test_a_video_without_a_face_says_so(write_clip: WriteClip, faces: Faces, preparing: Preparing) -> None:
-    with pytest.raises(Unfit) as found:
+    with pytest.raises(UnusableClip) as found:
         prepare(write_clip("empty.mp4", faceless=range(99)), preparing, faces)
     assert found.value.reason == "no_face"
 
@@ -75,14 +75,14 @@ def test_what_is_no_video_says_so(
     path = tmp_path / "bad.mp4"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(Unfit) as found:
+    with pytest.raises(UnusableClip) as found:
         prepare(path, preparing, faces)
     assert found.value.reason == reason
 
 
 def test_silence_is_refused(write_clip: WriteClip) -> None:
     path = write_clip("quiet.mp4", sound=0.0)
-    with pytest.raises(Unfit) as found:
+    with pytest.raises(UnusableClip) as found:
         refuse_silent(read_speech(path, video=None, frames=30), silent_db=-60, whose="quiet.mp4")
     assert found.value.reason == "silent"
 
@@ -120,7 +120,7 @@ def test_a_copy_is_cut_where_its_input_is(side: RealSide) -> None:
         ({"sound": None}, "no audio: the pair's speech is used"),
     ],
 )
-def test_what_was_done_is_said(
+def test_what_was_done_is_recorded(
     side: RealSide, write_clip: WriteClip, changes: dict[str, Any], note: str
 ) -> None:
     matched = made_clip(side, write_clip("made.mp4", **changes))
@@ -137,7 +137,7 @@ def test_what_was_done_is_said(
 def test_what_cannot_be_used(
     side: RealSide, write_clip: WriteClip, changes: dict[str, Any], reason: str
 ) -> None:
-    with pytest.raises(Unfit) as found:
+    with pytest.raises(UnusableClip) as found:
         made_clip(side, write_clip("made.mp4", **changes))
     assert found.value.reason == reason
 

@@ -52,7 +52,7 @@ class Length:
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def write_spoken(path: Path, frames: list[FrameImage]) -> Path:
+def write_with_speech(path: Path, frames: list[FrameImage]) -> Path:
     """A video of `frames` with the spoken example."""
     encoding, speech = Encoding(preset="ultrafast"), EXAMPLES / "speech.wav"
     return write_video(path, frames, speech=speech, encoding=encoding, duration_s=len(frames) / 25)
@@ -62,7 +62,7 @@ def write_spoken(path: Path, frames: list[FrameImage]) -> Path:
 def portrait(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A second of our portrait, with sound."""
     frames = [frame.rgb_u8 for frame in read_frames(EXAMPLES / "portrait.mp4", end_s=1.0)]
-    return write_spoken(tmp_path_factory.mktemp("portrait") / "portrait.mp4", frames)
+    return write_with_speech(tmp_path_factory.mktemp("portrait") / "portrait.mp4", frames)
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_a_checkpoint_states_which_networks_taught_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"test_set": "hdtf"}, "either --set or --pairs"),
         ({"methods": (Method("real", Path()),)}, "this name is taken"),
@@ -182,9 +182,9 @@ def test_a_checkpoint_states_which_networks_taught_it(tmp_path: Path) -> None:
     ],
 )
 def test_flags_that_do_not_fit(
-    job: EvaluateJob, recipe: EvaluateRecipe, changes: dict[str, object], said: str
+    job: EvaluateJob, recipe: EvaluateRecipe, changes: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         run(replace(job, **changes), recipe, ignore, metrics=([Length()], [], []))  # type: ignore[arg-type]
 
 
@@ -267,7 +267,7 @@ def syncnet(tmp_path: Path) -> Path:
 def test_a_syncnet_is_judged_on_processed_clips(tmp_path: Path, syncnet: Path) -> None:
     random = np.random.default_rng(1)
     (tmp_path / "data").mkdir()
-    write_spoken(tmp_path / "data" / "a.mp4", list(random.integers(0, 255, (25, 64, 64, 3), np.uint8)))
+    write_with_speech(tmp_path / "data" / "a.mp4", list(random.integers(0, 255, (25, 64, 64, 3), np.uint8)))
     job = SyncNetJob(checkpoint=syncnet, data=tmp_path / "data", output=tmp_path / "out", device="cpu")
     result = run_syncnet(job, USUAL, ignore)
     assert 0 <= result.found.accuracy <= 1

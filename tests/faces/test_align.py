@@ -80,8 +80,8 @@ def test_control_points_are_brows_and_nose() -> None:
 @pytest.mark.parametrize("resolution", [128, 256, 512])
 def test_fit_undoes_a_similarity(resolution: int) -> None:
     frame_from_window = np.array([[0.9, 0.2, 40.0], [-0.2, 0.9, 30.0]])
-    placed = template(resolution) @ frame_from_window[:, :2].T + frame_from_window[:, 2]
-    fitted = fit_similarity(placed, resolution)
+    points = template(resolution) @ frame_from_window[:, :2].T + frame_from_window[:, 2]
+    fitted = fit_similarity(points, resolution)
     np.testing.assert_allclose(fitted, cv2.invertAffineTransform(frame_from_window), atol=1e-9)
 
 

@@ -46,6 +46,6 @@ def test_a_number_too_high_says_how_many_there_are() -> None:
         choose_first(FACES, FaceChoice("index", index=3))
 
 
-def test_a_place_without_a_face_says_where_they_are() -> None:
+def test_a_point_without_a_face_names_where_faces_are() -> None:
     with pytest.raises(FaceError, match="25,25, 220,30, 445,55"):
         choose_first(FACES, FaceChoice("point", point=(900, 900)))

@@ -104,9 +104,9 @@ def test_smoothing_stops_at_a_cut(follow: Follow) -> None:
     other[:, :] = other // 4
     other[20:220, 10:210] = picture(0)[20:220, 60:260]
     rows = follow([picture(0)] * 8 + [other] * 8)
-    places = [face_x(row) for row in rows]
-    assert np.ptp(places[:8]) < 0.5 and np.ptp(places[8:]) < 0.5
-    assert abs(places[7] - places[8]) > 45
+    centres = [face_x(row) for row in rows]
+    assert np.ptp(centres[:8]) < 0.5 and np.ptp(centres[8:]) < 0.5
+    assert abs(centres[7] - centres[8]) > 45
 
 
 def test_the_chosen_face_is_kept(follow: Follow) -> None:

@@ -88,7 +88,7 @@ def test_one_video_is_itself(tmp_path: Path) -> None:
     assert find_videos(video).videos == {"one.video": video}
 
 
-def test_a_place_that_is_not_there(tmp_path: Path) -> None:
+def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="nowhere"):
         find_videos(tmp_path / "nowhere")
 

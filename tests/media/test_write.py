@@ -287,9 +287,9 @@ def test_real_round_trip(tmp_path: Path, media: Path) -> None:
         assert np.mean(error**2) < 3.0  # 43 dB
         assert again.time_s == pytest.approx(frame.time_s, abs=2e-5)
     assert sound_packets(path) == sound_packets(source)
-    heard, given = require_audio(path), require_audio(source)
-    assert heard.duration_s == pytest.approx(given.duration_s, abs=1e-3)  # mp4 counts in milliseconds
-    assert heard == replace(given, duration_s=heard.duration_s)
+    written, given = require_audio(path), require_audio(source)
+    assert written.duration_s == pytest.approx(given.duration_s, abs=1e-3)  # mp4 counts in milliseconds
+    assert written == replace(given, duration_s=written.duration_s)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])

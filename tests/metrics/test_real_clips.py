@@ -61,9 +61,9 @@ def clip(media: Path) -> ScoredClip:
 def test_real_is_better_than_late_and_late_than_static(
     name: str, sign: int, clip: ScoredClip, first_number: Callable[[Any, ScoredClip], float]
 ) -> None:
-    metrics, _, lacking = build_metrics([name], device="cpu")
-    if lacking:
-        pytest.skip(lacking[0].reason)
+    metrics, _, unavailable = build_metrics([name], device="cpu")
+    if unavailable:
+        pytest.skip(unavailable[0].reason)
     (metric,) = metrics
     real, late, still = (sign * first_number(metric, _with(clip, way)) for way in ("real", "late", "static"))
     assert real > late > still
@@ -81,9 +81,9 @@ def test_compact_syncnet_finds_the_delay_and_the_still_face(clip: ScoredClip) ->
 
 @pytest.mark.parametrize("name", ["fid", "fid_clean", "fvd_videomae"])
 def test_sets_rank_real_above_static(name: str, clip: ScoredClip) -> None:
-    _, metrics, lacking = build_metrics([name], device="cpu")
-    if lacking:
-        pytest.skip(lacking[0].reason)
+    _, metrics, unavailable = build_metrics([name], device="cpu")
+    if unavailable:
+        pytest.skip(unavailable[0].reason)
     (metric,) = metrics
     wanted, *found = (metric.features(_with(clip, way), "made") for way in ("real", "real", "static"))
     sides = [FeatureStatistics.empty(wanted.shape[1]) for _ in range(3)]

@@ -32,12 +32,12 @@ def test_without_weights_the_rest_still_runs_and_nothing_stands_in(
     talking: Callable[..., ScoredClip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sync, "BUNDLED_SYNCNET", tmp_path / "none")
-    of_clips, of_sets, lacking = build_metrics(None, device="cpu")
+    of_clips, of_sets, unavailable = build_metrics(None, device="cpu")
     assert of_sets == []
     assert [metric.name for metric in of_clips] == [
         *("ssim", "psnr", "aperture", "leak", "lmd", "silence_motion", "flicker")
     ]
-    reasons = {each.name: each.reason for each in lacking}
+    reasons = {each.name: each.reason for each in unavailable}
     assert reasons.keys() == set(METRICS) - {metric.name for metric in of_clips}
     for name, weights in WEIGHTS.items():
         assert reasons[name] == f"not available: run 'latentsync models pull {weights}'"
@@ -51,10 +51,10 @@ def test_without_weights_the_rest_still_runs_and_nothing_stands_in(
 
 def test_a_metric_is_there_with_its_weights() -> None:
     put_files("inception")
-    of_clips, of_sets, lacking = build_metrics(["fid", "fid_clean", "fvd"], device="cpu")
+    of_clips, of_sets, unavailable = build_metrics(["fid", "fid_clean", "fvd"], device="cpu")
     assert of_clips == []
     assert [metric.name for metric in of_sets] == ["fid", "fid_clean"]
-    assert [each.name for each in lacking] == ["fvd"]
+    assert [each.name for each in unavailable] == ["fvd"]
 
 
 def test_every_metric_can_be_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,8 +63,8 @@ def test_every_metric_can_be_built(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     network = tmp_path / "network"
     network.write_bytes(b"one")
     monkeypatch.setattr(sync, "BUNDLED_SYNCNET", network)
-    of_clips, of_sets, lacking = build_metrics(None, device="cpu", identity_network=network)
-    assert lacking == []
+    of_clips, of_sets, unavailable = build_metrics(None, device="cpu", identity_network=network)
+    assert unavailable == []
     metrics = [*of_clips, *of_sets]
     assert {metric.name for metric in metrics} == set(METRICS)
     values = [value.name for metric in metrics for value in metric.values]
@@ -99,6 +99,6 @@ def test_a_face_network_is_a_program(talking: Callable[..., ScoredClip], tmp_pat
 
 
 def test_an_unknown_metric_names_the_nearest() -> None:
-    with pytest.raises(UsageError, match="no metric is called 'sim'") as raised:
+    with pytest.raises(UsageError, match="unknown metric 'sim'") as raised:
         build_metrics(["sim"], device="cpu")
     assert raised.value.hint == "did you mean ssim?"

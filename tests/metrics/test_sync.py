@@ -37,7 +37,7 @@ from latentsync.metrics.sync import (
 from latentsync.models.syncnet import build_syncnet
 from latentsync.models.syncnet_v2 import SyncNetV2
 from latentsync.recipe.networks import TowerConfig
-from latentsync.weights import models as store
+from latentsync.weights import models
 from latentsync.weights.checkpoints import save_checkpoint
 from tests.networks import PAPER_SYNCNET
 
@@ -166,7 +166,7 @@ def test_v2_picture_holds_the_crop_upright_and_in_bgr() -> None:
 
 def test_choosing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATENTSYNC_CACHE", str(tmp_path))
-    monkeypatch.setattr(store, "BUNDLED", tmp_path)
+    monkeypatch.setattr(models, "BUNDLED", tmp_path)
     with pytest.raises(WeightsError, match=r"syncnet\.safetensors"):
         choose_judge("compact")
     with pytest.raises(WeightsError, match="'syncnet-v2' is missing"):
@@ -184,16 +184,16 @@ def test_choosing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 REAL_CLIPS = ("grid_s1/bbaf2n.mpg", "assorted/voxceleb_01.mp4", "assorted/voxceleb_05.mp4")
-SPOKEN_FRAMES = 75
-Spoken = tuple[Tensor, NDArray[np.float32]]
+SPEECH_FRAMES = 75
+SpeechVideo = tuple[Tensor, NDArray[np.float32]]
 
 
 @pytest.fixture(scope="module", params=REAL_CLIPS)
-def spoken(request: pytest.FixtureRequest, media: Path, bundled: SyncJudge) -> Spoken:
+def speech_video(request: pytest.FixtureRequest, media: Path, bundled: SyncJudge) -> SpeechVideo:
     """What the bundled judge sees in three seconds of a real clip at 25 fps, and the speech of six."""
     path = media / "train" / request.param
     rows = track(
-        islice(read_frames(path), SPOKEN_FRAMES),
+        islice(read_frames(path), SPEECH_FRAMES),
         choice=FaceChoice("largest"),
         resolution=128,
         detector=Detector(),
@@ -218,9 +218,9 @@ def moved(samples: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
 
 @pytest.mark.parametrize("delay_frames", [-6, 3])
 def test_bundled_judge_finds_how_far_speech_was_moved(
-    spoken: Spoken, bundled: SyncJudge, delay_frames: int
+    speech_video: SpeechVideo, bundled: SyncJudge, delay_frames: int
 ) -> None:
-    visual, samples = spoken
+    visual, samples = speech_video
     straight, late = (
         distance_per_offset(
             bundled, visual, bundled.embed_speech(moved(samples, frames)), max_shift_frames=15
@@ -234,8 +234,8 @@ def test_bundled_judge_finds_how_far_speech_was_moved(
     assert late[offset] > straight[offset] + 0.1
 
 
-def test_bundled_judge_is_surest_of_its_own_speech(spoken: Spoken, bundled: SyncJudge) -> None:
-    visual, samples = spoken
+def test_bundled_judge_is_surest_of_its_own_speech(speech_video: SpeechVideo, bundled: SyncJudge) -> None:
+    visual, samples = speech_video
 
     def confidence(speech: NDArray[np.float32]) -> float:
         found = distance_per_offset(bundled, visual, bundled.embed_speech(speech), max_shift_frames=15)

@@ -26,11 +26,11 @@ def test_every_window_of_a_run_is_embedded_by_itself() -> None:
     net = build_framewise(TINY).eval()
     frames, states = torch.randn(2, 3, 14, 16, 16), torch.randn(2, 28, 2, 4)
     with torch.inference_mode():
-        seen, heard = net.embed_frames(frames), net.embed_speech(states)
+        visual, audio = net.embed_frames(frames), net.embed_speech(states)
         alone = net.embed_frames(frames[:, :, 3:13])
-    assert seen.shape == heard.shape == (2, 5, 6)
-    torch.testing.assert_close(seen[:, 3:4], alone)
-    torch.testing.assert_close(seen.norm(dim=2), torch.ones(2, 5))
+    assert visual.shape == audio.shape == (2, 5, 6)
+    torch.testing.assert_close(visual[:, 3:4], alone)
+    torch.testing.assert_close(visual.norm(dim=2), torch.ones(2, 5))
 
 
 def test_speech_of_another_width_is_refused() -> None:

@@ -71,9 +71,9 @@ def test_golden(case: str, golden: Path, synthetic: ModuleType) -> None:
     image = synthetic.synthetic_input(f"{case}/image", facts["image_shape"], facts["salt"])
     mel = synthetic.synthetic_input(f"{case}/mel", facts["mel_shape"], facts["salt"]) * facts["mel_gain"]
     with torch.no_grad():
-        seen, heard = syncnet(image, mel)
+        visual, audio = syncnet(image, mel)
     expected = load_file(golden / f"{case}.safetensors")
-    for ours, theirs in ((seen, expected["vision"]), (heard, expected["audio"])):
+    for ours, theirs in ((visual, expected["vision"]), (audio, expected["audio"])):
         assert (ours - theirs).norm() / theirs.norm() < 1e-4
 
 
@@ -99,8 +99,8 @@ def test_embeddings_are_unit_vectors_without_negative_entries() -> None:
 def test_checkpointing_keeps_gradients() -> None:
     def gradients(syncnet: SyncNet) -> list[torch.Tensor]:
         syncnet.zero_grad()
-        seen, heard = syncnet(*windows(TINY))
-        ((1 - heard @ seen.T) ** 2).sum().backward()
+        visual, audio = syncnet(*windows(TINY))
+        ((1 - audio @ visual.T) ** 2).sum().backward()
         return [p.grad.clone() for p in syncnet.parameters() if p.grad is not None]
 
     syncnet = build_syncnet(TINY)
@@ -126,7 +126,7 @@ def test_frames_of_another_size() -> None:
         stack_frames(torch.zeros(1, 3, 5, 64, 64), TINY)
 
 
-def test_window_that_does_not_shrink_to_one_place() -> None:
+def test_window_that_does_not_shrink_to_one_pixel() -> None:
     with pytest.raises(ShapeError, match=r"\(64, 64\) .* shrink to \(4, 2\)"):
         build_syncnet(TINY).embed_frames(torch.zeros(1, 15, 64, 64))
 
@@ -134,8 +134,8 @@ def test_window_that_does_not_shrink_to_one_place() -> None:
 def test_wav2lip() -> None:
     with torch.device("meta"):
         syncnet = build_syncnet(WAV2LIP)
-        seen, heard = syncnet(torch.zeros(2, 15, 128, 256), torch.zeros(2, 1, 80, 16))
-    assert seen.shape == heard.shape == (2, 1024)
+        visual, audio = syncnet(torch.zeros(2, 15, 128, 256), torch.zeros(2, 1, 80, 16))
+    assert visual.shape == audio.shape == (2, 1024)
     assert sum(parameter.numel() for parameter in syncnet.parameters()) == 65_215_360
     with pytest.raises(ValueError, match="wav2lip"):
         syncnet.enable_gradient_checkpointing()

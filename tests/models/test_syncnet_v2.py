@@ -20,9 +20,9 @@ def test_golden(golden: Path, synthetic: ModuleType) -> None:
     clips = synthetic.synthetic_input("syncnet_v2/lip", (2, 3, 5, 224, 224), facts["salt"]) * 127 + 127
     cepstra = synthetic.synthetic_input("syncnet_v2/mfcc", (2, 1, 13, 20), facts["salt"]) * 10
     with torch.no_grad():
-        seen, heard = judge.embed_clips(clips), judge.embed_speech(cepstra)
+        visual, audio = judge.embed_clips(clips), judge.embed_speech(cepstra)
     expected = load_file(golden / "syncnet_v2.safetensors")
-    for ours, theirs in ((seen, expected["lip_embedding"]), (heard, expected["audio_embedding"])):
+    for ours, theirs in ((visual, expected["lip_embedding"]), (audio, expected["audio_embedding"])):
         assert (ours - theirs).norm() / theirs.norm() < 1e-4
 
 

@@ -18,7 +18,7 @@ def test_frames_come_out_as_large_as_they_went_in() -> None:
     assert made.abs().max() <= 1
 
 
-def test_a_frame_hears_its_own_speech_alone() -> None:
+def test_a_frame_depends_on_its_own_speech_alone() -> None:
     network = build_wav2lip(TINY).eval()
     video, mel = torch.rand(1, 3, 3, 48, 48), torch.randn(1, 3, 80, 16)
     made = network(video, video, mel)

@@ -35,8 +35,8 @@ def card(number: int, size: tuple[int, int]) -> FrameImage:
 
 def astronaut(shift_x: float = 0.0, *, zoom: float = 0.8, size: tuple[int, int] = (320, 240)) -> FrameImage:
     """A public photograph of a face, moved by so many pixels from the middle."""
-    place = np.array([size[0] / 2 + shift_x - 222 * zoom, size[1] / 2 - 120 * zoom])
-    matrix = np.column_stack([zoom * np.eye(2), place])
+    offset_px = np.array([size[0] / 2 + shift_x - 222 * zoom, size[1] / 2 - 120 * zoom])
+    matrix = np.column_stack([zoom * np.eye(2), offset_px])
     picture = cv2.warpAffine(skimage.data.astronaut(), matrix, size, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(picture, np.uint8)
 
@@ -114,8 +114,8 @@ class LoudnessJudge:
         loudness = np.abs(samples[:whole]).reshape(-1, SAMPLES_PER_FRAME).mean(1)
         return torch.from_numpy(loudness).float().unfold(0, self.window_frames, 1)
 
-    def distances(self, seen: Tensor, heard: Tensor) -> Tensor:
-        return (seen - heard).norm(dim=1)
+    def distances(self, visual: Tensor, audio: Tensor) -> Tensor:
+        return (visual - audio).norm(dim=1)
 
 
 @pytest.fixture

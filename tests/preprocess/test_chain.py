@@ -174,8 +174,8 @@ def cut_off(path: Path, share: float) -> Path:
 def rotten(path: Path) -> Path:
     content = bytearray(path.read_bytes())
     random = np.random.default_rng(1)
-    for place in random.integers(100, len(content) - 100, 300):
-        content[place] = random.integers(256)
+    for position in random.integers(100, len(content) - 100, 300):
+        content[position] = random.integers(256)
     path.write_bytes(content)
     return path
 

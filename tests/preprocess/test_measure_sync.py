@@ -46,8 +46,8 @@ def test_speech_is_moved_to_fit(
     known = measure(clip_with(loudness, early_frames=early_frames), judge)
     assert isinstance(known, Clip) and known.sync is not None and known.crops_u8 is not None
     assert known.sync.offset_frames == early_frames and known.sync.is_applied
-    heard = speech_during(known).reshape(FRAMES, -1).mean(1)  # no sample is missing at either end
-    np.testing.assert_allclose(heard, known.crops_u8[:, 0, 0, 0] / 255, atol=0.005)
+    speech = speech_during(known).reshape(FRAMES, -1).mean(1)  # no sample is missing at either end
+    np.testing.assert_allclose(speech, known.crops_u8[:, 0, 0, 0] / 255, atol=0.005)
 
 
 def test_without_adjustment_the_speech_stays(loudness: NDArray[np.float32], judge: LoudnessJudge) -> None:
@@ -89,7 +89,7 @@ def test_too_short_for_the_judge(judge: LoudnessJudge) -> None:
 
 def test_speech_outside_the_source_is_silence() -> None:
     clip = clip_of(start_frame=1, frames=3, speech=np.ones(3 * SAMPLES_PER_FRAME, np.float32))
-    heard = speech_during(clip).reshape(3, -1).mean(1)
-    assert heard.tolist() == [1, 1, 0]
+    speech = speech_during(clip).reshape(3, -1).mean(1)
+    assert speech.tolist() == [1, 1, 0]
     after = replace(clip, start_frame=9)
     assert speech_during(after).shape == (3 * SAMPLES_PER_FRAME,) and not speech_during(after).any()

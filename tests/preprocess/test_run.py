@@ -348,9 +348,9 @@ def test_a_stopped_run_resumes_and_ends_with_the_same_files(
     while not (logged.exists() and logged.read_bytes().count(b"\n") >= 3) and time.monotonic() < end_s:
         time.sleep(0.02)
     stopped.send_signal(signum)
-    said, _ = stopped.communicate(timeout=60)
+    output, _ = stopped.communicate(timeout=60)
     if signum != signal.SIGKILL:
-        assert "run the same command again to resume" in said
+        assert "run the same command again to resume" in output
         assert not list(out.rglob("*.part*"))
     done = [json.loads(line) for line in logged.read_bytes().splitlines() if line.endswith(b"}")]
     assert 3 <= len(done) < 11

@@ -114,7 +114,7 @@ def test_features_are_those_of_the_written_sound(
 ) -> None:
     monkeypatch.setattr(save_features, "load_whisper", lambda path, **_: path.stem)
     monkeypatch.setattr(
-        save_features, "encode_speech", lambda _, heard: torch.full((len(heard) // 320, 5, 2), 0.5)
+        save_features, "encode_speech", lambda _, samples: torch.full((len(samples) // 320, 5, 2), 0.5)
     )
     written = write(clip, tmp_path)
     step = SaveFeatures(Features(mel=True, whisper="compact"))

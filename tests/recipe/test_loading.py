@@ -57,11 +57,11 @@ def failure(path: str | Path, *overrides: str) -> tuple[str, str]:
     return str(caught.value), caught.value.hint
 
 
-def test_a_name_finds_a_shipped_recipe_with_or_without_its_suffix() -> None:
+def test_a_name_finds_a_bundled_recipe_with_or_without_its_suffix() -> None:
     assert load_recipe("sync", SyncRecipe) == load_recipe("sync.toml", SyncRecipe)
 
 
-def test_a_file_wins_over_a_shipped_name(
+def test_a_file_wins_over_a_bundled_name(
     write: Callable[[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write("sync.toml", "seed = 5")

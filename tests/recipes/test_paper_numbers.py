@@ -87,8 +87,8 @@ def test_syncnet_is_the_paper_s_best() -> None:
 
 
 def test_no_ablation_is_left_out() -> None:
-    shipped = {name for name in bundled_names() if name.startswith("ablations/syncnet-")}
-    assert shipped == {f"ablations/syncnet-{name}" for name in ABLATIONS}
+    bundled = {name for name in bundled_names() if name.startswith("ablations/syncnet-")}
+    assert bundled == {f"ablations/syncnet-{name}" for name in ABLATIONS}
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
@@ -112,7 +112,7 @@ def test_the_network_of_a_recipe_fits_what_it_sees(name: str) -> None:
     with torch.device("meta"):
         network = build_syncnet(config).eval()
         frames = torch.zeros(1, config.visual_channels, rows, side)
-        seen, heard = network(frames, torch.zeros(1, 1, 80, config.mel_steps))
-    assert seen.shape == heard.shape
+        visual, audio = network(frames, torch.zeros(1, 1, 80, config.mel_steps))
+    assert visual.shape == audio.shape
     if name in PARAMETERS:
         assert sum(parameter.numel() for parameter in network.parameters()) == PARAMETERS[name]

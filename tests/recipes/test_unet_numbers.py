@@ -139,12 +139,12 @@ def test_rows_of_the_papers_tables(row: str) -> None:
 
 
 def test_every_ablation_is_a_row_of_a_table() -> None:
-    shipped = {name for name in bundled_names() if name.startswith("ablations/unet-")}
-    assert shipped == {f"ablations/{row}" for row in ROWS}
+    bundled = {name for name in bundled_names() if name.startswith("ablations/unet-")}
+    assert bundled == {f"ablations/{row}" for row in ROWS}
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ("loss.synk=1", r"--set loss\.synk: no such key"),
         ("loss.noise=0", r"needs loss\.noise above 0"),
@@ -157,8 +157,8 @@ def test_every_ablation_is_a_row_of_a_table() -> None:
         ("loss.trepa_normalise=median", "got 'median'"),
     ],
 )
-def test_what_does_not_fit_is_refused(change: str, said: str) -> None:
-    with pytest.raises(RecipeError, match=said):
+def test_what_does_not_fit_is_refused(change: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
         load_recipe("stage2", UNetTrainingRecipe, overrides=[change])
 
 

@@ -93,11 +93,11 @@ class Echo(nn.Module):
     def __init__(self, first: int, channels: int) -> None:
         super().__init__()
         self.shown = slice(first, first + channels)
-        self.heard: list[Tensor] = []
+        self.audio: list[Tensor] = []
         self.windows: list[int] = []
 
     def forward(self, sample: Tensor, timesteps: Tensor, audio: Tensor) -> Tensor:
-        self.heard.append(audio)
+        self.audio.append(audio)
         self.windows.append(sample.shape[2])
         return sample[:, self.shown]
 
@@ -151,12 +151,12 @@ def test_every_face_gets_its_own_crop_in_order(faces: str, overlap_frames: int) 
     assert max(echo.windows, default=0) <= 4
 
 
-def test_each_frame_hears_its_own_time() -> None:
+def test_each_frame_gets_the_audio_of_its_own_time() -> None:
     echo = Echo(first=0, channels=Shrink.latent_channels)
     generated("f--fff", model_of(echo, Shrink()), sampling())
     times_s = [number / FPS for number in (0, 3, 4, 5)]
     steps = torch.arange(200.0)[:, None, None].expand(-1, 5, STATES_DIM) / 100
-    assert torch.equal(torch.cat(echo.heard), states_for_frames(steps, times_s))
+    assert torch.equal(torch.cat(echo.audio), states_for_frames(steps, times_s))
 
 
 def test_the_masked_frame_hides_the_mouth_only() -> None:

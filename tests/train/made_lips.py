@@ -67,8 +67,8 @@ def write_networks(folder: Path) -> Path:
         save_checkpoint(folder / f"{kind}.safetensors", make(config).state_dict(), kind=kind, config=config)
     dims = WhisperDims(n_mels=80, n_audio_ctx=1500, n_audio_state=16, n_audio_head=2, n_audio_layer=1)
     encoder = WhisperEncoder(dims).transformer.state_dict()
-    said = {name: getattr(dims, name) for name in WhisperDims.model_fields}
-    note = {"format": "latentsync-1", "kind": "whisper", "config": json.dumps(said), "facts": "{}"}
+    config = {name: getattr(dims, name) for name in WhisperDims.model_fields}
+    note = {"format": "latentsync-1", "kind": "whisper", "config": json.dumps(config), "facts": "{}"}
     save_file(encoder, folder / "whisper.safetensors", note)
     return folder
 

@@ -278,7 +278,7 @@ def test_another_network(tmp_path: Path) -> None:
 
 
 def test_a_disk_without_room(released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda place: shutil_usage(free=1000))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil_usage(free=1000))
     with pytest.raises(WeightsError, match="0 MB are free there"):
         import_file(released)
 

@@ -1,4 +1,4 @@
-"""Which files a model is made of, where they are looked for, and what is said when one is missing."""
+"""Which files a model is made of, where they are looked for, and what the message is when one is missing."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from latentsync.files import sha256_of
 from latentsync.models.unet import build_unet
 from latentsync.models.vae import build_vae
 from latentsync.recipe.networks import VAEConfig
-from latentsync.weights import models as store
-from latentsync.weights import named
+from latentsync.weights import models, named
 from latentsync.weights.catalog import with_needs
 from latentsync.weights.checkpoints import save_checkpoint
 from latentsync.weights.hub import path_of
@@ -30,7 +29,7 @@ def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for name in ("unet.safetensors", "vae.safetensors", "whisper-tiny-en.safetensors"):
         (folder / name).write_bytes(b"weights")
-    for module in (store, named):
+    for module in (models, named):
         monkeypatch.setattr(module, "BUNDLED", folder)
     return folder
 
@@ -62,7 +61,7 @@ def save_vae(path: Path) -> None:
 
 
 def test_compact_is_bundled(bundled: Path) -> None:
-    spec = store.find_model("compact")
+    spec = models.find_model("compact")
     assert spec.name == "compact"
     assert {spec.unet.parent, spec.vae.parent, spec.whisper.parent} == {bundled}
     assert (spec.resolution, spec.steps, spec.is_released) == (128, 1, False)
@@ -73,7 +72,7 @@ def test_compact_is_bundled(bundled: Path) -> None:
 )
 def test_released_models_lie_in_the_cache(name: str, resolution: int, cache: Path) -> None:
     put(*released_files(cache / name))
-    spec = store.find_model(name)
+    spec = models.find_model(name)
     assert (spec.name, spec.resolution, spec.is_released) == (name, resolution, True)
     assert (spec.steps, spec.guidance, spec.prediction_type) == (20, 1.5, "epsilon")
     assert {path.relative_to(cache).parts[0] for path in (spec.unet, spec.vae, spec.whisper)} == {name}
@@ -82,7 +81,7 @@ def test_released_models_lie_in_the_cache(name: str, resolution: int, cache: Pat
 def test_released_models_share_files_beside_them(cache: Path) -> None:
     unet, *shared = released_files(cache)
     put(cache / "latentsync-1.6" / unet.name, *shared)
-    spec = store.find_model("latentsync-1.6")
+    spec = models.find_model("latentsync-1.6")
     assert (spec.vae, spec.whisper) == (cache / "sd-vae-ft-mse", cache / "whisper" / "tiny.pt")
 
 
@@ -90,7 +89,7 @@ def test_our_unet_by_file_or_folder(bundled: Path, tmp_path: Path) -> None:
     path = tmp_path / "run" / "unet.safetensors"
     save_unet(path)
     for name in (path, path.parent):
-        spec = store.find_model(str(name))
+        spec = models.find_model(str(name))
         assert (spec.unet, spec.name, spec.is_released) == (path, str(path), False)
         assert spec.vae.parent == bundled
 
@@ -98,18 +97,18 @@ def test_our_unet_by_file_or_folder(bundled: Path, tmp_path: Path) -> None:
 def test_the_autoencoder_beside_our_unet_is_taken(bundled: Path, tmp_path: Path) -> None:
     save_unet(tmp_path / "unet.safetensors")
     put(tmp_path / "vae.safetensors")
-    assert store.find_model(str(tmp_path)).vae == tmp_path / "vae.safetensors"
+    assert models.find_model(str(tmp_path)).vae == tmp_path / "vae.safetensors"
 
 
 def test_a_released_unet_by_file_or_folder(tmp_path: Path) -> None:
     put(*released_files(tmp_path), tmp_path / "mine.pt")
-    assert store.find_model(str(tmp_path)).unet == tmp_path / "latentsync_unet.pt"
-    spec = store.find_model(str(tmp_path / "mine.pt"))
+    assert models.find_model(str(tmp_path)).unet == tmp_path / "latentsync_unet.pt"
+    spec = models.find_model(str(tmp_path / "mine.pt"))
     assert (spec.unet, spec.is_released, spec.resolution) == (tmp_path / "mine.pt", True, 256)
 
 
 def test_the_resolution_can_be_chosen(bundled: Path) -> None:
-    assert store.find_model("compact", resolution=256).resolution == 256
+    assert models.find_model("compact", resolution=256).resolution == 256
 
 
 @pytest.mark.parametrize("missing", [0, 1, 2])
@@ -119,7 +118,7 @@ def test_a_missing_file_is_named(missing: int, cache: Path) -> None:
     put(*files)
     named = absent.parent if absent.suffix == ".safetensors" else absent
     with pytest.raises(WeightsError) as failure:
-        store.find_model("latentsync-1.5")
+        models.find_model("latentsync-1.5")
     assert "'latentsync-1.5'" in str(failure.value)
     assert f"'{named}' does not exist" in str(failure.value)
     assert "run 'latentsync models pull latentsync-1.5'" in (failure.value.hint or "")
@@ -130,25 +129,25 @@ def test_all_missing_files_are_named_at_once(cache: Path) -> None:
     with pytest.raises(
         WeightsError, match=r"its U-Net is missing: .*; its VAE is missing: .*; its Whisper is"
     ):
-        store.find_model("latentsync-1.6")
+        models.find_model("latentsync-1.6")
 
 
 def test_a_download_that_was_begun_is_missing(cache: Path) -> None:
     unet, vae, whisper = released_files(cache / "latentsync-1.5")
     put(unet, vae.with_name(f"{vae.name}.part"), whisper)
     with pytest.raises(WeightsError, match="its VAE is missing"):
-        store.find_model("latentsync-1.5")
+        models.find_model("latentsync-1.5")
 
 
 def test_the_files_that_a_pull_brings_make_a_model(cache: Path) -> None:
-    for name in store.RESOLUTION_OF:
+    for name in models.RESOLUTION_OF:
         put(*map(path_of, with_needs([name])))
-        store.find_model(name)
+        models.find_model(name)
 
 
 def test_a_missing_file_in_a_folder_of_ones_own(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="its U-Net is missing") as failure:
-        store.find_model(str(tmp_path))
+        models.find_model(str(tmp_path))
     assert "pull" not in (failure.value.hint or "")
 
 
@@ -157,23 +156,23 @@ def test_the_official_layout_lacks_the_vae_which_a_command_brings(cache: Path, t
     unet, vae, whisper = released_files(tmp_path / "checkpoints")
     put(unet, whisper)
     with pytest.raises(WeightsError, match="its VAE is missing") as failure:
-        store.find_model(str(unet.parent))
+        models.find_model(str(unet.parent))
     assert (failure.value.hint or "").startswith("run 'latentsync models pull sd-vae-ft-mse'")
     put(vae)
-    assert store.find_model(str(unet.parent)).whisper == whisper
+    assert models.find_model(str(unet.parent)).whisper == whisper
 
 
 def test_an_unknown_model() -> None:
     with pytest.raises(WeightsError, match="'nosuch': neither a known name nor") as failure:
-        store.find_model("nosuch")
-    assert all(name in (failure.value.hint or "") for name in ("compact", *store.RESOLUTION_OF))
+        models.find_model("nosuch")
+    assert all(name in (failure.value.hint or "") for name in ("compact", *models.RESOLUTION_OF))
 
 
 def test_our_networks_are_loaded_to_the_right_places(tmp_path: Path) -> None:
     save_unet(tmp_path / "unet.safetensors")
     save_vae(tmp_path / "vae.safetensors")
-    spec = store.find_model(str(tmp_path))
-    model = store.load_model(spec, device=torch.device("cpu"), dtype=torch.float16)
+    spec = models.find_model(str(tmp_path))
+    model = models.load_model(spec, device=torch.device("cpu"), dtype=torch.float16)
     assert (model.unet.config, model.vae.config) == (UNET, VAE)
     for network in (model.unet, model.vae, model.whisper):
         assert {tensor.dtype for tensor in network.parameters()} == {torch.float16}
@@ -182,15 +181,15 @@ def test_our_networks_are_loaded_to_the_right_places(tmp_path: Path) -> None:
 
 def test_another_networks_file(tmp_path: Path) -> None:
     save_vae(tmp_path / "vae.safetensors")
-    spec = store.find_model(str(tmp_path / "vae.safetensors"))
+    spec = models.find_model(str(tmp_path / "vae.safetensors"))
     with pytest.raises(WeightsError, match=r"vae.safetensors' holds a vae, expected a unet"):
-        store.load_model(spec, device=torch.device("cpu"), dtype=torch.float32)
+        models.load_model(spec, device=torch.device("cpu"), dtype=torch.float32)
 
 
 def save_trained(path: Path, **facts: object) -> None:
     path.parent.mkdir(exist_ok=True)
-    said = {"origin": "trained", "resolution": 64, "prediction_type": "epsilon"} | facts
-    save_checkpoint(path, build_unet(UNET).state_dict(), kind="unet", config=UNET, facts=said)
+    facts_of_file = {"origin": "trained", "resolution": 64, "prediction_type": "epsilon"} | facts
+    save_checkpoint(path, build_unet(UNET).state_dict(), kind="unet", config=UNET, facts=facts_of_file)
 
 
 def networks(**files: tuple[str, Path]) -> dict[str, dict[str, str]]:
@@ -208,13 +207,13 @@ def test_steps_follow_what_was_trained_and_not_the_autoencoder(bundled: Path, tm
     )
     save_trained(unet, networks=used)
     for name in (unet, unet.parent):
-        spec = store.find_model(str(name))
+        spec = models.find_model(str(name))
         assert (spec.unet, spec.vae) == (unet, bundled / "vae.safetensors")
         assert spec.whisper == bundled / "whisper-tiny-en.safetensors"
         assert (spec.steps, spec.guidance, spec.prediction_type) == (20, 1.5, "epsilon")
         assert (spec.timestep_spacing, spec.resolution) == ("leading", 64)
     save_trained(unet, networks=used, prediction_type="sample")  # noise.prediction = "clean"
-    spec = store.find_model(str(unet))
+    spec = models.find_model(str(unet))
     assert (spec.steps, spec.guidance, spec.timestep_spacing) == (1, 2.0, "trailing")
 
 
@@ -226,17 +225,17 @@ def test_a_trained_unet_takes_the_very_networks_it_was_trained_with(
     tiny = cache / "whisper" / "tiny.pt"
     put(tiny)
     save_trained(unet, networks=networks(vae=(str(own), own), whisper=("whisper-tiny", tiny)))
-    spec = store.find_model(str(unet))
+    spec = models.find_model(str(unet))
     assert (spec.vae, spec.whisper) == (own, tiny)  # where they were in training
     beside = unet.with_name("vae.safetensors")
     beside.write_bytes(b"of another model")
-    assert store.find_model(str(unet)).vae == own
+    assert models.find_model(str(unet)).vae == own
     own.rename(beside)
-    assert store.find_model(str(unet)).vae == beside
+    assert models.find_model(str(unet)).vae == beside
     put(bundled / "vae.safetensors", tmp_path / "sd-vae-ft-mse" / "diffusion_pytorch_model.safetensors")
     beside.write_bytes(b"of another model")
     with pytest.raises(WeightsError, match=r"its VAE is missing: it was trained with '.*autoencoder") as lost:
-        store.find_model(str(unet))
+        models.find_model(str(unet))
     assert f"'{beside}'" in str(lost.value) and "is another one" in str(lost.value)
     assert str(lost.value.hint) == f"put the file it was trained with there as '{beside}'"
 
@@ -249,7 +248,7 @@ def test_another_whisper_is_refused_with_how_to_get_the_right_one(cache: Path, t
     with pytest.raises(
         WeightsError, match="its Whisper is missing: it was trained with 'whisper-tiny'"
     ) as lost:
-        store.find_model(str(tmp_path))
+        models.find_model(str(tmp_path))
     assert lost.value.hint == "run 'latentsync models pull whisper-tiny'"
 
 
@@ -259,7 +258,7 @@ def test_a_trained_unet_that_names_no_contents_takes_the_names(
     """As checkpoints before version 0.1."""
     put(*released_files(cache), cache / "mine.safetensors")
     save_trained(tmp_path / "unet.safetensors", vae=str(cache / "mine.safetensors"), whisper="compact")
-    spec = store.find_model(str(tmp_path))
+    spec = models.find_model(str(tmp_path))
     assert spec.vae == cache / "mine.safetensors"
     assert spec.whisper == bundled / "whisper-tiny-en.safetensors"
 

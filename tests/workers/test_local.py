@@ -87,9 +87,9 @@ def test_one_thread_computes_in_a_worker_and_the_parent_keeps_its_own(
 def test_what_a_worker_prints_does_not_reach_stdout(
     make: WorkerFactory, run: Run, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run(LocalPool(make, workers=1), ["print('heard', flush=True)"])
+    run(LocalPool(make, workers=1), ["print('printed', flush=True)"])
     shown = capfd.readouterr()
-    assert (shown.out, shown.err) == ("", "heard\n")
+    assert (shown.out, shown.err) == ("", "printed\n")
 
 
 def test_a_full_disk_is_seen_behind_another_exception(make: WorkerFactory, run: Run) -> None:

@@ -33,7 +33,7 @@ def test_a_damaged_recipe_is_named(tmp_path: Path) -> None:
         keep_recipe(tmp_path, "a = 1\n")
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     out = tmp_path / "file" / "out"
     with pytest.raises(MediaError, match=r"file/out': cannot be written \(Not a directory\)"), explained(out):

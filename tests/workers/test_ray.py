@@ -21,7 +21,7 @@ needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="
 def test_two_workers_answer_die_and_are_replaced_like_local_ones(
     make: WorkerFactory, run: Run, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    lines = ["os._exit(3)", "1 / 0", "time.sleep(60)", "print('heard')", *(f"{n} * 2" for n in range(6))]
+    lines = ["os._exit(3)", "1 / 0", "time.sleep(60)", "print('printed')", *(f"{n} * 2" for n in range(6))]
     rules = Rules(limit_s=2.0)
     on_ray = run(RayPool(make, workers=2), lines, rules)
     printed = capfd.readouterr().out

@@ -140,7 +140,7 @@ class UNetObjective:
     def decode(self, latents: Tensor, target: Tensor) -> Tensor:
         """Decode scaled latents (b c f h w) into the frames `target` (b 3 f h w) in -1..1; gradients pass."""
         images = self.vae.decode(frames_to_batch(latents).to(self.view.mask.dtype))
-        faces = self.view.place(images, frames_to_batch(target).to(images.dtype))
+        faces = self.view.insert(images, frames_to_batch(target).to(images.dtype))
         return batch_to_frames(faces, frames=latents.shape[2])
 
     def generate(self, model: nn.Module, batch: Batch) -> NDArray[np.uint8]:

@@ -64,15 +64,15 @@ def test_right_pairs_are_in_step_and_wrong_ones_are_not(clips: list[ManifestClip
     for number in range(24):
         sample = samples[number]
         clip = clips[clip_of_sample(number, clips=3, seed=samples.seed)]
-        heard = int(sample["starts"][0])
-        assert torch.equal(sample["mel"][0], mel_window(source.features.mel(clip), heard, frames=5))
-        in_step = torch.from_numpy(source.frames_at(clip, heard))
+        audio_start = int(sample["starts"][0])
+        assert torch.equal(sample["mel"][0], mel_window(source.features.mel(clip), audio_start, frames=5))
+        in_step = torch.from_numpy(source.frames_at(clip, audio_start))
         labels.append(float(sample["label"]))
         if labels[-1]:
             assert torch.equal(sample["frames_u8"][0], in_step)
         else:
             shown = [k for k in range(FRAMES - 4) if _is_at(source, clip, k, sample["frames_u8"][0])]
-            assert any(abs(start - heard) >= 6 for start in shown)
+            assert any(abs(start - audio_start) >= 6 for start in shown)
     assert 6 <= sum(labels) <= 18
 
 

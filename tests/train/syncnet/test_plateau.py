@@ -53,10 +53,10 @@ def test_the_contrastive_loss_has_its_own_chance() -> None:
 def test_causes_come_in_the_paper_s_order_with_this_run_s_values() -> None:
     plateau = find_plateau(rows_of(*[0.693] * 9))
     assert plateau is not None
-    said = explain_plateau(plateau, PAPER_RECIPE, clips=12, checked=3)
-    assert "0.693" in said
+    output = explain_plateau(plateau, PAPER_RECIPE, clips=12, checked=3)
+    assert "0.693" in output
     order = [
-        said.index(word)
+        output.index(word)
         for word in ("batch: 1024", "frames: 16", "offset: 3 of 12", "data: 12", "architecture")
     ]
     assert order == sorted(order)

@@ -167,9 +167,9 @@ def test_a_dry_run_counts_and_writes_nothing(data: Path, tmp_path: Path) -> None
     events: list[Event] = []
     job = TrainingJob(data=data, output=tmp_path / "run", device="cpu", dry_run=True)
     result = run(job, tiny_recipe(), events.append)
-    said = "\n".join(line for event in events if isinstance(event, Plan) for line in event.lines)
-    assert "10 clips to train on, 2 to validate on" in said
-    assert "parameters: 0.06 million" in said
+    output = "\n".join(line for event in events if isinstance(event, Plan) for line in event.lines)
+    assert "10 clips to train on, 2 to validate on" in output
+    assert "parameters: 0.06 million" in output
     assert result.plan["memory_bytes"] > 64_064 * 20
     assert not (tmp_path / "run").exists()
     later = run(replace(job, data=tmp_path / "nowhere"), tiny_recipe(), ignore)

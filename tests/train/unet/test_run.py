@@ -228,7 +228,7 @@ def test_a_path_that_is_not_there_says_what_to_train_first(data: Path, tmp_path:
     assert "train stage 1 first" in str(caught.value.hint)
 
 
-def test_without_data_everything_to_run_first_is_said(tmp_path: Path) -> None:
+def test_without_data_the_commands_to_run_first_are_named(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="there is no data here") as caught:
         train(tmp_path / "data", tmp_path / "out", load_recipe("stage1", UNetTrainingRecipe))
     assert caught.value.hint == (
@@ -237,7 +237,7 @@ def test_without_data_everything_to_run_first_is_said(tmp_path: Path) -> None:
     )
 
 
-def test_short_clips_are_dropped_and_said(data: Path, networks: Path, tmp_path: Path) -> None:
+def test_short_clips_are_dropped_and_reported(data: Path, networks: Path, tmp_path: Path) -> None:
     recipe = lip_recipe(networks)
     windows = recipe.windows.model_copy(update={"frames": 24})
     with pytest.raises(MediaError, match=r"no clip is left .*3 too_short.* 71 are needed") as caught:
@@ -252,11 +252,11 @@ def test_out_of_memory_names_what_to_lower(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("latentsync.train.unet.objective.noise_loss", fill)
-    for micro_batch, said in ((2, "lower run.micro_batch_samples"), (1, "leave out a loss")):
+    for micro_batch, remedy in ((2, "lower run.micro_batch_samples"), (1, "leave out a loss")):
         recipe = with_run(lip_recipe(networks), micro_batch_samples=micro_batch)
         with pytest.raises(MemoryShortage, match=f"out of memory with {micro_batch} samples") as caught:
             train(data, tmp_path / "out", recipe)
-        assert str(caught.value.hint).startswith(said)
+        assert str(caught.value.hint).startswith(remedy)
 
 
 def test_a_syncnet_of_another_window_is_refused(data: Path, networks: Path, tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_a_syncnet_of_other_latents_is_refused(data: Path, networks: Path, tmp_p
         train(data, tmp_path / "out", recipe)
 
 
-def test_a_start_with_other_networks_is_said(tmp_path: Path) -> None:
+def test_a_start_with_other_networks_is_reported(tmp_path: Path) -> None:
     facts = {"networks": {use: {"name": "compact", "sha256": "0" * 64} for use in ("vae", "whisper")}}
     save_checkpoint(tmp_path / "start", {}, kind="unet", config=SYNCNET, facts=facts)
     now = {"vae": {"name": "mine", "sha256": "1" * 64}, "whisper": {"name": "compact", "sha256": "0" * 64}}

@@ -62,8 +62,8 @@ def test_stable_diffusion_gives_all_but_33_tensors(
     assert (
         state["conv_in.weight"].abs().sum() > 0
     )  # at zero, nothing could be learnt from the latents at first
-    said = " ".join(begun.lines())
-    assert "653 tensors copied" in said and f"{len(begun.new)} (" in said
+    message = " ".join(begun.lines())
+    assert "653 tensors copied" in message and f"{len(begun.new)} (" in message
 
 
 def test_another_view_takes_all_but_the_ends(tmp_path: Path) -> None:
@@ -116,9 +116,9 @@ def test_misfits_are_refused(stable_diffusion: dict[str, Tensor], tmp_path: Path
         "has shape": stable_diffusion | {"conv_norm_out.weight": torch.zeros(9)},
         "inpainting": stable_diffusion | {"conv_in.weight": torch.zeros(8, 9, 3, 3)},
     }
-    for said, tensors in cases.items():
+    for message, tensors in cases.items():
         save_file(tensors, path)
-        with pytest.raises(WeightsError, match=said):
+        with pytest.raises(WeightsError, match=message):
             start_unet(PLAIN, path)
 
 
@@ -141,16 +141,16 @@ def test_patterns_choose_what_is_trained() -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "patterns", "tensors", "numbers"),
+    ("modules", "patterns", "tensors", "numbers"),
     [
         ("all", ("motion_modules.", "attentions."), 936, 674_792_320),
         ("decoder", ("motion_modules.", "attn2."), 392, 284_660_480),
     ],
 )
 def test_as_many_are_trained_as_in_the_official_stage_two(
-    place: Any, patterns: tuple[str, ...], tensors: int, numbers: int
+    modules: Any, patterns: tuple[str, ...], tensors: int, numbers: int
 ) -> None:
     with torch.device("meta"):
-        network = build_unet(RELEASED_UNET.replaced(motion_modules=place)).network
+        network = build_unet(RELEASED_UNET.replaced(motion_modules=modules)).network
         assert choose_trainable(network, patterns) == numbers
     assert sum(parameter.requires_grad for parameter in network.parameters()) == tensors
