@@ -124,7 +124,7 @@ class VAEConfig(Table):
     block_out_channels: Widths = (128, 256, 512, 512)
     num_blocks: Count = 2
     latent_channels: Count = 4
-    scaling_factor: float = 0.18215
+    scaling_factor: float = 0.18215  # Stable Diffusion's, which the reference forces
     patch: Count = 1
     norm_num_groups: Count = 32
     middle_attention: bool = True

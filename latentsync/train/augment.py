@@ -62,6 +62,7 @@ def _recolour(
     gamma, contrast, bright, red, green, blue = random.standard_normal(6).clip(-2, 2)
     # One lookup table per channel is cheaper than computing every pixel.
     levels = (np.arange(256) / 255) ** math.exp(table.gamma * gamma)
+    # Factors are drawn as logarithms: twice and half are equally likely, and none is negative.
     levels = (levels - 0.5) * math.exp(table.contrast * contrast) + 0.5 + table.brightness * bright
     gains = np.exp(table.colour * np.array([red, green, blue]))
     table_u8 = (np.outer(levels, gains) * 255).clip(0, 255).round().astype(np.uint8)  # 256 c

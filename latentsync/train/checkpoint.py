@@ -58,6 +58,7 @@ class EMA:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take the weights after optimizer step `step`, 1 first, into the average."""
+        # The ramp of diffusers' `EMAModel`: low at first, so that the random start is soon forgotten.
         kept = min(self.decay, (1 + step) / (10 + step))
         for mean, now in zip(self.means, self.parameters, strict=True):
             mean.lerp_(now.detach(), 1 - kept)
@@ -161,6 +162,7 @@ def save(trained: Trained, position: Position, folder: Path, *, keep_last: int) 
         (part / RECIPE).write_text(dump_recipe(trained.recipe), encoding="utf-8")
         sums = "".join(f"{sha256_of(path)}  {path.name}\n" for path in sorted(part.iterdir()))
         (part / SUMS).write_text(sums, encoding="utf-8")
+        # A rename may reach the disk before the data it names.
         for path in part.iterdir():
             _flush(path)
         _flush(part)
@@ -178,6 +180,7 @@ def save(trained: Trained, position: Position, folder: Path, *, keep_last: int) 
 def _gather(model: nn.Module) -> dict[str, Tensor]:
     """A copy of the model's whole state on the CPU, in the main process."""
     state: dict[str, Any] = get_model_state_dict(model, options=_WHOLE)
+    # Cloned, because on a CPU they may be the parameters themselves, which `applied` exchanges.
     return {key: tensor.clone() for key, tensor in state.items()}
 
 
@@ -203,6 +206,7 @@ def load(trained: Trained, checkpoint: Path) -> Position:
         WeightsError: a file is missing, damaged or of another network.
     """
     state = _read_state(checkpoint)
+    # The average first: both pass through the model, which must end with the weights themselves.
     for name in (EMA_WEIGHTS, MODEL):
         tensors = read_tensors(checkpoint / name)
         prefix = f"{trained.network}." if trained.network else ""

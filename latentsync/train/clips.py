@@ -60,6 +60,7 @@ def count_starts(clip_frames: int, clip_columns: int, *, frames: int) -> int:
     >>> count_starts(32, 103, frames=16)
     17
     """
+    # Frame s begins in mel column 80 s // 25, and all columns must exist: as officially, none is padded.
     by_sound = (clip_columns - mel_columns(frames) + 1) * VIDEO_FPS
     return max(0, min(clip_frames - frames + 1, -(-by_sound // MEL_COLUMNS_PER_S)))
 
@@ -294,7 +295,7 @@ def draw_sample(
     )
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=2)  # samples that are read ahead may be of the next epoch
 def _order(clips: int, epoch: int, seed: int) -> Tensor:
     return torch.randperm(clips, generator=Seeds(seed).generator(f"shuffle/{epoch}"))
 
@@ -345,6 +346,7 @@ class Region:
         """Resize one crop (h w c) and cut the region from it."""
         side = self.resolution
         if frame_u8.shape[:2] != (side, side):
+            # Shrinking, cubic interpolation would skip pixels; averaging takes all of them.
             method = cv2.INTER_AREA if frame_u8.shape[0] > side else cv2.INTER_CUBIC
             frame_u8 = np.asarray(cv2.resize(frame_u8, (side, side), interpolation=method), np.uint8)
         return frame_u8[side - self.rows :]
@@ -407,6 +409,7 @@ def read_pictures(
             decoded = np.load(path, mmap_mode="r")
         except (OSError, ValueError, EOFError) as error:
             raise MediaError(f"'{path}': cannot be read ({error})", hint="remove this file") from error
+        # Copied: the file is mapped read-only, and frames may be changed.
         return np.array(decoded[start : start + frames])
     read = read_window_by_decord if decoder == "decord" else read_window
     window = read(clip.path, range(start, start + frames))

@@ -125,6 +125,7 @@ def estimate(
         trained_parameters=trained,
         frozen_parameters=still,
         state_bytes=state + still * WEIGHT_BYTES // (2 if is_half else 1),
+        # Autocast halves activations; weights, gradients and optimizer stay in fp32.
         activation_bytes=gradients // share + activations // (2 if is_half else 1),
         operations_per_sample=operations,
         samples_per_s=speed,
@@ -217,7 +218,9 @@ def _operations_per_s(device: torch.device, run: RunTable) -> float:
     best = float("inf")
     for _ in range(PROBES):
         started = time.perf_counter()
+        # `item` waits for a GPU, which would otherwise still be computing.
         (matrix @ matrix)[0, 0].item()
+        # The fastest counts: other work on the machine can only make a product slower.
         best = min(best, time.perf_counter() - started)
     return 2 * side**3 / best
 

@@ -166,6 +166,7 @@ def train(run: TrainingRun, accelerator: Accelerator, report: Report) -> Ending:
             _advance(position, losses, table)
             report(Progress("training", position.samples, steps * table.batch_samples, "samples"))
             is_last = position.steps == steps
+            # A run that has reached its end is finished, whatever was asked of it meanwhile.
             reason = "finished" if is_last else reason
             if is_last or is_due(table.log_every_samples, position, table):
                 _log(run, log, position, clock.measure(position, norm, trained.optimizer), report)
@@ -173,6 +174,7 @@ def train(run: TrainingRun, accelerator: Accelerator, report: Report) -> Ending:
             if run.validate and (is_last or is_due(run.validate_every_samples, position, table)):
                 is_best = _validate(run, run.validate, trained, log, position, report)
             is_stopping = is_last or reason != "finished"
+            # The best weights are saved at once: a step later they no longer exist.
             if is_best or is_stopping or is_due(table.save_every_samples, position, table):
                 save(trained, position, checkpoints, keep_last=table.keep_last)
     accelerator.wait_for_everyone()
@@ -208,6 +210,7 @@ def learning_rate(table: OptimizerTable, samples: int, total: int) -> float:
     if table.schedule == "constant":
         return table.learning_rate * risen
     done = min(1.0, max(0, samples - table.warmup_samples) / max(1, total - table.warmup_samples))
+    # Half a cosine, without restarts. Source: Loshchilov and Hutter 2017.
     fallen = table.final_share + (1 - table.final_share) * (1 + math.cos(math.pi * done)) / 2
     return table.learning_rate * risen * fallen
 
@@ -235,7 +238,7 @@ def _prepare(run: TrainingRun, accelerator: Accelerator) -> Trained:
         accelerator=accelerator,
         model=model,
         optimizer=optimizer,
-        ema=EMA(model.parameters(), run.run.average_decay),
+        ema=EMA(model.parameters(), run.run.average_decay),  # after `prepare`: sharded as the weights are
         network=run.network,
         kind=run.kind,
         config=run.config,
@@ -269,6 +272,7 @@ def _resume(run: TrainingRun, trained: Trained, checkpoints: Path, report: Repor
 
 def _set_learning_rate(run: TrainingRun, optimizer: torch.optim.Optimizer, position: Position) -> None:
     batch = run.run.batch_samples
+    # A partial batch at the end is never trained on, so the schedule ends with the last whole one.
     rate = learning_rate(run.optimizer, position.samples + batch, run.run.samples // batch * batch)
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("share", 1.0)  # a checkpoint from before there were shares has none
@@ -305,6 +309,7 @@ def _backward(
         # Gradients are averaged over the processes once, in the backward pass of the last micro-batch.
         with contextlib.nullcontext() if is_last else accelerator.no_sync(model):
             losses = run.objective.losses(model, batch)
+            # The share of the whole batch, so that the size of a micro-batch changes no gradient.
             accelerator.backward(weighted_sum(losses, run.objective.weights) / count)
         for name, loss in losses.items():
             total[name] = total.get(name, 0) + loss.detach().float() / count
@@ -322,6 +327,7 @@ def _backward(
 def _optimize(run: TrainingRun, trained: Trained, position: Position) -> float:
     """Clip the gradients, take an optimizer step and update the EMA; returns the norm before clipping."""
     accelerator = trained.accelerator
+    # Once per step: clipped micro-batch by micro-batch, the result would depend on their size.
     norm = float(accelerator.clip_grad_norm_(trained.model.parameters(), run.optimizer.max_gradient_norm))
     # With a gradient scaler such a step is skipped and the scale halved.
     if not math.isfinite(norm) and accelerator.scaler is None:
@@ -379,9 +385,11 @@ def _validate(
     rank, processes = accelerator.process_index, accelerator.num_processes
     shard = ValidationShard(rank, processes, position.samples, run.output)
     with trained.ema.applied(), torch.no_grad():
+        # Items, not means, are gathered: processes may have different numbers of them.
         items = gather_object(validate(trained.model.eval(), shard))
     tables: dict[str, dict[str, float]] = {"validation": {}}
     for name in sorted({name for item in items for name in item}):
+        # fsum rounds once, so the mean does not depend on which process measured which item.
         values = [item[name] for item in items if name in item]
         table, _, key = name.rpartition("/")
         tables.setdefault(table or "validation", {})[key] = math.fsum(values) / len(values)
@@ -421,6 +429,7 @@ class _Clock:
         if torch.cuda.is_available():
             memory = torch.cuda.max_memory_allocated()
         else:
+            # Linux counts in KiB.
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         rate = optimizer.param_groups[0]["lr"]
         return {
@@ -483,6 +492,7 @@ def read_batches(
         batch_sampler=MicroBatches(table, first_step, rank=rank, processes=processes),
         num_workers=workers,
         collate_fn=_collate,
+        # Only from pinned memory do copies to the GPU overlap with its computing.
         pin_memory=accelerator.device.type == "cuda",
         worker_init_fn=ignore_signals,
         generator=Seeds(recipe.seed).generator("loader"),  # otherwise it would draw from torch's own stream

@@ -58,6 +58,7 @@ def sync_loss(cosine: Tensor, label: Tensor) -> Tensor:
 
     Source: the paper, section 3.3; the limits are ours, where the reference takes any cosine.
     """
+    # Half precision has no number between 1 and 0.9995, so the limit would round to 1.
     cosine, label = cosine.float(), label.float()
     held = cosine + (cosine.clamp(COSINE_LIMIT, 1 - COSINE_LIMIT) - cosine).detach()  # the gradient passes
     return functional.binary_cross_entropy(held, label, reduction="none")
@@ -83,9 +84,11 @@ def matrix_losses(cosines: Tensor, is_negative: Tensor, *, temperature: Tensor) 
     wrong = is_negative.float()
     right_bce = (each * is_right).sum((1, 2)) / count
     wrong_bce = (each * wrong).sum((1, 2)) / wrong.sum((1, 2)).clamp(min=1)
+    # Windows nearer than the least distance are neither right nor wrong: they leave the softmax.
     scores = (cosines.float() / temperature).masked_fill(~(is_right | is_negative), -torch.inf)
     target = torch.arange(count, device=cosines.device).expand(len(cosines), -1)
     ways = [functional.cross_entropy(way, target) for way in (scores, scores.mT)]
+    # Without knowledge the right window and all wrong ones are equally likely.
     chance = (1 + wrong.sum(2)).log().mean()
     return {
         "bce": (right_bce + wrong_bce).mean() / 2,

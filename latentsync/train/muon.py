@@ -60,6 +60,7 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
+                    # Decoupled from the gradient, as in AdamW.
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     change = _matrix_change if group["is_matrix"] else _adam_change
                     parameter.sub_(
@@ -73,7 +74,9 @@ def _matrix_change(gradient: Tensor, state: dict[str, Any], betas: tuple[float, 
         state["momentum"] = torch.zeros_like(gradient)
     momentum: Tensor = state["momentum"]
     momentum.lerp_(gradient, 1 - MOMENTUM)
+    # Nesterov's look ahead, as in the source.
     ahead = gradient.lerp(momentum, MOMENTUM).flatten(1)  # out in
+    # An orthogonal matrix has an RMS of 1 / sqrt(longer side); this makes it the same for every shape.
     size = MATCHED_RMS * max(ahead.shape) ** 0.5
     change: Tensor = (size * orthogonal(ahead)).view_as(gradient).to(gradient)
     return change
@@ -85,6 +88,7 @@ def _adam_change(gradient: Tensor, state: dict[str, Any], betas: tuple[float, fl
     state["step"] += 1
     state["mean"].lerp_(gradient, 1 - betas[0])
     state["square"].lerp_(gradient.square(), 1 - betas[1])
+    # Both start at zero; the division undoes that bias of the first steps.
     mean, square = (
         state[name] / (1 - beta ** float(state["step"]))
         for name, beta in zip(("mean", "square"), betas, strict=True)
@@ -95,7 +99,9 @@ def _adam_change(gradient: Tensor, state: dict[str, Any], betas: tuple[float, fl
 def orthogonal(matrix: Tensor) -> Tensor:
     """About the orthogonal matrix next to `matrix` (rows columns): its singular values become 0.7 to 1.2."""
     first, second, third = SERIES
+    # The square below has the side of the rows, so the shorter side is the cheaper one.
     wide = matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
+    # The iteration needs singular values of at most 1, and the Frobenius norm is at least the largest.
     made = wide.float() / (wide.float().norm() + EPSILON)
     for _ in range(ITERATIONS):
         square = made @ made.mT

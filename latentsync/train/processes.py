@@ -97,6 +97,7 @@ def ignore_signals(worker: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    # One thread each: the processes share the cores.
     torch.set_num_threads(1)
 
 

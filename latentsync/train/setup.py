@@ -69,7 +69,9 @@ class TrainingJob:
         """How many processes read data."""
         if self.workers is not None:
             return self.workers
+        # A container or a job scheduler may give fewer cores than the machine has.
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        # The processes that torchrun started on this machine share its cores.
         return min(MOST_READERS, max(1, cores - 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
@@ -137,6 +139,7 @@ def keep_usable(
     every = [*found[0], *found[1]]
     share = every[accelerator.process_index :: accelerator.num_processes]
     refused = check_clips(share, check, workers=max(1, job.readers), report=report)
+    # Sorted, so that the list does not depend on which process checked which clip.
     dropped = sorted(gather_object(refused), key=lambda drop: drop.name)
     names = {drop.name for drop in dropped}
     training, validation = ([clip for clip in part if clip.name not in names] for part in found)

@@ -65,6 +65,7 @@ class ClipWindows:
 
 def least_starts(negatives: NegativesTable) -> int:
     """How many windows a clip needs, so that every window in it has a mismatched one far enough away."""
+    # With one fewer, the window in the middle would have none far enough away on either side.
     return 2 * negatives.min_distance_frames
 
 
@@ -98,6 +99,7 @@ def draw_start_elsewhere(
     ahead = max(0, start - before + 1)
     behind = max(0, starts - start - after)
     drawn = int(random.integers(ahead + behind))
+    # Skipping the starts in between takes one draw; rejecting them would take an unknown number.
     return drawn if drawn < ahead else start + after + drawn - ahead
 
 
@@ -128,6 +130,7 @@ class SyncSamples(Dataset[Sample]):
         starts = self.source.starts_in(clip)
         if self.negatives.pairing == "in_clip_matrix":
             count = self.negatives.windows_per_clip
+            # A short clip repeats windows, because all samples of a batch must have equally many.
             chosen = random.choice(starts, count, replace=starts < count)
             pairs = [self._window(clip, clip, int(s), int(s), random) for s in chosen]
             label = 1.0
@@ -154,6 +157,7 @@ class SyncSamples(Dataset[Sample]):
             return self._window(clip, clip, start, start, random)
         if random.random() < self.negatives.other_clip_share and len(self.clips) > 1:
             other = self.clips[int(random.integers(len(self.clips)))]
+            # The same clip drawn again has its own wrong speech, below.
             if other != clip:
                 elsewhere = int(random.integers(self.source.starts_in(other)))
                 return self._window(clip, other, start, elsewhere, random)
@@ -194,6 +198,7 @@ class LipRegion:
     @property
     def kind(self) -> str:
         """The name under which decoded clips are kept."""
+        # Everything that changes the pixels is in the name, so no recipe reads the frames of another.
         shares = "-".join(f"{share:g}" for share in self.config.region_unit)
         return f"decoded-{self.config.rows}x{self.config.columns}-of-{shares}.npy"
 
@@ -219,6 +224,7 @@ class ClipRuns:
         Raises:
             TooShort: the clip has fewer frames than a run.
         """
+        # The sound may end before the picture does.
         frames = min(clip.frames, len(self.features.whisper(clip)) // STATES_PER_FRAME)
         starts = frames - self.run_frames + 1
         if starts < 1:

@@ -42,6 +42,7 @@ class SyncNetInTraining(nn.Module):
     def __init__(self, network: SyncNet | FramewiseSyncNet, *, temperature: float | None) -> None:
         super().__init__()
         self.network = network
+        # Learnt as a logarithm, so that it stays above zero.
         self.log_temperature = (
             None if temperature is None else nn.Parameter(torch.tensor([math.log(temperature)]))
         )
@@ -174,6 +175,7 @@ class WindowedObjective:
             losses = {name: losses[name] for name in ("contrastive", "chance", "bce")}
         if self.pairs is not None:
             _remember(self.pairs, cosines.diagonal(dim1=1, dim2=2), 1.0)
+            # As many wrong pairs as right ones: a matrix has far more of them.
             _remember(self.pairs, cosines[is_wrong], 0.0, most=cosines.shape[0] * windows)
         return losses | {"accuracy": _accuracy(cosines, is_wrong)}
 

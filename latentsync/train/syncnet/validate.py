@@ -15,7 +15,7 @@ from latentsync.train.loop import ValidationShard
 from latentsync.train.losses import sync_loss
 from latentsync.train.syncnet.objective import SyncNetObjective, far_apart
 
-MAX_SHIFT = 15
+MAX_SHIFT = 15  # as far as the official evaluation slides the speech
 FAR_FRAMES = 3  # pairs nearer than this may both look right
 LEAST_PAIRS = 6  # at a shift, for its mean to be reliable
 WITHIN_FRAMES = 1
@@ -52,6 +52,7 @@ def measure(cosines: Tensor, *, number: int, seed: int) -> dict[str, float]:
     """
     count = len(cosines)
     random = random_of_sample(number, "validation", seed=seed)
+    # Moved on by 1 to count - 1, so that it is never the right one.
     others = (np.arange(count) + random.integers(1, max(2, count), count)) % count
     right, wrong = cosines.diagonal(), cosines[torch.arange(count), torch.from_numpy(others)]
     loss = sync_loss(right, torch.ones(count)).mean() + sync_loss(wrong, torch.zeros(count)).mean()
@@ -59,6 +60,7 @@ def measure(cosines: Tensor, *, number: int, seed: int) -> dict[str, float]:
     measured = {"loss": loss.item() / 2, "accuracy": accuracy.item() / 2}
     is_far = far_apart(count, FAR_FRAMES)
     if is_far.any():
+        # A tie counts half: a network with one answer for everything gets 0.5.
         difference = (right[:, None] - cosines)[is_far]
         measured["balanced_accuracy"] = ((difference > 0).float() + 0.5 * (difference == 0)).mean().item()
     by_shift = {
@@ -68,6 +70,7 @@ def measure(cosines: Tensor, *, number: int, seed: int) -> dict[str, float]:
     }
     if by_shift:
         best = max(by_shift, key=lambda shift: (by_shift[shift], -abs(shift)))
+        # A network with one answer for everything has found no offset, not the right one.
         is_varied = max(by_shift.values()) > min(by_shift.values())
         measured["offset_accuracy"] = float(is_varied and abs(best) <= WITHIN_FRAMES)
     return measured | {f"cosine_by_shift/{shift:+03d}": value for shift, value in by_shift.items()}

@@ -128,6 +128,7 @@ class AudioFeatures:
     def states(self, clip: ManifestClip, frames: range) -> Tensor:
         """The Whisper states (t n d) during the frames, two per frame; past the end the last one repeats."""
         kept = CachedStates(self.path_of(clip))
+        # The sound may be shorter than the picture.
         during = range(STATES_PER_FRAME * frames.start, STATES_PER_FRAME * frames.stop)
         return kept.take(torch.tensor(during).clamp(max=len(kept) - 1))
 
@@ -184,6 +185,7 @@ class LipSource:
 
     def farthest(self, clip: ManifestClip, start: int) -> int:
         """The first frame of the reference that is farthest from the window at `start`."""
+        # Not drawn, because validation must measure the same at every checkpoint.
         last = self._reference_starts(clip) - 1
         return last if start < last - start else 0
 

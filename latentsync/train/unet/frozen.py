@@ -136,6 +136,7 @@ def build_frozen(recipe: UNetTrainingRecipe, wanted: Mapping[str, str]) -> Froze
 def _freeze(recipe: UNetTrainingRecipe, networks: Mapping[str, Any]) -> FrozenNetworks:
     frozen = FrozenNetworks(**networks)
     for network in frozen.present():
+        # Gradients still pass through them to what is trained.
         network.eval().requires_grad_(False)
     _check_fit(recipe, frozen)
     if recipe.run.gradient_checkpointing:
@@ -210,6 +211,7 @@ def _check_fit(recipe: UNetTrainingRecipe, frozen: FrozenNetworks) -> None:
     if frozen.syncnet is not None:
         config = frozen.syncnet.config
         found = config.space if isinstance(config, SyncNetConfig) else "pixel"
+        # Its speech tower knows the states of one Whisper only; others have the same shape.
         if isinstance(frozen.syncnet, FramewiseSyncNet) and recipe.weights.whisper != COMPACT:
             raise RecipeError(
                 f"weights.syncnet takes states of the bundled Whisper, but weights.whisper ="
@@ -269,6 +271,7 @@ def refuse_other_vae(
 def _checkpoint_gradients(frozen: FrozenNetworks) -> None:
     if isinstance(frozen.vae, FaceVAE):
         frozen.vae.network.enable_gradient_checkpointing()
+    # `SyncNet` refuses to checkpoint Wav2Lip's towers.
     if isinstance(frozen.syncnet, SyncNet) and frozen.syncnet.config.kind != "wav2lip":
         frozen.syncnet.enable_gradient_checkpointing()
     if isinstance(frozen.temporal, VideoEncoder):

@@ -88,11 +88,13 @@ def start_unet(config: UNetConfig, path: Path | None) -> tuple[LipUNet, Start]:
     own = unet.state_dict()
     may_differ = FROM_STABLE_DIFFUSION if _is_from_stable_diffusion(tensors, config) else ()
     if is_ours and read_note(path).config.get("view", "face") != config.view:
+        # The first and last convolution depend on what is seen and generated; the blocks between do not.
         may_differ = FROM_OTHER_VIEW
     fitting = {key: tensor for key, tensor in tensors.items() if _fits(key, tensor, own)}
     new = tuple(key for key in own if key not in fitting)
     left_out = tuple(key for key in tensors if key not in own)
     _refuse_misfits(own, tensors, path, may_differ=may_differ)
+    # Strict: what the file lacks is there with the network's own random values.
     unet.load_state_dict({**own, **fitting})
     return unet, Start(str(path), len(fitting), new, left_out)
 

@@ -75,6 +75,7 @@ class UNetValidation:
         starts = self.source.windows.starts_in(clip)
         total: dict[str, float] = {}
         for index in range(self.windows):
+            # Spread evenly, so that the whole clip is measured.
             start = index * (starts - 1) // max(1, self.windows - 1)
             batch = _batch_of_one(self.source.sample(clip, start, self.source.farthest(clip, start)), model)
             # Samples of the training are numbered from 0, so that these share no noise with them.
