@@ -16,6 +16,7 @@ def mel_columns(frames: int) -> int:
     >>> mel_columns(5), mel_columns(16)
     (16, 52)
     """
+    # Rounded up, as the official code: 16 frames last 51.2 columns.
     return -(-frames * MEL_COLUMNS_PER_S // VIDEO_FPS)
 
 

@@ -20,7 +20,7 @@ LOWEST_HZ, HIGHEST_HZ = 55.0, 7600.0
 PREEMPHASIS = 0.97
 REFERENCE_DB, RANGE_DB = 20.0, 100.0
 LIMIT = 4.0  # the spectrogram lies in -4..4
-SMALLEST_MAGNITUDE = 1e-5
+SMALLEST_MAGNITUDE = 1e-5  # -100 dB, the official min_level_db
 
 
 def mel_spectrogram(samples: NDArray[np.float32]) -> Tensor:
@@ -38,6 +38,7 @@ def mel_spectrogram(samples: NDArray[np.float32]) -> Tensor:
     speech = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
     emphasised = torch.cat([speech[:1], speech[1:] - PREEMPHASIS * speech[:-1]])
     spectrum = torch.stft(
+        # Zeros, not the mirrored signal: librosa's default, by which the official features are made.
         nn.functional.pad(emphasised, (FFT_SAMPLES // 2, FFT_SAMPLES // 2)),
         FFT_SAMPLES,
         HOP_SAMPLES,
@@ -46,6 +47,7 @@ def mel_spectrogram(samples: NDArray[np.float32]) -> Tensor:
         return_complex=True,
     )
     magnitudes = (_mel_filters() @ spectrum.abs()).clamp(min=SMALLEST_MAGNITUDE)
+    # 20, not 10: these are magnitudes, not powers.
     decibels = 20 * magnitudes.log10() - REFERENCE_DB
     return (2 * LIMIT * (decibels + RANGE_DB) / RANGE_DB - LIMIT).clamp(-LIMIT, LIMIT)
 

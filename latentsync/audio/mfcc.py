@@ -34,11 +34,13 @@ def mfcc(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     Source: the defaults of python_speech_features 0.6, with which the judge was trained.
     """
     expect_axes(samples, "t")
+    # On the scale of 16 bits, because the logarithm of the energy depends on it.
     speech = np.clip(np.round(samples.astype(np.float64) * INT16_SCALE), -INT16_SCALE, INT16_SCALE - 1)
     emphasised = np.append(speech[:1], speech[1:] - PREEMPHASIS * speech[:-1])
     steps = 1 + max(0, -(-(len(speech) - FRAME_SAMPLES) // HOP_SAMPLES))
     padded = np.zeros((steps - 1) * HOP_SAMPLES + FRAME_SAMPLES)
     padded[: len(emphasised)] = emphasised
+    # No Hann or Hamming window: the default of python_speech_features is a rectangle.
     frames = np.lib.stride_tricks.sliding_window_view(padded, FRAME_SAMPLES)[::HOP_SAMPLES]
     power = np.abs(np.fft.rfft(frames, FFT_SAMPLES)) ** 2 / FFT_SAMPLES
     smallest = np.finfo(float).eps
@@ -54,6 +56,7 @@ def _filters() -> NDArray[np.float64]:
     """Triangles (filters bins), evenly spaced in mel, whose corners lie on whole bins."""
     highest_mel = 2595 * np.log10(1 + AUDIO_HZ / 2 / 700)
     corners_hz = 700 * (10 ** (np.linspace(0, highest_mel, FILTERS + 2) / 2595) - 1)
+    # One more than FFT_SAMPLES is python_speech_features' own rule.
     corners = np.floor((FFT_SAMPLES + 1) * corners_hz / AUDIO_HZ)
     left, middle, right = corners[:-2, None], corners[1:-1, None], corners[2:, None]
     bins = np.arange(FFT_SAMPLES // 2 + 1)

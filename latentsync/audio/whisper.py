@@ -128,6 +128,7 @@ def log_mel(samples: NDArray[np.float32]) -> Tensor:
             piece, FFT_SAMPLES, HOP_SAMPLES, window=window, center=False, return_complex=True
         )
         logarithm[:, first:last] = (_mel_filters() @ spectrum.abs().square()).clamp(min=1e-10).log10()
+    # Whisper's own scale: a floor of 8 powers of ten, 80 dB, and about -1..1 for speech.
     return logarithm.clamp_(min=float(logarithm.max()) - 8.0).add_(4.0).div_(4.0)
 
 
@@ -195,6 +196,7 @@ class SpeechStates:
             first = 2 * self._starts[chunk]
             piece = self._log_mel[:, first : first + CHUNK_MELS]
             piece = nn.functional.pad(piece, (0, CHUNK_MELS - piece.shape[1]))
+            # The oldest goes: frames come in order, and a state is mixed from two chunks at most.
             if len(self._kept) == KEPT_CHUNKS:
                 del self._kept[next(iter(self._kept))]
             self._kept[chunk] = self._encoder.states(piece[None])[0].float().cpu()

@@ -77,6 +77,7 @@ def denoise(
         predicted = unet(conditioning.join(noisy), timestep.expand(len(noisy)), audio)
         if is_guided:
             unconditional, conditional = predicted.chunk(2)
+            # Source: Ho and Salimans 2022, classifier-free guidance.
             predicted = unconditional + guidance * (conditional - unconditional)
         latents = scheduler.step(predicted, timestep, latents, eta=0.0, return_dict=False)[0]
         if on_step is not None:
@@ -93,6 +94,7 @@ def one_step_clean(noisy: Tensor, predicted: Tensor, timesteps: Tensor, schedule
     """
     expect_axes(noisy, "b c f h w")
     expect_axes(timesteps, "b", b=len(noisy))
+    # In the prediction's number format, as in the official code.
     kept: Tensor = scheduler.alphas_cumprod.to(noisy.device)[timesteps].to(predicted.dtype)  # b
     kept = kept[:, None, None, None, None]  # b c f h w
     prediction_type = scheduler.config.prediction_type

@@ -70,6 +70,7 @@ def _fade(earlier: Tensor, later: Tensor) -> Tensor:
     shared = earlier.shape[1]
     if shared > later.shape[1]:
         raise ValueError(f"a window of {later.shape[1]} frames ends before the one in front of it")
+    # Neither 0 nor 1, so that both windows count in every shared frame.
     later_weight = (torch.arange(1, shared + 1, device=later.device) / (shared + 1)).to(later.dtype)
     faded = earlier.lerp(later[:, :shared], later_weight[:, None, None])  # c f h w
     return torch.cat([faded, later[:, shared:]], dim=1)

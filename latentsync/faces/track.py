@@ -103,6 +103,7 @@ class _Crops:
             return _Row(sight, self._shot, None)
         near_rad = float(self._last.values[3]) if self._last else 0.0
         pose = pose_of(control_points(sight.points), sight.frame.time_s, near_rad=near_rad)
+        # Smoothing must not reach across a gap that is too long to be bridged.
         if sight.is_new or self._missing_frames > self._settings.gap_frames:
             self._shot += 1
         self._missing_frames = 0
@@ -171,8 +172,10 @@ def pose_of(control: NDArray[np.floating], time_s: float, *, near_rad: float = 0
     matrix = fit_similarity(control, 256)
     centre = control.mean(0, dtype=np.float64)
     angle = np.arctan2(matrix[1, 0], matrix[0, 0])
+    # Otherwise angles on both sides of half a turn would average to an upright face.
     angle += 2 * np.pi * np.round((near_rad - angle) / (2 * np.pi))
     scale = np.hypot(matrix[0, 0], matrix[1, 0])
+    # The logarithm, so that twice and half the size average to no change.
     return Pose(np.array([*centre, np.log(scale), angle]), time_s)
 
 
@@ -197,6 +200,7 @@ def smoothed(poses: list[Pose], time_s: float, *, sigma_s: float) -> NDArray[np.
         return np.asarray(values[np.abs(offset_s).argmin()])
     weight /= weight.sum()
     mean_s, mean = weight @ offset_s, weight @ values
+    # With all weight on one moment no slope can be fitted.
     spread = weight @ (offset_s - mean_s) ** 2
     if spread < 1e-9:
         return np.asarray(mean)

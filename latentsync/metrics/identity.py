@@ -109,6 +109,7 @@ def aligned_face(crop_u8: NDArray[np.uint8], points: NDArray[np.float32]) -> NDA
     unsqueeze = np.array([WINDOW_WIDTH / WINDOW_HEIGHT, 1.0])
     five = np.stack([points[list(group)].mean(0) for group in FIVE_OF_68]) * unsqueeze
     matrix = _similarity(five, FACE_TEMPLATE)
+    # It was fitted to unsqueezed points, and is applied to the squeezed crop.
     matrix[:, :2] *= unsqueeze
     return np.asarray(cv2.warpAffine(crop_u8, matrix, (FACE_PX, FACE_PX), flags=cv2.INTER_LINEAR), np.uint8)
 

@@ -188,6 +188,7 @@ class Flicker(ClipMetric):
         length = min(len(clip.made_u8), len(clip.input_u8))
         if length < 2:
             return Missing("too_short", f"{length} frames < 2")
+        # A resized mask has values between 0 and 1 along its edge.
         is_kept = mouth_mask(clip.side_px) >= 0.5
         is_silent = silent_frames(clip.speech, frames=length)
         kept, silent = [], []
@@ -208,6 +209,7 @@ def resized(images: Tensor, resize: Literal["plain", "clean"]) -> Tensor:
     """Pictures (n 3 h w) in 0..1 at the size that Inception takes."""
     size = (INCEPTION_PX, INCEPTION_PX)
     if resize == "plain":
+        # As pytorch-fid does it: corners not aligned, no smoothing.
         return functional.interpolate(images, size, mode="bilinear", align_corners=False)
     # Bicubic overshoots at edges, so the result is clamped.
     return functional.interpolate(images, size, mode="bicubic", align_corners=False, antialias=True).clamp(

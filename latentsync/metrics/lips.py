@@ -34,6 +34,7 @@ def openings(points: Points) -> Series:
     upright = points * np.array([WINDOW_WIDTH / WINDOW_HEIGHT, 1.0])
     upper, lower = (upright[:, index] for index in INNER_LIPS)
     left, right = (upright[:, list(eye)].mean(1) for eye in EYES)
+    # Over the distance of the eyes, so that faces of all sizes compare.
     between_eyes = np.linalg.norm(left - right, axis=1)
     return np.asarray(
         np.linalg.norm(upper - lower, axis=1) / np.where(between_eyes > 0, between_eyes, np.nan)

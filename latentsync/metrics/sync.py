@@ -34,7 +34,7 @@ LEAST_WINDOWS = 4
 V2, COMPACT = "syncnet-v2", "syncnet-compact"
 BUNDLED_SYNCNET = Path(__file__).parent.parent / "bundled" / "syncnet.safetensors"
 
-V2_PADDING_GREY = 110
+V2_PADDING_GREY = 110  # of syncnet_python
 V2_PICTURE_SIDE = 1 + 2 * 0.4 + 1  # in half faces: from the top of the face to 0.8 of a half below it
 # Middle and side of the square around a face, in the units of the template. Ours, because the crop does not
 # say what S3FD would have found: the median of MTCNN's boxes in 101 frames of many people, made symmetrical.
@@ -158,6 +158,7 @@ class SyncNetV2Judge:
             clips = images.movedim(-1, 1).float().unfold(0, CLIP_FRAMES, 1).movedim(-1, 2)  # b c f h w
             return self.network.embed_clips(clips)
 
+        # `syncnet_python` takes five windows fewer than there are frames, one fewer than would fit.
         return _slide(crops_u8[:-1], CLIP_FRAMES, embed)
 
     @torch.inference_mode()
@@ -169,6 +170,7 @@ class SyncNetV2Judge:
             chunks = [cepstra[:, steps * frame : steps * frame + SPEECH_STEPS] for frame in windows]
             return self.network.embed_speech(torch.stack(chunks)[:, None].to(self.device))
 
+        # Five fewer than frames of 640 samples, as in `syncnet_python`.
         return _in_batches(len(samples) * VIDEO_FPS // AUDIO_HZ - CLIP_FRAMES, embed)
 
     def distances(self, visual: Tensor, audio: Tensor) -> Tensor:

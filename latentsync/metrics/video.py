@@ -48,6 +48,7 @@ class FvdI3d(SetMetric):
             return np.zeros((0, self.width))
         size = (PICTURE_PX, PICTURE_PX)
         pictures = np.stack([cv2.resize(crop, size, interpolation=cv2.INTER_AREA) for crop in window])
+        # rescale and resize are off, as in the official evaluation: pictures are 224 px in 0..1 already.
         video = pictures_unit(pictures, device="cpu").movedim(0, 1)[None]  # b c f h w
         found = self.network()(video, rescale=False, resize=False, return_features=True)
         return np.asarray(found.flatten(1).double().numpy())

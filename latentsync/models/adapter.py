@@ -24,9 +24,8 @@ class AudioAdapter(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(states_dim)
         self.mix = nn.Linear(STATES * states_dim, dim)
-        self.place = nn.Parameter(
-            torch.randn(STEPS, dim) * 0.02
-        )  # positions; the key that weights files have
+        # The position of each step; weights files have this key.
+        self.place = nn.Parameter(torch.randn(STEPS, dim) * 0.02)
         layer = nn.TransformerEncoderLayer(
             dim,
             nhead=4,

@@ -32,6 +32,7 @@ class OverTime(nn.Module):
     def __init__(self, in_channels: int, config: FramewiseConfig) -> None:
         super().__init__()
         kernel = FRAMEWISE_CONTEXT + 1
+        # Without padding, so that a window depends on its own frames only.
         self.convolutions = nn.ModuleList(
             [nn.Conv1d(in_channels, config.width, kernel), nn.Conv1d(config.width, config.width, kernel)]
         )
@@ -42,6 +43,7 @@ class OverTime(nn.Module):
     def forward(self, run: Tensor) -> Tensor:
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             run = self.dropout(functional.relu(norm(convolution(run))))
+        # Squares overflow at half precision.
         return functional.normalize(self.last(run).float(), dim=1).transpose(1, 2)  # b n d
 
 
@@ -73,6 +75,7 @@ class FramewiseSyncNet(nn.Module):
             nn.Dropout(config.dropout),
             nn.Linear(config.channels[-1] * rows * columns, half),
         )
+        # After the softmax all layers count equally at first.
         self.layer_weights = nn.Parameter(torch.zeros(config.whisper_states))
         self.layer_norm = nn.LayerNorm(config.whisper_dim)
         self.speech = nn.Sequential(

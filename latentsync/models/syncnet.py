@@ -15,7 +15,7 @@ from latentsync.errors import ShapeError
 from latentsync.recipe.networks import ATTENTION_HEADS, Factor, SyncNetConfig, TowerConfig
 
 MEL_BANDS = 80
-NORM_EPS = 1e-6
+NORM_EPS = 1e-6  # of the released networks; PyTorch's default is 1e-5
 WAV2LIP_REPEATS = {"visual": (0, 2, 3, 2, 2, 2, 0), "audio": (2, 2, 2, 2, 2)}
 WAV2LIP_KERNELS = {"visual": (7, 5, 3, 3, 3, 3, 3), "audio": (3, 3, 3, 3, 3)}
 WAV2LIP_LEAK = 0.2
@@ -99,6 +99,7 @@ class Tower(nn.Module):
                 hidden = checkpoint(block, hidden, use_reentrant=False)
             else:
                 hidden = block(hidden)
+        # Without negative numbers no cosine is negative, and it can be taken for a probability.
         return functional.relu(self.norm_out(hidden))
 
 
@@ -199,6 +200,7 @@ def stack_frames(video: Tensor, config: SyncNetConfig) -> Tensor:
 
 def _padding(factor: Factor) -> tuple[int, int, int, int]:
     """Left, right, top, bottom: an axis that is not shrunk keeps its size."""
+    # Right and bottom only, as the downsampling of Stable Diffusion's autoencoder; the rest is official.
     rows, columns = (factor, factor) if isinstance(factor, int) else factor
     if rows == 1:
         return 0, 1, 1, 1

@@ -58,6 +58,7 @@ class LipUNet(nn.Module):
         self.residual: nn.Conv2d | None = None
         if config.reference_residual:
             self.residual = nn.Conv2d(config.latent_channels, config.latent_channels, 3, padding=1)
+            # A network that gets a residual afterwards predicts at first what it did without.
             nn.init.zeros_(self.residual.weight)
             nn.init.zeros_(self.residual.bias)  # type: ignore[arg-type]
         self._pooled_norms = [module for module in network.modules() if isinstance(module, PooledGroupNorm)]
@@ -133,7 +134,7 @@ def build_unet(config: UNetConfig) -> LipUNet:
             num_attention_heads=config.attention_head_dim,
             motion_num_attention_heads=config.attention_head_dim,
             motion_max_seq_length=config.motion_max_frames,
-            use_motion_mid_block=False,
+            use_motion_mid_block=False,  # as the released ones
         )
         if config.motion_modules == "decoder":
             for block in network.down_blocks:

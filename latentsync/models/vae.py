@@ -55,8 +55,10 @@ class FaceVAE(nn.Module):
         posterior = self.posterior(images_pm1)
         latents: Tensor = posterior.mean
         if mode == "sample":
+            # On the CPU, so that one seed gives one video on every device.
             drawn = torch.randn(latents.shape, generator=generator)
             latents = latents + posterior.std * drawn.to(latents)
+        # To about unit variance, which the noise schedule expects.
         return latents * self.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        # A bias of the keys would add the same to all scores of a query, and the softmax takes that out.
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         joined = functional.linear(tokens, self.qkv.weight, bias)  # b n 3·d
         query, key, value = joined.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -101,6 +102,7 @@ class VideoEncoder(nn.Module):
         expect_axes(video_pm1, "b c f h w", c=3, f=self.config.frames)
         side = self.config.picture
         images = functional.interpolate(frames_to_batch(video_pm1), (side, side), mode="bicubic")
+        # Bicubic sampling overshoots; the official code clamps, too.
         video_unit = (images / 2 + 0.5).clamp(0, 1)
         video_unit = video_unit.unflatten(0, (-1, self.config.frames)).movedim(1, 2)  # b c f h w
         tokens = self.patch_embed(video_unit.to(self.fc_norm.weight.dtype))
@@ -141,6 +143,7 @@ def trepa_distance(
 
     Source: the official `TREPALoss`; its weight of 10 belongs to "mean".
     """
+    # To length 1 in float32: squares overflow at half precision.
     fake = functional.normalize(features(fake_pm1).float(), dim=1)
     with torch.no_grad():
         real = functional.normalize(features(real_pm1).float(), dim=1)

@@ -87,6 +87,7 @@ class Wav2Lip(nn.Module):
         hidden = self.speech_encoder(mel.flatten(0, 1)[:, None])  # b·f c 1 1
         for level in self.decoder:
             hidden = torch.cat([level(hidden), seen.pop()], dim=1)
+        # The sigmoid is Wav2Lip's, whose pictures lie in 0..1.
         drawn: Tensor = torch.sigmoid(self.output(hidden)) * 2 - 1
         return batch_to_frames(drawn, frames=frames)
 
