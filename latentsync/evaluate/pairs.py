@@ -210,6 +210,7 @@ def _choose_file(method: str, claims: list[tuple[int, Path]], folder: Path) -> M
 
 def _choose(recipe: SetRecipe, names: Iterable[str]) -> list[str]:
     """The chosen names, by rank."""
+    # By hash: where a video is missing another takes its place, and the rest of the set stays.
     ranked = sorted(names, key=lambda name: integer_from(f"{recipe.seed}/{name}"))
     taken: Counter[str] = Counter()
     chosen: list[str] = []
@@ -257,6 +258,7 @@ def _rows(file: Path) -> list[tuple[int, dict[str, str]]]:
     """The rows by column, each with the number of its line."""
     try:
         with open_regular(file, most_bytes=_MOST_BYTES) as stream:
+            # -sig: spreadsheets write a byte order mark, which would become part of the first column's name.
             text = stream.read(_MOST_BYTES).decode("utf-8-sig")
         reader = csv.DictReader(io.StringIO(text, newline=""))
         rows = [(reader.line_num, row) for row in reader]

@@ -217,6 +217,7 @@ def _video_info(video: Path) -> VideoInfo:
 def _tracked(video: Path, limit_s: float, preparing: Preparing, faces: Faces) -> Iterator[TrackedFrame]:
     """The frames shown at each 25th of a second, with the face in them."""
     return track(
+        # Metrics compare row by row, so every 25th of a second has a frame, across gaps, too.
         at_25_fps(read_frames(video, end_s=limit_s), max_gap_s=math.inf),
         choice=FaceChoice("largest"),
         resolution=preparing.resolution,
@@ -313,10 +314,11 @@ def made_clip(side: RealSide, path: Path) -> Matched:
     clip = ScoredClip(
         name=f"{pair.setting}/{pair.name}",
         made_u8=made.crops_u8[rows],
-        real_u8=None if is_cross else real.crops_u8[rows],
+        real_u8=None if is_cross else real.crops_u8[rows],  # in the cross setting nobody says these words
         speech=_during(speech, rows),
         made_points=made.points[rows],
         real_points=None if is_cross else points,
+        # In reconstruction the input is the speaker.
         speaker_points=_speaker_points(side, rows) if is_cross else points,
         input_points=points,
         input_u8=real.crops_u8[rows],
@@ -328,6 +330,7 @@ def _beside(path: Path, real: Prepared, side: RealSide) -> tuple[Prepared, list[
     """The generated video, cut where the real face is if frame size and position of the face agree."""
     preparing, faces = side.preparing, side.faces
     limit_s = real.frames / VIDEO_FPS
+    # Cut alike, so that a pixel outside the mouth is the same pixel of the frame in both crops.
     made = prepare(path, preparing, faces, longest_s=limit_s, like=real)
     size, real_size = ((one.info.width, one.info.height) for one in (made, real))
     if size == real_size and is_aligned(made, real):
@@ -364,6 +367,7 @@ def _speaker_points(side: RealSide, rows: slice) -> NDArray[np.float32] | None:
     if points is None:
         return None
     taken = points[rows]
+    # NaN, which every metric leaves out, keeps the rows aligned in time.
     padding = np.full((rows.stop - rows.start - len(taken), 68, 2), np.nan, np.float32)
     return np.concatenate([taken, padding])
 

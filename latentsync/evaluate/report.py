@@ -90,6 +90,7 @@ class EvaluationReport:
     def absent(self, setting: str) -> dict[str, list[str]]:
         """Why other numbers are absent: the reason, and the names of the numbers."""
         shown, rows = self.columns(setting), self.rows(setting)
+        # Real videos lack most numbers by nature: the reasons of the methods tell more.
         rows = [row for row in rows if row.method != REAL] or rows
         found: dict[str, list[str]] = {}
         for column in self.totals.columns:
@@ -176,6 +177,7 @@ class EvaluationReport:
 
 
 def _kind(note: str) -> str:
+    # Sizes and times differ from clip to clip; what is counted is what was done.
     if " px, the input " in note:
         return "another size than the input: cut around its own face"
     return "compared in part" if " s compared" in note else note

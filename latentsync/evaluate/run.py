@@ -276,6 +276,7 @@ def _generate(pair: Pair, path: Path, recipe: SyncRecipe, model: LipModel, repor
     """Make one video, as long as its shorter input; returns why it could not, or an empty string."""
 
     def warn(event: Event) -> None:
+        # Plan and progress of one video would hide those of the whole set.
         if isinstance(event, Note):
             report(Note(f"'{pair.name}': {event.message}", event.level))
 

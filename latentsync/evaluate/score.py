@@ -52,6 +52,7 @@ def content_hash(path: Path | None) -> str:
         return "none"
     try:
         status = path.stat()
+        # With size and time in the key, a file that changed in between is hashed again.
         return _hash_of(path, status.st_size, status.st_mtime_ns)
     except (OSError, MediaError):
         return f"unreadable: {path}"
@@ -205,6 +206,7 @@ class Scorer:
 
     def _key(self, pair: Pair, parts: list[str]) -> str:
         prepared = self.preparing.model_dump_json()
+        # All that changes a score, and files by their content: names may be used again.
         shared = [VERSION, self.faces.points_by, prepared, str(pair.length_s)]
         return key_of([*shared, content_hash(pair.video), *parts])
 
@@ -214,6 +216,7 @@ class Scorer:
         set_metrics = () if path is None else self.set_metrics
         missing = [one for one in self.clip_metrics if entry is None or not _has_scores(entry, one)]
         without = [one for one in set_metrics if entry is None or not self._has_features(entry, one)]
+        # A clip that cannot be scored is remembered as such, and not prepared again.
         if entry is None or (not entry.reason and (missing or without)):
             scores, features = (dict(entry.scores), dict(entry.features)) if entry else ({}, {})
             try:
@@ -224,6 +227,8 @@ class Scorer:
                 )
             else:
                 scores |= {_tag(metric): _score(metric, matched.clip) for metric in missing}
+                # The real side is cut to what both videos show, so methods share it only where the rows
+                # agree.
                 keys = (key, self._key(side.pair, ["real side", str(matched.rows)]))
                 features |= {_tag(metric): self._embed(metric, matched.clip, keys) for metric in without}
                 self.cache.write_picture(key, _strip(matched.clip))
@@ -243,6 +248,7 @@ class Scorer:
         paired = replace(clip, real_u8=clip.input_u8, real_points=clip.input_points)
         made_key, real_key = (key_of([_tag(metric), key]) for key in keys)
         self.cache.write_features(made_key, metric.features(paired, "made"))
+        # Another method with the same rows may have written them already.
         if self.cache.read_features(real_key, width=metric.width) is None:
             self.cache.write_features(real_key, metric.features(paired, "real"))
         return made_key, real_key
@@ -293,6 +299,7 @@ def _score(metric: ClipMetric, clip: ScoredClip) -> Scored:
         scored = Missing("failed", str(error))
     if isinstance(scored, Missing):
         return Scored(values={}, missing=f"{scored.reason}: {scored.detail}".rstrip(": "))
+    # JSON has neither NaN nor infinity: such a number is missing, with the metric's reason.
     values = {name: float(f"{value:.{_DIGITS}g}") for name, value in scored.items() if math.isfinite(value)}
     missing = [value for value in metric.values if value.name not in values]
     reasons = [value.undefined or f"undefined: {value.name}" for value in missing]

@@ -158,11 +158,13 @@ def _measure(
     if windows < LEAST_WINDOWS:
         raise MediaError(f"too_short: {len(crops_u8)} frames and {len(samples) / AUDIO_HZ:.2f} s of speech")
     starts, others = draws.windows(number, windows)
+    # Both for every draw: the reference's accuracy takes one of them, the balanced one takes both.
     for speech, kept in ((starts, cosines.right), (others, cosines.wrong)):
         kept += (1 - judge.distances(visual[starts], audio[speech])).tolist()
     cosines.is_right += draws.is_right[draws.clip == number].tolist()
     if windows >= _LEAST_WINDOWS_FOR_OFFSET:
         distances = distance_per_offset(judge, visual, audio, max_shift_frames=max_shift_frames)
+        # Of equal distances the smallest offset counts.
         cosines.offsets[min(distances, key=lambda offset: (distances[offset], abs(offset)))] += 1
 
 
@@ -197,6 +199,7 @@ def _roc(
     right: NDArray[np.float64], wrong: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """False and true positive rates, and the thresholds over which pairs count as right, high to low."""
+    # The lowest one is below all cosines, so that the curve ends at (1, 1).
     thresholds = np.concatenate([np.unique(np.concatenate([right, wrong]))[::-1], [-math.inf]])
     true_rates = 1 - np.searchsorted(np.sort(right), thresholds, side="right") / len(right)
     false_rates = 1 - np.searchsorted(np.sort(wrong), thresholds, side="right") / len(wrong)

@@ -94,6 +94,7 @@ class _Detections:
             self._last = None
 
     def detect(self, rgb_u8: FrameImage) -> list[Face]:
+        # The tracker often asks about the frame that was just searched: one search serves both.
         if self._last is not None and self._last[0] is rgb_u8:
             return self._last[1]
         faces = self._detector.detect(rgb_u8)
@@ -115,6 +116,7 @@ def _largest_other_px(faces: list[Face], points: NDArray[np.float32]) -> float:
 
 def _not_turned(affine: AffineFrame) -> AffineFrame:
     """The same crop, at the same position and scale, but upright in the frame, like a face box."""
+    # A similarity scales areas by its determinant, so lengths by the root.
     zoom = float(np.sqrt(abs(np.linalg.det(affine.crop_from_frame[:, :2]))))
     width, height = window_px(affine.resolution)
     middle = np.array([(width - 1) / 2, (height - 1) / 2])

@@ -113,6 +113,7 @@ def _flow(clip: Clip, steps: Sequence[Step], out_dir: Path) -> Iterator[tuple[Cl
         try:
             answer = next(answers, None)
         except (MediaError, FaceError) as error:
+            # A fault of the file is a drop; what no file should cause passes on.
             reason = "unreadable" if isinstance(error, MediaError) else "no_face"
             yield clip, Drop(reason, _without_folder(error, clip.source))
             return

@@ -31,6 +31,7 @@ class CutSegments:
         start, held = clip.start_frame, []
         for picture in clip.pictures:
             held.append(picture)
+            # Only now is a whole clip sure to follow, so that no short rest is left at the end.
             if len(held) == 2 * length:
                 yield _take(held, length, start, clip)
                 start += length

@@ -63,6 +63,7 @@ class KeepFace:
         )
 
     def _moved_away(self, points: NDArray[np.float32], known: Clip) -> Drop | None:
+        # In face sides, so that one limit holds for small and large faces.
         moves = np.linalg.norm(np.diff(points.mean(1), axis=0), axis=1) / _sides_px(points)[:-1]
         if not len(moves) or moves.max() <= _LONGEST_MOVE:
             return None

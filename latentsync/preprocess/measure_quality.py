@@ -94,6 +94,7 @@ def _step_ratio(steps: NDArray[np.float32]) -> float:
     usable = len(steps) // _BLOCK_PX * _BLOCK_PX
     if not usable:
         return 1.0
+    # Cropping moves the grid, so every offset may be the one of the block edges.
     by_offset = steps[:usable].reshape(-1, _BLOCK_PX).mean(0)
     worst = float(by_offset.max())
     rest = (float(by_offset.sum()) - worst) / (_BLOCK_PX - 1)

@@ -29,6 +29,7 @@ class MeasureSync:
         self.judge = self.judge or choose_judge(self.synchrony.judge, device=self.device)
 
     def run(self, clip: Clip, out_dir: Path) -> Iterator[Clip | Drop]:
+        # "before" is an ablation of the paper: the offset measured on faces that are not aligned.
         judged_u8 = clip.boxes_u8 if self.synchrony.adjust == "before" else clip.crops_u8
         if judged_u8 is None or self.judge is None:
             raise ValueError("there are no crops to judge, or the step was not started")
@@ -50,8 +51,10 @@ class MeasureSync:
 
     def _drop(self, facts: SyncFacts, known: Clip) -> Drop | None:
         needed = self.synchrony.min_confidence
+        # Distances of the judges are on different scales, and confidences with them.
         if facts.judge != "syncnet-v2":
             needed = self.synchrony.min_confidence_compact
+        # `not >=` also drops a confidence of NaN.
         if not facts.confidence >= needed:
             return Drop("low_confidence", f"{facts.confidence:.2f} < {needed:g} by {facts.judge}", known)
         if abs(facts.offset_frames) > self.synchrony.max_offset_frames:

@@ -52,6 +52,7 @@ class ReadVideo:
         speech = _speech(source, info)
         ticks = at_25_fps(frames, max_gap_s=self.reading.max_gap_s)
         order = count()
+        # Within a run without a gap, tick minus position is constant.
         for _, run in groupby(ticks, key=lambda frame: frame.index - next(order)):
             stream = iter(run)
             first = next(stream)
@@ -131,6 +132,7 @@ def _resized(frame: Frame, size: tuple[int, int]) -> Frame:
     if frame.rgb_u8.shape[1::-1] == size:
         return frame
     smaller = size[0] * size[1] < frame.rgb_u8.shape[0] * frame.rgb_u8.shape[1]
+    # Bilinear sampling skips pixels when it shrinks.
     filtering = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
     resized = np.asarray(cv2.resize(frame.rgb_u8, size, interpolation=filtering), np.uint8)
     return Frame(resized, frame.index, frame.time_s)
@@ -158,6 +160,7 @@ def at_25_fps(frames: Iterator[Frame], *, max_gap_s: float) -> Iterator[Frame]:
         if step_s <= 0:
             continue
         is_gap = step_s > max_gap_s
+        # A frame is the nearest one up to the middle between it and the next.
         until_s = last.time_s + (period_s if is_gap else step_s / 2)
         period_s = period_s if is_gap else step_s
         end = _first_tick(until_s) if is_gap else math.ceil(until_s * VIDEO_FPS - 1e-6)
@@ -166,6 +169,7 @@ def at_25_fps(frames: Iterator[Frame], *, max_gap_s: float) -> Iterator[Frame]:
         tick = max(ticks.stop, _first_tick(frame.time_s)) if is_gap else ticks.stop
         last = frame
     if last is not None:
+        # Nothing tells how long the last frame is shown: as long as the one before it.
         ticks = range(tick, _first_tick(last.time_s + period_s))
         yield from (Frame(last.rgb_u8, shown, shown / VIDEO_FPS) for shown in ticks)
 

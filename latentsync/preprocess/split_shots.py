@@ -47,6 +47,7 @@ class SplitShots:
         cuts: set[int] = set()
         shot = 0
         for frame in frames:
+            # The stream was brought to 25 fps before, whatever the source has.
             timecode = FrameTimecode(frame.index, float(VIDEO_FPS))
             cuts |= {cut.frame_num for cut in detector.process_frame(timecode, self._small(frame.rgb_u8))}
             ahead.append(frame)

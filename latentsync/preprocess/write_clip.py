@@ -35,6 +35,7 @@ class WriteClip:
         if clip.crops_u8 is None or clip.frames is None:
             raise ValueError("there is no crop to write")
         start_s, end_s = clip.start_frame / VIDEO_FPS, (clip.start_frame + clip.frames) / VIDEO_FPS
+        # Of fixed width, so that names sort by time.
         path = clip_folder(out_dir, clip.source.name) / f"{start_s:09.2f}-{end_s:09.2f}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
         self._write(path, clip.crops_u8, speech_during(clip))

@@ -175,6 +175,7 @@ class _Mouth:
         """Clean latents (c f h w) of one window."""
         model, frames = self.model, len(window)
         images = self._images(window)  # f c h w
+        # The reference draws from the posterior everywhere; its mean is the same in every run and window.
         mode: EncodeMode = "sample" if self.sampling.is_exact else "mean"
         encode = partial(model.vae.encode, mode=mode, generator=self.posterior)
         audio = states_for_frames(self.states, [cut.tracked.frame.time_s for cut in window])  # f n d

@@ -66,6 +66,7 @@ class _Tally:
             self.with_face += 1
             return
         start_s = tracked.frame.time_s
+        # Frames in a row make one span; half a frame is room for rounding.
         if self.untouched and start_s - self.untouched[-1][1] < period_s / 2:
             start_s = self.untouched.pop()[0]
         self.untouched.append((start_s, tracked.frame.time_s + period_s))
@@ -218,6 +219,7 @@ def _written(
         replaces=job.force,
     ) as writer:
         for generated in generated_frames:
+            # At a constant rate the times follow from the numbers, without rounding.
             time_s = generated.cut.tracked.frame.time_s if info.is_variable else None
             writer.write(_finished(generated, setup), time_s)
             yield generated
@@ -240,8 +242,10 @@ def _pasted(generated: GeneratedFrame, setup: Setup) -> FrameImage:
     affine, face = cut.tracked.affine, cut.tracked.face
     assert crop is not None and cut.crop_u8 is not None and affine is not None and face is not None
     if region == "crop":
+        # As released: the whole square, with its own colours.
         return paste(cut.tracked.frame.rgb_u8, crop, affine, region="crop")
     side = affine.resolution
+    # Outline and colours change slowly, so small pictures do; exact mode takes full size.
     outline_px, compared_px = (
         (side, side) if setup.sampling.is_exact else (min(side, OUTLINE_PX), min(side, SMOOTH_PX))
     )

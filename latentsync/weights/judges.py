@@ -171,7 +171,7 @@ def videomae_from_released(
     config = VideoEncoderConfig(
         width=width,
         depth=len({match[1] for key in tensors if (match := re.match(r"blocks\.(\d+)\.", key))}),
-        heads=HEADS_OF_WIDTH[width],
+        heads=HEADS_OF_WIDTH[width],  # no tensor shows them
         hidden=len(tensors["blocks.0.mlp.fc1.weight"]),
         classes=len(tensors.get("head.weight", ())),
         patch=patch,
@@ -189,6 +189,7 @@ def hyperiqa_from_released(path: Path, *, device: torch.device | str = "cpu") ->
     Raises:
         WeightsError: the file is damaged, holds another network, or a key is missing or left over.
     """
+    # HyperIQA takes features of its ResNet-50, and never the classifier behind them.
     tensors = {key: tensor for key, tensor in read_tensors(path).items() if not key.startswith("res.fc.")}
     with torch.device("meta"):
         network = HyperIQA()

@@ -162,6 +162,7 @@ def _look_up(name: str) -> ModelSpec:
     if path.is_file():
         if is_checkpoint(path):
             return _from_checkpoint(path)
+        # No tensor tells 1.5 from 1.6; only 1.6 was trained at 512 px.
         return replace(_released(name, path.parent, resolution=256), unet=path)
     known = ", ".join([DEFAULT_MODEL, *RESOLUTION_OF])
     raise WeightsError(

@@ -229,6 +229,7 @@ def unet_from_released(
     config = unet_config_of(tensors, path)
     require_version(config, path, version)
     with torch.device("meta"):
+        # Nothing is allocated or drawn there: the file's own tensors are put in.
         unet = build_unet(config)
     assign_strictly(unet, tensors, path, device=device, dtype=dtype)
     return unet.eval()

@@ -262,5 +262,6 @@ class _Scheduler:
         for worker, (_, since_s) in self.busy.items():
             if now_s - since_s > self.rules.limit_s and worker not in self.hung:
                 self.hung.add(worker)
+                # It may have ended by itself meanwhile.
                 with suppress(OSError):
                     self.pool.kill(worker)
