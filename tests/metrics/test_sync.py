@@ -37,7 +37,7 @@ from latentsync.metrics.sync import (
 from latentsync.models.syncnet import build_syncnet
 from latentsync.models.syncnet_v2 import SyncNetV2
 from latentsync.recipe.networks import TowerConfig
-from latentsync.weights import models
+from latentsync.weights import named
 from latentsync.weights.checkpoints import save_checkpoint
 from tests.networks import PAPER_SYNCNET
 
@@ -166,7 +166,7 @@ def test_v2_picture_holds_the_crop_upright_and_in_bgr() -> None:
 
 def test_choosing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATENTSYNC_CACHE", str(tmp_path))
-    monkeypatch.setattr(models, "BUNDLED", tmp_path)
+    monkeypatch.setattr(named, "BUNDLED", tmp_path)
     with pytest.raises(WeightsError, match=r"syncnet\.safetensors"):
         choose_judge("compact")
     with pytest.raises(WeightsError, match="'syncnet-v2' is missing"):

@@ -125,7 +125,7 @@ def test_misfits_are_refused(stable_diffusion: dict[str, Tensor], tmp_path: Path
 def test_settings_that_no_tensor_shows_must_agree(tmp_path: Path) -> None:
     path = tmp_path / "unet.safetensors"
     save_checkpoint(path, build_unet(PLAIN).state_dict(), kind="unet", config=PLAIN)
-    with pytest.raises(WeightsError, match="attention_head_dim = 2, and the recipe has 4"):
+    with pytest.raises(WeightsError, match="attention_head_dim = 2, but the recipe has 4"):
         start_unet(PLAIN.replaced(attention_head_dim=4), path)
 
 
