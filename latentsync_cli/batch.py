@@ -34,7 +34,7 @@ def run_list(job: BatchJob, *, as_json: bool, quiet: bool) -> None:
         _show_table(result)
     if result.count("failed"):
         hint = "" if job.retry_failed else "; --retry-failed tries them again"
-        console.say(f"{result.count('failed')} of {len(result.outcomes)} jobs failed{hint}")
+        console.print_message(f"{result.count('failed')} of {len(result.outcomes)} jobs failed{hint}")
         raise SystemExit(SOME_FAILED)
 
 

@@ -110,7 +110,7 @@ class _Screen(logging.Handler):
         left_s = took_s * (event.total - event.done) / max(1, event.done - self.first)
         left = "" if event.done == event.total else f", {as_time(left_s)} left"
         note = f", {event.note}" if event.note else ""
-        self._say(f"{event.stage}: {event.done} of {event.total} {event.unit}{note}{left}")
+        self._print(f"{event.stage}: {event.done} of {event.total} {event.unit}{note}{left}")
 
 
 def _tenths(event: Progress) -> int:
