@@ -88,7 +88,7 @@ ShowOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="CLIP",
-        help="Show this clip by all methods on the page, under one another; may be given several times.",
+        help="Compare all methods on this clip on the page; repeatable.",
         show_default="the first of each setting",
     ),
 ]

@@ -123,7 +123,7 @@ def test_a_network_that_taught_the_model_is_marked_and_never_the_best(fair: Eval
     assert not taught.best("reconstruction", COLUMNS[0])
     table = text_table(taught, "reconstruction")
     assert [row[2].split()[0] for row in table.rows if row[0].startswith("ssim")] == ["0.9!"]
-    assert any(remark.startswith("! this network taught the model") for remark in table.remarks)
+    assert any(remark.startswith("! the model was trained with this network") for remark in table.remarks)
     assert as_dict(taught)["taught"] == {"Ours": ["ssim"]}
 
 
