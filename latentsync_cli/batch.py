@@ -16,9 +16,9 @@ SOME_FAILED = 8  # the exit code of a batch in which a job failed
 
 
 def run_list(job: BatchJob, *, as_json: bool, quiet: bool) -> None:
-    """Run the jobs, show how each ended, and end with an exit code of its own if one failed.
+    """Run the jobs, show how each ended, and end with exit code 8 if one failed.
 
-    With JSON, stdout has an object a line: one for each job as soon as it ends, then the counts.
+    With JSON, stdout has one object per line: one for each job as soon as it ends, then the counts.
     """
     from latentsync.sync.batch import run_batch
 
@@ -40,7 +40,7 @@ def run_list(job: BatchJob, *, as_json: bool, quiet: bool) -> None:
 
 def _show_table(result: BatchResult) -> None:
     rows = [_cells(outcome) for outcome in result.outcomes]
-    console.table("", rows, columns=("row", "status", "frames", "seconds", "output, or why not"))
+    console.table("", rows, columns=("row", "status", "frames", "seconds", "output or error"))
 
 
 def _cells(outcome: JobOutcome) -> tuple[str, ...]:

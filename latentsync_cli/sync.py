@@ -110,8 +110,8 @@ BatchOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE|FOLDER",
-        help="Many jobs: a .csv or .jsonl whose columns are these flags, or a folder of videos and sound "
-        "files of the same names; -o is a folder then. The same command resumes.",
+        help="Run many jobs: a .csv or .jsonl with these options as columns, or a folder of videos and sound "
+        "files with the same names. -o is then a folder; the same command resumes.",
     ),
 ]
 WorkersOption = Annotated[

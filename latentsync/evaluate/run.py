@@ -328,6 +328,7 @@ def _judges_that_taught(method: str, spec: ModelSpec | None, metrics: Metrics) -
         teachers = {content_hash(BUNDLED_SYNCNET)}
     elif spec is not None and method == spec.name and is_checkpoint(spec.unet):
         used = used_networks(read_note(spec.unet).facts)
+        # A VAE or a Whisper is an input of the model; only the networks of losses reward its output.
         teachers = {network.sha256 for use, network in used.items() if use not in ("vae", "whisper")}
     else:
         return frozenset()

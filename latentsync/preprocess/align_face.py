@@ -46,6 +46,7 @@ class AlignFace:
     def _pictures(self, clip: Clip) -> Iterator[Picture]:
         if clip.stream is None or self._detector is None or self._landmarker is None:
             raise ValueError("there are no frames, or the step was not started")
+        # One detector for both, so that a frame is never searched twice.
         detections = _Detections(self._detector, self.aligning.detect_every_frames)
         rows = track(
             detections.watch(clip.stream),

@@ -270,6 +270,7 @@ def _is_finished(job: PreprocessJob, source: Source, entry: _Settled | None) -> 
     if job.retry_failed and any(decision.outcome == "failed" for decision in entry.decisions):
         return False
     clips = [decision.clip for decision in entry.decisions if decision.clip is not None]
+    # The size, because hashing would read every source again at each start.
     return entry.bytes == _size_bytes(source) and all((job.out / clip).is_file() for clip in clips)
 
 
@@ -379,6 +380,7 @@ def _counts(tally: Counter[str]) -> str:
 
 def _merge(out: Path, recipe_toml: str, report: Report) -> Path | None:
     """Write the manifest of all shards, unless another one is still running: the last to end does it."""
+    # Two shards that end together would otherwise leave the manifest to each other.
     with one_at_a_time(out / LOG / LOCK):
         others = are_others_running(out / LOG)
         if others:

@@ -174,6 +174,7 @@ def _histogram(
     values = [value for group in groups.values() for value in group]
     edges: Any = 40
     if is_whole and values:
+        # Half a step off, so that every whole number is in the middle of its bar.
         edges = np.arange(min(values) - 0.5, max(values) + 1)
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()

@@ -150,6 +150,7 @@ def _run_rows(
     counts, total = Counter[str](), len(tasks)
     report(Progress("batch", 0, total, "jobs"))
     try:
+        # No limit of time: a job may be a film of hours.
         with closing(run_tasks(pool, tasks, Rules(limit_s=math.inf), drop=_sweep)) as attempts:
             for attempt in attempts:
                 ended = _take(attempt, row_of[attempt.task.key], log, report)
@@ -183,6 +184,7 @@ def _todo(job: BatchJob, rows: Sequence[BatchRow]) -> tuple[list[Task], dict[int
             left.append(row)
         else:
             outcomes[row.number] = outcome
+    # A worker holds one model, so jobs of one model in a row load it once.
     left.sort(key=lambda row: row.job.model)
     return [
         Task(_key(row), (replace(row.job, force=row.job.force or _key(row) in ours), row.recipe))
@@ -195,6 +197,7 @@ def _earlier(entry: Entry, row: BatchRow) -> JobOutcome | None:
     values, output = entry.values, _output_of(row.job)
     if values.get("state") not in ("done", "failed") or values.get("digest") != _digest(row):
         return None
+    # Whoever removed the output wants it made again.
     if values["state"] == "done" and not output.is_file():
         return None
     names = ("result", "error", "hint", "exit_code")
@@ -235,6 +238,7 @@ def _worker_pool(job: BatchJob, tasks: int) -> WorkerPool:
     if job.engine == "ray":
         return RayPool(make, workers=job.workers, most=tasks, address=job.address, gpu=job.device != "cpu")
     gpus = torch.cuda.device_count() if choose_device(job.device).type == "cuda" else 0
+    # On a CPU one worker: a single job already uses all cores.
     return LocalPool(make, workers=job.workers or gpus or 1, most=tasks, shares_cores=True, gpus=gpus)
 
 
@@ -247,10 +251,12 @@ def make_work(device: DeviceName, dtype: DtypeName) -> Callable[[tuple[SyncJob, 
         key = f"{job.model}:{recipe.sampling.resolution}"
         try:
             if key not in held:
+                # Before the next one is loaded: two models at once may not fit.
                 held.clear()
                 held[key] = _load(job.model, recipe.sampling.resolution, device, dtype)
             return {"state": "done", "result": run(job, recipe, ignore, model=held[key]).as_dict()}
         except LatentSyncError as error:
+            # These would fail every other job as well, so they end the batch.
             if describe_fault(error).is_disk_full or isinstance(error, MemoryShortage):
                 raise
             return {
@@ -287,6 +293,7 @@ def _output_of(job: SyncJob) -> Path:
 
 def _digest(row: BatchRow) -> str:
     """Changes with whatever changes the result: options, recipe, and size and time of the inputs."""
+    # Without `force`, which decides whether a file is replaced, not what is in it.
     facts = {name: str(value) for name, value in asdict(replace(row.job, force=False)).items()}
     inputs = [_stamp(path) for path in (row.job.video, row.job.speech)]
     text = json.dumps([facts, inputs, dump_recipe(row.recipe)], sort_keys=True)

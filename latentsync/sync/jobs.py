@@ -59,7 +59,7 @@ class BatchRow:
 def read_jobs(
     source: Path, out: Path, defaults: SyncOptions, *, model: str, report: Report
 ) -> list[BatchRow]:
-    """Read the jobs in `source`: *.csv with a header, *.jsonl with an object a line, or a folder.
+    """Read the jobs in `source`: *.csv with a header, *.jsonl with one object per line, or a folder.
 
     Columns are the flags, with or without dashes; a cell wins over `defaults`, an empty one leaves them.
     Paths are relative to the folder of the list, and outputs to `out`; without one, NAME_synced.mp4. In a
@@ -81,6 +81,7 @@ def read_jobs(
         try:
             found.append(_row(number, origin, cells, folder, out, defaults, model))
         except LatentSyncError as error:
+            # All rows are checked first, so that one run shows every mistake in the list.
             faults.append(type(error)(f"{origin}: {error}", hint=error.hint))
     faults += _given_twice(found)
     if len(faults) == 1:
@@ -109,6 +110,7 @@ def _row(
         if not values.get(name):
             raise UsageError(f"'{name}' is missing", hint=f"fill the column '{name}' with a path")
     for name in ("video", "speech", "mask"):
+        # A path of the command line, unlike one of the list, is relative to the working directory.
         if values.get(name) and name in cells:
             values[name] = folder / values[name]
     video, speech = Path(values["video"]).absolute(), Path(values["speech"]).absolute()
@@ -118,6 +120,7 @@ def _row(
     named = values.get("model", model)
     options = SyncOptions(**{name: values[name] for name in SyncOptions.__annotations__ if name in values})  # type: ignore[typeddict-item]
     recipe = choose_recipe(options)
+    # Only looked up, so that a missing model is found before hours of work.
     find_model(named, resolution=recipe.sampling.resolution)
     return BatchRow(number, origin, replace(make_job(video, speech, output, options), model=named), recipe)
 
@@ -150,6 +153,7 @@ def _unknown(origin: str, name: str) -> UsageError:
 def _from_file(source: Path) -> Iterator[tuple[int, dict[str, object]]]:
     try:
         with open_regular(source, most_bytes=_MOST_BYTES) as file:
+            # -sig: spreadsheets write a byte order mark, which would become part of the first column's name.
             text = file.read().decode("utf-8-sig")
     except OSError as error:
         raise MediaError(
@@ -170,6 +174,7 @@ def _from_csv(source: Path, text: str) -> Iterator[tuple[int, dict[str, object]]
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [_option(name) for name in next(reader, [])]
+        # A repeated column would silently win over the first one.
         for name, count in Counter(header).items():
             if name not in COLUMNS:
                 raise _unknown(f"'{source}': ", name)
@@ -197,10 +202,10 @@ def _from_json_lines(source: Path, text: str) -> Iterator[tuple[int, dict[str, o
             values = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise MediaError(
-                f"'{source}', line {number}: is not JSON ({error})", hint="write one object a line"
+                f"'{source}', line {number}: is not JSON ({error})", hint="write one object per line"
             ) from error
         if not isinstance(values, dict):
-            raise MediaError(f"'{source}', line {number}: is no object", hint="write one object a line")
+            raise MediaError(f"'{source}', line {number}: is no object", hint="write one object per line")
         yield number, {_option(name): value for name, value in values.items() if value is not None}
 
 

@@ -106,6 +106,7 @@ def choose_recipe(options: SyncOptions) -> SyncRecipe:
         for name, key in _RECIPE_KEYS.items()
         if options.get(name) is not None
     ]
+    # Later ones win, so the single options come last.
     overrides = [*as_overrides(options.get("settings", ())), *flags]
     return load_recipe(options.get("recipe", "sync"), SyncRecipe, overrides=overrides)
 

@@ -123,6 +123,7 @@ def rename_unet(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name = name_of(key)
         if name is None:
             first = tensors.get(key.replace("attention_blocks.1", "attention_blocks.0"))
+            # diffusers keeps one table for both attentions, so a second one may only repeat it.
             if first is not None and not first.is_meta and not _is_equal(first, tensor):
                 raise WeightsError(f"{key!r} differs from the first attention's table", hint=NAMED)
         elif name in renamed:

@@ -61,6 +61,7 @@ class LocalPool:
         self.location = "processes of this machine"
         self._make = make
         self._workers: dict[int, _Worker] = {}
+        # Not fork: a forked process cannot use CUDA, and threads of torch and OpenCV do not survive it.
         self._context = multiprocessing.get_context("spawn")
 
     def start(self, worker: int) -> None:
@@ -142,6 +143,7 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
     """Start a process that Ctrl-C, SIGTERM and SIGHUP do not reach: its parent answers them."""
+    # A new process inherits the mask of the thread that starts it.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *STOP_SIGNALS})
     try:
         yield
