@@ -149,6 +149,7 @@ class Model:
             files = stack.enter_context(_as_files(video, speech, fps=fps, speech_hz=speech_hz))
             job = self._job(*files, None, options)
             made = make_frames(job, choose_recipe(options), progress, model=self.networks)
+            # Arrays lie in temporary files, which must live until the last frame was taken.
             return replace(made, images=_kept_until_read(made.images, stack.pop_all()))
 
     def _job(self, video: Path, speech: Path, output: str | Path | None, options: SyncOptions) -> SyncJob:

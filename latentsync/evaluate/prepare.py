@@ -329,6 +329,7 @@ def made_clip(side: RealSide, path: Path) -> Matched:
 def _beside(path: Path, real: Prepared, side: RealSide) -> tuple[Prepared, list[str]]:
     """The generated video, cut where the real face is if frame size and position of the face agree."""
     preparing, faces = side.preparing, side.faces
+    # What is longer than the real video has nothing to be compared with.
     limit_s = real.frames / VIDEO_FPS
     # Cut alike, so that a pixel outside the mouth is the same pixel of the frame in both crops.
     made = prepare(path, preparing, faces, longest_s=limit_s, like=real)

@@ -224,6 +224,7 @@ class _Resamples:
             for sums in self.sums
             if sums.made is not None and sums.real is not None
         ]
+        # A resample can have too few features for a distance.
         values = [answer for answer in answers if not isinstance(answer, Missing)]
         if not values:
             return None, None

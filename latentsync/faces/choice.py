@@ -62,6 +62,7 @@ def choose(faces: Sequence[Face], choice: FaceChoice) -> Face | None:
         return from_left[-1]
     if choice.rule == "point":
         nearest = min(faces, key=lambda face: _boxes_away(face, choice.point))
+        # A click beside the face still means it; one farther away means something else.
         return nearest if _boxes_away(nearest, choice.point) <= 1 else None
     return max(faces, key=area_px)
 

@@ -106,6 +106,7 @@ def aligned_face(crop_u8: NDArray[np.uint8], points: NDArray[np.float32]) -> NDA
 
     The squeeze from the upright face box to the square is undone in the same step.
     """
+    # ArcFace's template has a face's own proportions.
     unsqueeze = np.array([WINDOW_WIDTH / WINDOW_HEIGHT, 1.0])
     five = np.stack([points[list(group)].mean(0) for group in FIVE_OF_68]) * unsqueeze
     matrix = _similarity(five, FACE_TEMPLATE)

@@ -147,6 +147,7 @@ def trepa_distance(
     fake = functional.normalize(features(fake_pm1).float(), dim=1)
     with torch.no_grad():
         real = functional.normalize(features(real_pm1).float(), dim=1)
+    # Both have length 1, so this is 2 - 2 cosines: the norm of the features does not count.
     squares = (fake - real) ** 2
     return squares.mean() if normalise == "mean" else squares.sum(1).mean()
 

@@ -105,5 +105,6 @@ def orthogonal(matrix: Tensor) -> Tensor:
     made = wide.float() / (wide.float().norm() + EPSILON)
     for _ in range(ITERATIONS):
         square = made @ made.mT
+        # One step of the fifth-order polynomial that pushes all singular values towards 1.
         made = first * made + (second * square + third * square @ square) @ made
     return torch.as_tensor(made.mT if matrix.shape[0] > matrix.shape[1] else made)

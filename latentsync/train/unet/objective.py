@@ -120,6 +120,7 @@ class UNetObjective:
             masked.append(self.view.known(own, sample).movedim(0, 1))
             other.append(sample(self.view.cut(others)).movedim(0, 1))
             noise.append(draw_noise(latents[-1][None].shape, generator, self.recipe.noise)[0])
+            # Both are always drawn, so that `noisiest_share` shifts no other draw.
             anywhere = torch.randint(last, (), generator=generator)
             is_noisiest = bool(torch.rand((), generator=generator) < self.recipe.noise.noisiest_share)
             timesteps.append(torch.tensor(last - 1) if is_noisiest else anywhere)
