@@ -7,12 +7,26 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from latentsync.errors import UsageError
 from latentsync_cli import console
 
 if TYPE_CHECKING:
     from latentsync.sync.batch import BatchJob, BatchResult, JobOutcome
 
 SOME_FAILED = 8  # the exit code of a batch in which a job failed
+
+
+def refuse_single_job(batch: Path, video: Path | None, report: Path | None) -> None:
+    """Refuse what only a single job takes.
+
+    Raises:
+        UsageError: VIDEO or --report is given beside --batch.
+    """
+    if video is not None or report is not None:
+        raise UsageError(
+            f"--batch '{batch}' takes neither VIDEO and SPEECH nor --report",
+            hint="write them in the list, as columns video, speech and report",
+        )
 
 
 def run_list(job: BatchJob, *, as_json: bool, quiet: bool) -> None:

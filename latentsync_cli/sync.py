@@ -9,7 +9,7 @@ import typer
 
 from latentsync.errors import UsageError
 from latentsync_cli import console
-from latentsync_cli.batch import run_list
+from latentsync_cli.batch import refuse_single_job, run_list
 from latentsync_cli.options import (
     AddressOption,
     DeviceOption,
@@ -189,13 +189,9 @@ def sync(
         dry_run=dry_run,
     )
     if batch is not None:
-        if video is not None or report is not None:
-            raise UsageError(
-                f"--batch '{batch}' takes neither VIDEO and SPEECH nor --report",
-                hint="write them in the list, as columns video, speech and report",
-            )
         from latentsync.sync.batch import BatchJob
 
+        refuse_single_job(batch, video, report)
         del options["report"], options["dry_run"]
         jobs = BatchJob(
             jobs=batch,
