@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import av
 from av.audio.stream import AudioStream
+from av.codec.context import CodecContext
 from av.container import InputContainer
-from av.stream import Disposition
+from av.packet import Packet
+from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from latentsync.errors import LatentSyncError, MediaError
@@ -28,6 +30,9 @@ _FOR_SOME = Disposition.comment | Disposition.visual_impaired | Disposition.hear
 _TILED_BRANDS = {"heic", "heix", "heim", "heis", "mif1"}
 _ADDRESS = re.compile(r"^([a-z][a-z0-9+.-]+):/+", re.IGNORECASE)
 _HEAD_BYTES = 4096
+_KEPT_TAGS = {"album", "artist", "comment", "copyright", "date", "description", "genre", "title"}
+_LONGEST_TAG = 4096
+_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders leave transparency out
 StreamT = TypeVar("StreamT", VideoStream, AudioStream)
 
 
@@ -153,6 +158,45 @@ def need_stream(
     return stream
 
 
+def tags_of(container: InputContainer) -> tuple[tuple[str, str], ...]:
+    """What a file says about its content, such as its title: names and texts."""
+    tags = sorted((name.lower(), text) for name, text in container.metadata.items())
+    return tuple((name, text) for name, text in tags if name in _KEPT_TAGS and len(text) <= _LONGEST_TAG)
+
+
+def left_out(path: Path, container: InputContainer) -> str | None:
+    """One line about subtitles and chapters, which fit no other timeline than their own; None without any."""
+    counts = {
+        "subtitle track": sum(stream.type == "subtitle" for stream in container.streams),
+        "chapter": len(container.chapters()),
+    }
+    found = [f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items() if count]
+    if not found:
+        return None
+    return f"{' and '.join(found)} of '{path}' {'is' if sum(counts.values()) == 1 else 'are'} left out"
+
+
+def decoder_of(stream: Stream, *, threads: int = 0) -> Callable[[Any], Sequence[object]]:
+    """What turns packets of `stream` into frames, with their transparency where WebM keeps it beside them.
+
+    Args:
+        threads: of the decoder; 0: as many as there are cores.
+    """
+    if not isinstance(stream, VideoStream):
+        return Packet.decode
+    stream.thread_type = "AUTO"
+    stream.codec_context.thread_count = threads
+    name = _WITH_ALPHA.get(stream.codec_context.name)
+    if name is None or stream.metadata.get("alpha_mode") != "1":
+        return Packet.decode
+    try:
+        context: Any = CodecContext.create(name, "r")
+    except ValueError:  # an FFmpeg that was built without it
+        return Packet.decode
+    context.thread_count = threads
+    return lambda packet: context.decode(packet if packet.size else None)
+
+
 def no_stream(
     path: Path, container: InputContainer, kind: type[VideoStream] | type[AudioStream]
 ) -> MediaError:
@@ -163,7 +207,8 @@ def no_stream(
     if any(stream.type == _name(kind) and stream.codec_context is None for stream in container.streams):
         return MediaError(f"the {_name(kind)} of '{path}' cannot be decoded: its codec is unknown", hint=hint)
     if kind is VideoStream:
-        return MediaError(f"'{path}' has no video stream, only audio", hint=hint)
+        found = ", only audio" if streams_of(container, AudioStream) else ""
+        return MediaError(f"'{path}' has no video stream{found}", hint=hint)
     return MediaError(f"'{path}' has no audio stream", hint=hint)
 
 
@@ -249,7 +294,8 @@ def _not_media(path: Path, head: bytes, error: Exception) -> MediaError:
             f"'{path}' is cut off or damaged: it begins like an mp4 but has no usable index",
             hint="copy or download the file again, or export it again from the program that made it",
         )
-    kind = "a text file" if _is_text(head) else f"damaged or of an unknown format ({error})"
+    reason = getattr(error, "strerror", None) or error
+    kind = "a text file" if _is_text(head) else f"damaged or of an unknown format ({reason})"
     return MediaError(
         f"'{path}' is not a readable video, picture or audio file: it is {kind}",
         hint="give a media file such as .mp4, .mov, .mkv, .png or .wav",

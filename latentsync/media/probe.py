@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import av
 from av.audio.stream import AudioStream
@@ -17,7 +18,16 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from latentsync.errors import MediaError
-from latentsync.media.container import StreamT, choose_stream, describe_doubt, no_stream, open_media
+from latentsync.media.container import (
+    StreamT,
+    choose_stream,
+    decoder_of,
+    describe_doubt,
+    left_out,
+    no_stream,
+    open_media,
+    tags_of,
+)
 from latentsync.rates import VIDEO_FPS
 
 PICTURE_FPS = Fraction(VIDEO_FPS)
@@ -41,6 +51,7 @@ class VideoInfo:
     start_s        when the first frame is shown, on the file's clock
     pixel_aspect   width of a pixel over its height
     longest_frame_s  longest time for which one frame is shown; 0 where nothing was counted
+    tags           title, artist and the like: names and texts
     """
 
     width: int
@@ -60,6 +71,7 @@ class VideoInfo:
     start_s: float = 0.0
     pixel_aspect: Fraction = Fraction(1)
     longest_frame_s: float = 0.0
+    tags: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +167,12 @@ def describe_doubts(path: Path, kind: type[StreamT]) -> str | None:
         return describe_doubt(path, container, kind)
 
 
+def describe_left_out(path: Path) -> str | None:
+    """One line if `path` has subtitles or chapters, which no result keeps, else None."""
+    with open_media(path) as container:
+        return left_out(path, container)
+
+
 def _refuse_cut_off(path: Path, container: InputContainer) -> None:
     size_bytes = path.stat().st_size
     if not container.format.name.startswith("mov"):
@@ -194,6 +212,7 @@ def _video_info(path: Path, container: InputContainer, stream: VideoStream) -> V
         is_picture=is_picture,
         start_s=_start_s(stream),
         pixel_aspect=1 / aspect if is_turned else aspect,
+        tags=tags_of(container),
     )
 
 
@@ -211,11 +230,12 @@ def _audio_info(container: InputContainer, stream: AudioStream) -> AudioInfo:
 
 def _first_frame(path: Path, container: InputContainer, stream: VideoStream) -> VideoFrame:
     reason = "no frame in it can be decoded"
+    decode = decoder_of(stream, threads=1)
     try:
         for packets, packet in enumerate(container.demux(stream)):
             try:
-                for frame in packet.decode():
-                    return frame
+                for frame in decode(packet):
+                    return cast(VideoFrame, frame)
             except av.FFmpegError as error:
                 reason = f"no frame in it can be decoded ({error.strerror})"
             if packets > _PACKETS_BEFORE_FIRST_FRAME:
@@ -248,7 +268,7 @@ def _duration_s(container: InputContainer, stream: VideoStream | AudioStream) ->
 
 def _is_picture(container: InputContainer, stream: VideoStream) -> bool:
     name = container.format.name
-    if name.endswith("_pipe") or name == "image2":
+    if name.endswith("_pipe") or name in ("image2", "ico"):
         return True
     if container.metadata.get("major_brand") in _PICTURE_BRANDS:
         return True

@@ -22,9 +22,9 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from latentsync.errors import MediaError
-from latentsync.media.container import need_stream, open_media, reading
+from latentsync.media.container import decoder_of, need_stream, open_media, reading
 from latentsync.media.pixels import RGBConverter, deinterlaced
-from latentsync.media.probe import VideoInfo, are_uneven, require_video
+from latentsync.media.probe import PICTURE_FPS, VideoInfo, are_uneven, require_video
 from latentsync.types import Frame, FrameImage
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,9 @@ def measure_video(path: Path, *, track: int | None = None) -> VideoInfo:
 
 def _counted_fps(stated: Fraction, times_s: Sequence[float]) -> Fraction:
     """The stated rate if the times agree with it, else theirs, rounded to a usual one that is near."""
-    if len(times_s) < 2 or times_s[-1] <= 0:
+    if len(times_s) < 2:
+        return PICTURE_FPS  # one frame has no rate, whatever is stated
+    if times_s[-1] <= 0:
         return stated
     counted = (len(times_s) - 1) / times_s[-1]
     if abs(float(stated) / counted - 1) < 0.02:
@@ -152,7 +154,11 @@ def read_frames(
             hint="choose a time inside the video",
         )
     if start_s <= 0 and end_s is None and info.frames is not None and index + 1 < info.frames:
-        logger.warning("'%s' states %d frames, %d could be decoded", path, info.frames, index + 1)
+        stated = min(
+            info.frames, len(_timeline_of(path, track).times_s)
+        )  # a cut leaves out some that are stored
+        if index + 1 < stated:
+            logger.warning("'%s' has %d frames, %d could be decoded", path, stated, index + 1)
 
 
 def read_frames_backward(
@@ -279,20 +285,28 @@ def read_packets(container: InputContainer, stream: Stream) -> Iterator[Packet[S
             return
 
 
-def decode_packet(packet: Packet[Stream]) -> Sequence[object]:
-    """The frames of a packet; none if it is damaged, so that the rest of the file can be read."""
+def decode_packets(container: InputContainer, stream: Stream, *, threads: int = 0) -> Iterator[object]:
+    """The frames of a stream; damaged packets are left out and counted, so that the rest can be read."""
+    decode = decoder_of(stream, threads=threads)
+    damaged, first_s = 0, 0.0
     try:
-        return packet.decode()
-    except av.FFmpegError as error:
-        logger.warning("skipped a damaged packet at %s: %s", packet.pts, error)
-        return []
+        for packet in read_packets(container, stream):
+            try:
+                yield from decode(packet)
+            except av.FFmpegError as error:
+                first_s = float((packet.pts or 0) * (packet.time_base or 0)) if not damaged else first_s
+                damaged += 1
+                logger.debug("packet at %s: %s", packet.pts, error)
+    finally:
+        if damaged:
+            name = container.name.removeprefix("file:")
+            logger.warning("'%s' is damaged: %d packets from %.2f s on are skipped", name, damaged, first_s)
 
 
-def _decode(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    for packet in read_packets(container, stream):
-        for frame in decode_packet(packet):
-            if isinstance(frame, VideoFrame):
-                yield frame
+def _decode(container: InputContainer, stream: VideoStream, *, threads: int = 0) -> Iterator[VideoFrame]:
+    for frame in decode_packets(container, stream, threads=threads):
+        if isinstance(frame, VideoFrame):
+            yield frame
 
 
 def _decode_from(
@@ -303,12 +317,10 @@ def _decode_from(
     while True:
         with open_media(path) as container:
             stream = need_stream(path, container, VideoStream, track)
-            stream.thread_type = "AUTO"
-            stream.codec_context.thread_count = threads
             is_from_start = ticks is None or ticks - back <= (stream.start_time or 0)
             if ticks is not None and not is_from_start:
                 is_from_start = not _seek(container, stream, ticks - back)
-            frames = deinterlaced(_decode(container, stream))
+            frames = deinterlaced(_decode(container, stream, threads=threads))
             first = next(frames, None)
             # Pictures between an open group's key frame and its predecessors need an earlier key frame.
             if is_from_start or (first is not None and first.pts is not None and first.pts <= (ticks or 0)):

@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 from array import array
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
@@ -22,12 +23,13 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.stream import Stream
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from latentsync.errors import MediaError
-from latentsync.media.container import need_stream, open_media, reading
+from latentsync.media.container import choose_stream, need_stream, open_media, reading
 from latentsync.media.probe import require_audio
-from latentsync.media.read import decode_packet, read_packets
+from latentsync.media.read import decode_packets, read_packets
 from latentsync.rates import AUDIO_HZ
 from latentsync.types import AudioTrack
 
@@ -173,25 +175,51 @@ def _measured(
         yield frame
 
 
-def decode_audio(container: InputContainer, stream: AudioStream) -> Iterator[AudioFrame]:
-    """Decode all sound of `stream`, past damaged packets, with silence where its times leave a gap."""
+def lead_s(path: Path, *, track: int | None = None) -> float:
+    """How long a file shows pictures before its sound begins, in seconds; 0 if they begin together.
+
+    A player is silent for so long. `read_audio` counts from the first sample: it leaves this out.
+
+    Raises:
+        MediaError: as `require_audio`.
+    """
+    with open_media(path) as container:
+        sound = need_stream(path, container, AudioStream, track)
+        pictures = choose_stream(path, container, VideoStream)
+        times = [
+            float(stream.start_time * stream.time_base)
+            for stream in (pictures, sound)
+            if stream is not None and stream.start_time is not None and stream.time_base is not None
+        ]
+    late_s = times[1] - times[0] if len(times) == 2 else 0.0
+    return late_s if GAP_S <= late_s <= LONGEST_GAP_S else 0.0
+
+
+def decode_audio(
+    container: InputContainer, stream: AudioStream, *, lead_s: float = 0.0
+) -> Iterator[AudioFrame]:
+    """Decode all sound of `stream`, past damaged packets, with silence where its times leave a gap.
+
+    Args:
+        lead_s: seconds of silence before the first sample.
+    """
     tick_s = stream.time_base or Fraction(1, stream.rate or AUDIO_HZ)
     ahead_s: float | None = None  # when the samples so far end, on the stream's clock
-    for packet in read_packets(container, stream):
-        for frame in decode_packet(packet):
-            if not isinstance(frame, AudioFrame) or not frame.sample_rate:
-                continue
-            shown_s = None if frame.pts is None else float(frame.pts * (frame.time_base or tick_s))
-            if shown_s is not None and ahead_s is not None:
-                if GAP_S <= shown_s - ahead_s <= LONGEST_GAP_S:
-                    yield from _silence(frame, shown_s - ahead_s)
-                    ahead_s = shown_s
-                elif not -RESTART_S < shown_s - ahead_s <= LONGEST_GAP_S:
-                    ahead_s = shown_s  # the times begin anew
-            ahead_s = shown_s if ahead_s is None else ahead_s
-            if ahead_s is not None:
-                ahead_s += frame.samples / frame.sample_rate
-            yield frame
+    for frame in decode_packets(container, stream):
+        if not isinstance(frame, AudioFrame) or not frame.sample_rate:
+            continue
+        shown_s = None if frame.pts is None else float(frame.pts * (frame.time_base or tick_s))
+        if lead_s and ahead_s is None:
+            yield from _silence(frame, lead_s)
+        if shown_s is not None and ahead_s is not None:
+            if GAP_S <= shown_s - ahead_s <= LONGEST_GAP_S:
+                yield from _silence(frame, shown_s - ahead_s)
+                ahead_s = shown_s
+            elif not -RESTART_S < shown_s - ahead_s <= LONGEST_GAP_S:
+                ahead_s = shown_s  # the times begin anew
+        ahead_s = (shown_s or 0.0) if ahead_s is None else ahead_s
+        ahead_s += frame.samples / frame.sample_rate
+        yield frame
 
 
 def _silence(like: AudioFrame, duration_s: float) -> Iterator[AudioFrame]:
@@ -228,19 +256,24 @@ def _examine(path: Path, track: int | None, mtime_ns: int, size_bytes: int) -> _
             else:
                 is_steady &= end_ticks is None or abs(packet.pts - end_ticks) < gap_ticks
                 end_ticks = packet.pts + packet.duration if packet.duration else None
-            for frame in decode_packet(packet) if is_decoded else ():
-                if not isinstance(frame, AudioFrame) or not frame.samples:
-                    continue
-                kinds.add((frame.sample_rate, frame.layout.name))
-                if is_float and frame.format.bytes in (4, 8):
-                    values = frame.to_ndarray()
-                    if values.dtype.kind != "f":
+            with suppress(av.FFmpegError):
+                for frame in packet.decode() if is_decoded else ():
+                    if not isinstance(frame, AudioFrame):
                         continue
-                    finite = np.isfinite(values)
-                    is_finite &= bool(finite.all())
-                    peak = max(peak, float(np.abs(values, where=finite, out=np.zeros_like(values)).max()))
+                    kinds.add((frame.sample_rate, frame.layout.name))
+                    found_finite, found_peak = _range_of(frame) if is_float else (True, 0.0)
+                    is_finite, peak = is_finite and found_finite, max(peak, found_peak)
     is_steady &= len(kinds) < 2
     return _Condition(is_steady, 1 / peak if peak > FULL_SCALE_LIMIT else 1.0, is_finite)
+
+
+def _range_of(frame: AudioFrame) -> tuple[bool, float]:
+    """Whether all samples are finite, and the largest of those that are; integers are within range."""
+    values: NDArray[Any] = frame.to_ndarray() if frame.format.bytes in (4, 8) else np.zeros(0)
+    if values.dtype.kind != "f" or not values.size:
+        return True, 0.0
+    finite = np.isfinite(values)
+    return bool(finite.all()), float(np.abs(values, where=finite, out=np.zeros_like(values)).max())
 
 
 def _resample(frames: Iterable[AudioFrame], rate_hz: int) -> Iterator[NDArray[np.float32]]:
@@ -266,7 +299,10 @@ def _samples(resampler: AudioResampler | None, frame: AudioFrame | None) -> Iter
 
 
 class SpeechTrack:
-    """Feeds the speech into an output, in step with its pictures, for at most `duration_s`."""
+    """Feeds the speech into an output, in step with its pictures, for at most `duration_s`.
+
+    Silence comes first where a player of the file would be silent: see `lead_s`.
+    """
 
     def __init__(
         self, target: OutputContainer, path: Path, *, duration_s: float | None, track: int | None = None
@@ -278,12 +314,15 @@ class SpeechTrack:
         self._open = ExitStack()
         source = self._open.enter_context(open_media(path))
         stream = need_stream(path, source, AudioStream, track)
-        if condition.is_sound and is_copied(target.format.name, info.codec, info.rate_hz):
+        late_s = lead_s(path, track=track)
+        is_whole = condition.is_sound and not late_s
+        if is_whole and is_copied(target.format.name, info.codec, info.rate_hz):
             copy = target.add_stream_from_template(stream)
             self._packets = _copy(source, stream, copy, duration_s)
         else:
             encoder = _add_encoder(target, info.rate_hz, info.channels)
-            self._packets = _encode(decode_audio(source, stream), encoder, duration_s, condition.gain)
+            frames = decode_audio(source, stream, lead_s=late_s)
+            self._packets = _encode(frames, encoder, duration_s, condition.gain)
         self._next: Packet[Stream] | None = None
 
     def mux_until(self, time_s: float | None) -> None:

@@ -138,6 +138,7 @@ class VideoWriter:
                 self._container = av.open(
                     media_url(self._part), "w", format=container_format, container_options=options
                 )
+                self._container.metadata.update(like.tags if like is not None else ())
                 self._tags = _colour_tags(like, encoding)
                 self._stream = self._add_video(self._container, encoding, like, container_format)
                 if speech is not None:

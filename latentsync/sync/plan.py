@@ -22,9 +22,9 @@ from latentsync.faces.follow import Follower, FollowSettings
 from latentsync.faces.landmarks import Landmarker, choose_landmarker
 from latentsync.files import live_parts, part_beside, sweep_parts
 from latentsync.media.pixels import HLG, PQ, has_alpha
-from latentsync.media.probe import VideoInfo, describe_doubts
+from latentsync.media.probe import VideoInfo, describe_doubts, describe_left_out
 from latentsync.media.read import measure_video, read_frames
-from latentsync.media.sound import read_audio
+from latentsync.media.sound import lead_s, read_audio
 from latentsync.media.write import Encoding, require_encoder
 from latentsync.recipe.sync import SyncRecipe
 from latentsync.runtime import choose_device, choose_dtype
@@ -85,7 +85,9 @@ def prepare(job: SyncJob, recipe: SyncRecipe, model: LipModel | None, report: Re
     is_cut = job.duration == "video" and not info.is_picture
     video_s = min(info.duration_s, job.end_s or info.duration_s) - job.start_s
     # What is planned is what can be decoded: a stated length of the speech may be missing or wrong.
-    speech = read_audio(job.speech, end_s=video_s + AFTER_END_S if is_cut else None, track=job.audio_track)
+    late_s = lead_s(job.speech, track=job.audio_track)
+    end_s = video_s + AFTER_END_S - late_s if is_cut else None
+    speech = read_audio(job.speech, start_s=-late_s, end_s=end_s, track=job.audio_track)
     spec = model.spec if model else find_model(job.model, resolution=recipe.sampling.resolution)
     device = model.device if model else choose_device(job.device)
     dtype = model.dtype if model else choose_dtype(job.dtype, device)
@@ -196,7 +198,9 @@ def _notes(setup: Setup) -> Iterator[str]:
         yield f"'{job.speech}' is silent: the mouth stays closed"
     if info.color_trc in (PQ, HLG):
         yield f"'{job.video}' is HDR: the result is SDR, tone-mapped to BT.709"
-    if has_alpha(info.pix_fmt) and info.is_picture:
+    if left_out := describe_left_out(job.video):
+        yield left_out
+    if has_alpha(info.pix_fmt):
         yield f"transparent parts of '{job.video}' are shown on white"
     if setup.fps != info.fps:
         yield (

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from latentsync.errors import MediaError
-from latentsync.media.pixels import HLG, PQ, tone_map
-from latentsync.media.probe import describe_doubts, require_audio, require_video
+from latentsync.media.pixels import HLG, PQ, has_alpha, tone_map
+from latentsync.media.probe import describe_doubts, describe_left_out, require_audio, require_video
 from latentsync.media.read import measure_video, read_frames, read_frames_backward
-from latentsync.media.sound import read_audio
-from latentsync.media.write import Encoding, write_video
+from latentsync.media.sound import lead_s, read_audio
+from latentsync.media.write import Encoding, VideoWriter, write_video
 
 from .conftest import MakeSound, MakeVideo, moving_picture, number_of
 
@@ -254,3 +254,116 @@ def test_joined_sounds_are_read_and_written_alike(
     for name in ("out.mp4", "out.mkv"):
         written = read_audio(write_with(tmp_path / name, joined)).samples
         assert len(written) == pytest.approx(len(read), abs=1600)
+
+
+def test_sound_that_begins_late_keeps_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "late.mp4"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=25, width=64, height=48)
+        audio = container.add_stream("aac", rate=16_000)
+        audio.codec_context.layout = "mono"
+        container.start_encoding()
+        sound = av.AudioFrame.from_ndarray(tone(0.5, rate_hz=16_000)[None], format="fltp", layout="mono")
+        sound.sample_rate, sound.pts = 16_000, 8000  # half a second after the first picture
+        for number in range(25):
+            picture = moving_picture(number, width=64, height=48)
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux([*video.encode(None), *audio.encode(sound), *audio.encode(None)])
+    late_s = lead_s(path)
+    assert late_s == pytest.approx(0.5, abs=0.07)  # AAC begins with a block of its own
+    read = read_audio(path, start_s=-late_s).samples
+    written = read_audio(write_with(tmp_path / "out.mp4", path)).samples
+    assert len(written) == pytest.approx(len(read), abs=1600)
+    for samples in (read, written):
+        assert np.abs(samples[:6500]).max() < 0.01
+        assert np.abs(samples[9000:15_000]).max() > 0.3
+
+
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_a_video_with_transparency_shows_white_behind_it(tmp_path: Path, codec: str) -> None:
+    path = tmp_path / "cut_out.webm"
+    with av.open(str(path), "w") as container:
+        options = {"auto-alt-ref": "0"}  # libvpx refuses hidden frames beside transparency
+        stream = container.add_stream(codec, options=options, rate=25, width=64, height=48)
+        stream.pix_fmt = "yuva420p"
+        for number in range(3):
+            picture = np.dstack(
+                [moving_picture(number, width=64, height=48), np.full((48, 64), 255, np.uint8)]
+            )
+            picture[:, :32, 3] = 0
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgba")))
+        container.mux(stream.encode(None))
+    assert has_alpha(require_video(path).pix_fmt)
+    for frame in (*read_frames(path), *read_frames_backward(path)):
+        assert frame.rgb_u8[:, :24].min() > 240
+        assert frame.rgb_u8[:, 40:].mean() < 200
+
+
+def test_what_is_kept_of_a_film_and_what_is_left_out(tmp_path: Path, make_sound: MakeSound) -> None:
+    path = tmp_path / "film.mkv"
+    with av.open(str(path), "w") as container:
+        container.metadata.update({"title": "Zoë's talk", "artist": "Zoë", "comment": "x" * 1_000_000})
+        container.set_chapters(
+            [{"id": 1, "start": 0, "end": 400, "time_base": Fraction(1, 1000), "metadata": {"title": "one"}}]
+        )
+        stream = container.add_stream("libx264", rate=25, width=64, height=48)
+        for number in range(10):
+            picture = moving_picture(number, width=64, height=48)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    assert describe_left_out(path) == f"1 chapter of '{path}' is left out"
+    out = tmp_path / "out.mp4"
+    with VideoWriter(
+        out,
+        width=64,
+        height=48,
+        fps=Fraction(25),
+        like=require_video(path),
+        speech=make_sound(),
+        encoding=Encoding(),
+    ) as writer:
+        writer.write(moving_picture(0, width=64, height=48))
+    with av.open(str(out)) as container:
+        assert container.metadata["title"] == "Zoë's talk"
+        assert container.metadata["artist"] == "Zoë"
+        assert "comment" not in container.metadata  # too long to be one
+
+
+def test_one_frame_has_no_rate(tmp_path: Path) -> None:
+    path = tmp_path / "still.gif"
+    Image.fromarray(moving_picture(0, width=64, height=48)).save(path)  # FFmpeg: 100 frames a second
+    assert measure_video(path).fps == 25
+
+
+def test_an_icon_of_many_sizes_is_a_picture(tmp_path: Path) -> None:
+    path = tmp_path / "face.ico"
+    Image.fromarray(moving_picture(0, width=64, height=64)).save(path)
+    assert measure_video(path).is_picture
+
+
+def test_frames_that_a_cut_leaves_out_are_not_missed(
+    make_video: MakeVideo, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = make_video(frames=20, times=[40 * number - 400 for number in range(20)])  # .mp4 begins at 0
+    assert len(list(read_frames(path))) == 10
+    assert not caplog.text
+
+
+def test_damage_is_said_in_one_line(
+    tmp_path: Path, make_sound: MakeSound, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = make_sound("a.mp3", codec="libmp3lame", rate_hz=44_100)
+    content = bytearray(path.read_bytes())
+    for at in range(4000, len(content), 500):
+        content[at : at + 100] = b"\xff" * 100
+    path.write_bytes(content)
+    read_audio(path)
+    (record,) = caplog.records
+    assert "a.mp3' is damaged" in record.getMessage()
+
+
+def test_text_with_times_has_no_sound(tmp_path: Path) -> None:
+    path = tmp_path / "words.srt"
+    path.write_text("1\n00:00:00,000 --> 00:00:02,000\nhello\n", encoding="utf-8")
+    with pytest.raises(MediaError, match=r"words\.srt' has no video stream$"):
+        require_video(path)
