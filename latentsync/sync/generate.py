@@ -21,6 +21,7 @@ from latentsync.diffusion.sampling import build_scheduler, denoise
 from latentsync.diffusion.view import build_view, condition
 from latentsync.diffusion.windows import blend_windows
 from latentsync.faces.align import align
+from latentsync.faces.landmarks import MOST_GAIN
 from latentsync.faces.track import TrackedFrame
 from latentsync.models.vae import EncodeMode
 from latentsync.runtime import Seeds
@@ -28,6 +29,8 @@ from latentsync.types import FrameImage
 from latentsync.weights.models import LipModel
 
 ItemT = TypeVar("ItemT")
+# Of the brightest twentieth of a crop's values: wholly dim, not dim at all, and what dim crops are made.
+DIM_LEVEL, LIT_LEVEL, BRIGHT_LEVEL = 70.0, 120.0, 190.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,20 @@ def cut_crops(tracked_frames: Iterable[TrackedFrame], *, fade_frames: int) -> It
             yield leave()
     while window:
         yield leave()
+
+
+def light_gain(crop_u8: FrameImage) -> float:
+    """What brings a dim crop (h w c) to ordinary light, in which the networks were trained; else 1.
+
+    The brightest values count, not the mean: dark skin stays as it is. Without steps, so that nothing
+    flickers where light is just low.
+
+    >>> light_gain(np.full((8, 8, 3), 38, np.uint8)), light_gain(np.full((8, 8, 3), 120, np.uint8))
+    (5.0, 1.0)
+    """
+    bright = max(1.0, float(np.percentile(crop_u8[::2, ::2], 95)))
+    share = min(1.0, max(0.0, (LIT_LEVEL - bright) / (LIT_LEVEL - DIM_LEVEL)))
+    return float(min(MOST_GAIN, max(1.0, BRIGHT_LEVEL / bright)) ** share)
 
 
 def generate(
@@ -161,12 +178,20 @@ class _Mouth:
                 faces = self._images([held[index] for index in range(len(made_pm1))])
                 faces_pm1 = self.view.insert(made_pm1, faces)
             for crop_pm1 in faces_pm1.float().cpu():
+                cut = held.popleft()
                 crop = to_levels(crop_pm1).permute(1, 2, 0).numpy()  # h w c
-                yield GeneratedFrame(held.popleft(), crop)
+                yield GeneratedFrame(cut, np.asarray(crop / self._gain(cut), np.float32))
+
+    def _gain(self, cut: CutFrame) -> float:
+        """What a crop is multiplied by before the networks, and its new mouth divided by after them."""
+        return 1.0 if self.sampling.is_exact or cut.crop_u8 is None else light_gain(cut.crop_u8)
 
     def _images(self, window: Sequence[CutFrame]) -> Tensor:
         """The crops (f c h w) of a window in -1..1."""
         crops = np.stack([cut.crop_u8 for cut in window if cut.crop_u8 is not None])  # f h w c
+        gains = np.array([self._gain(cut) for cut in window], np.float32)
+        if (gains > 1).any():
+            crops = np.clip(np.rint(crops * gains[:, None, None, None]), 0, 255).astype(np.uint8)
         images = torch.from_numpy(crops).permute(0, 3, 1, 2)  # f c h w
         return to_pm1(images.to(self.model.device, self.model.dtype))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Literal, cast
 
 import numpy as np
@@ -21,7 +22,14 @@ from latentsync.faces.track import TrackedFrame
 from latentsync.models.unet import LipUNet, build_unet
 from latentsync.models.vae import FaceVAE, build_vae
 from latentsync.recipe.networks import VAEConfig
-from latentsync.sync.generate import GeneratedFrame, Sampling, cut_crops, cut_windows, generate
+from latentsync.sync.generate import (
+    GeneratedFrame,
+    Sampling,
+    cut_crops,
+    cut_windows,
+    generate,
+    light_gain,
+)
 from latentsync.types import AffineFrame, Frame
 from latentsync.weights.models import LipModel
 from tests.networks import TINY_UNET
@@ -36,7 +44,7 @@ def tracked_frames(faces: str) -> Iterator[TrackedFrame]:
     """A grey frame for each letter, lighter from one to the next; `-` has no face."""
     turn = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     for number, letter in enumerate(faces):
-        frame = Frame(np.full((96, 96, 3), 20 + 4 * number, np.uint8), number, number / FPS)
+        frame = Frame(np.full((96, 96, 3), 140 + 4 * number, np.uint8), number, number / FPS)
         affine = None if letter == "-" else AffineFrame(turn, SIDE_PX)
         yield TrackedFrame(frame, None, affine)
 
@@ -60,7 +68,7 @@ def test_the_mouth_fades_next_to_a_gap(faces: str, fade_frames: int, quarters: s
     for cut in cuts:
         if cut.crop_u8 is not None:
             assert cut.crop_u8.shape == (SIDE_PX, SIDE_PX, 3)
-            assert cut.crop_u8[8, 8, 0] == 20 + 4 * cut.tracked.frame.index
+            assert cut.crop_u8[8, 8, 0] == 140 + 4 * cut.tracked.frame.index
 
 
 @given(
@@ -147,7 +155,7 @@ def test_every_face_gets_its_own_crop_in_order(faces: str, overlap_frames: int) 
             assert one.crop is None
         else:
             assert one.crop is not None and one.crop.dtype == np.float32
-            assert np.abs(one.crop - (20 + 4 * number)).max() < 0.01
+            assert np.abs(one.crop - (140 + 4 * number)).max() < 0.01
     assert max(echo.windows, default=0) <= 4
 
 
@@ -164,8 +172,31 @@ def test_the_masked_frame_hides_the_mouth_only() -> None:
     (one,) = generated("f", model_of(echo, Shrink()), sampling())
     assert one.crop is not None
     grey, top = one.crop[:, :, 0], SIDE_PX // 8
-    assert np.abs(grey[:top] - 20).max() < 0.01
+    assert np.abs(grey[:top] - 140).max() < 0.01
     assert abs(grey[3 * SIDE_PX // 4, SIDE_PX // 2] - 127.5) < 0.01  # zero in -1..1
+
+
+def test_the_networks_see_dim_faces_in_ordinary_light() -> None:
+    dim = [
+        TrackedFrame(Frame(frame.rgb_u8 // 5, index, frame.time_s), None, affine)
+        for index, (frame, affine) in enumerate((one.frame, one.affine) for one in tracked_frames("ffff"))
+    ]
+    steps = torch.arange(200.0)[:, None, None].expand(-1, 5, STATES_DIM) / 100  # t n d
+    masked = Echo(first=Shrink.latent_channels + 1, channels=Shrink.latent_channels)
+    cuts = cut_crops(dim, fade_frames=0)
+    made = list(generate(cuts, model_of(masked, Shrink()), steps, mouth_mask(SIDE_PX), sampling()))
+    for one in made:
+        assert one.crop is not None
+        level = int(one.cut.tracked.frame.rgb_u8[0, 0, 0])
+        # Grey where the mouth is hidden, 127.5, was seen beside skin of 190 and becomes as dim as that.
+        assert np.abs(one.crop[0, 0, 0] - level) < 0.5
+        assert one.crop[3 * SIDE_PX // 4, SIDE_PX // 2, 0] == pytest.approx(127.5 * level / 190, abs=0.5)
+
+
+def test_light_never_jumps() -> None:
+    levels = [light_gain(np.full((8, 8, 3), level, np.uint8)) * level for level in range(30, 256)]
+    assert max(abs(a - b) for a, b in pairwise(levels)) < 4
+    assert levels[-100:] == list(range(156, 256))
 
 
 @pytest.fixture(scope="module")
