@@ -126,8 +126,6 @@ def train_full_size(
         return train(
             TrainingRun(
                 recipe=recipe,
-                run=recipe.run,
-                optimizer=recipe.optimizer,
                 model=model,
                 network="network",
                 kind=recipe.generator,

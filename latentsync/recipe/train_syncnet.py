@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from latentsync.recipe.networks import FramewiseConfig, SyncNetConfig
-from latentsync.recipe.schema import Amount, Count, Names, Recipe, Share, Table
-from latentsync.recipe.training import OptimizerTable, PictureAugmentation, RunTable
+from latentsync.recipe.schema import Amount, Count, Share, Table
+from latentsync.recipe.training import PictureAugmentation, TrainingRecipe
 
 
 class SyncNetWeights(Table):
@@ -93,21 +93,18 @@ class SyncValidation(Table):
     best_by: Literal["loss", "accuracy", "balanced_accuracy", "offset_accuracy"]
 
 
-class SyncNetRecipe(Recipe):
+class SyncNetRecipe(TrainingRecipe):
     """`latentsync train-syncnet`.
 
     syncnet   what is trained: "windowed", which sees the frames of a window in one picture and a mel, as the
               paper's, of the sizes in `network`; or "framewise", which sees each frame by itself and the
               states of the bundled Whisper, of the sizes in `framewise`
-    held_out  name patterns of clips or people that are validated on and never trained on; without any, the
-              manifest's own split is used
     """
 
     kind: ClassVar[str] = "train-syncnet"
     base: ClassVar[str | None] = "syncnet"
 
     syncnet: Literal["windowed", "framewise"]
-    held_out: Names
     weights: SyncNetWeights
     network: SyncNetConfig
     framewise: FramewiseConfig
@@ -115,8 +112,6 @@ class SyncNetRecipe(Recipe):
     loss: LossTable
     pictures: PictureAugmentation
     speech: SpeechAugmentation
-    optimizer: OptimizerTable
-    run: RunTable
     validation: SyncValidation
 
     @classmethod

@@ -7,8 +7,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from latentsync.recipe.networks import UNetConfig, Wav2LipConfig
-from latentsync.recipe.schema import Amount, Count, Names, Recipe, Share, Table
-from latentsync.recipe.training import OptimizerTable, PictureAugmentation, RunTable
+from latentsync.recipe.schema import Amount, Count, Names, Share, Table
+from latentsync.recipe.training import PictureAugmentation, TrainingRecipe
 
 
 class LipWindows(Table):
@@ -104,12 +104,10 @@ class LipValidation(Table):
     best_by: Literal["last", "loss", "confidence"]
 
 
-class UNetTrainingRecipe(Recipe):
+class UNetTrainingRecipe(TrainingRecipe):
     """`latentsync train-unet`.
 
     generator  what is trained: the diffusion U-Net, or Wav2Lip's generator for the paper's table 4
-    held_out   name patterns of clips or people that are validated on and never trained on; without any, the
-               manifest's own split is used
     trainable  a parameter is trained if its name contains one of these; empty: all are
     """
 
@@ -117,7 +115,6 @@ class UNetTrainingRecipe(Recipe):
     base: ClassVar[str | None] = "stage2"
 
     generator: Literal["unet", "wav2lip"]
-    held_out: Names
     trainable: Names
     windows: LipWindows
     weights: WeightsTable
@@ -126,8 +123,6 @@ class UNetTrainingRecipe(Recipe):
     pictures: PictureAugmentation
     noise: NoiseTable
     loss: LossWeights
-    optimizer: OptimizerTable
-    run: RunTable
     validation: LipValidation
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from latentsync.recipe.schema import Amount, Count, Share, Table
+from latentsync.recipe.schema import Amount, Count, Names, Recipe, Share, Table
 
 Precision = Literal["fp32", "fp16", "bf16"]
 
@@ -74,6 +74,18 @@ class RunTable(Table):
         if self.samples < self.batch_samples:
             raise ValueError(f"samples = {self.samples} is less than batch_samples = {self.batch_samples}")
         return self
+
+
+class TrainingRecipe(Recipe):
+    """What every training needs.
+
+    held_out  name patterns of clips or people that are validated on and never trained on; without any, the
+              manifest's own split is used
+    """
+
+    held_out: Names
+    optimizer: OptimizerTable
+    run: RunTable
 
 
 class PictureAugmentation(Table):

@@ -25,8 +25,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from latentsync.errors import LatentSyncError, RecipeError
 from latentsync.events import Measured, Note, Progress, Report
-from latentsync.recipe.schema import Recipe
-from latentsync.recipe.training import OptimizerTable, RunTable
+from latentsync.recipe.training import OptimizerTable, RunTable, TrainingRecipe
 from latentsync.runtime import Seeds
 from latentsync.train.checkpoint import (
     EMA,
@@ -105,9 +104,7 @@ class TrainingRun:
     on_log     called by the main process with every row so far, after each new one
     """
 
-    recipe: Recipe
-    run: RunTable
-    optimizer: OptimizerTable
+    recipe: TrainingRecipe
     model: nn.Module
     network: str
     kind: str
@@ -142,7 +139,7 @@ def train(run: TrainingRun, accelerator: Accelerator, report: Report) -> Ending:
         MemoryShortage: the batch does not fit.
         LatentSyncError: another process ended.
     """
-    table, checkpoints = run.run, run.output / "checkpoints"
+    table, checkpoints = run.recipe.run, run.output / "checkpoints"
     trained = _prepare(run, accelerator)
     position = _resume(run, trained, checkpoints, report)
     steps = table.samples // table.batch_samples
@@ -151,7 +148,7 @@ def train(run: TrainingRun, accelerator: Accelerator, report: Report) -> Ending:
     log = TrainingLog(run.output, samples=position.samples, is_main=accelerator.is_main_process)
     if log.damaged_lines:
         report(Note(f"'{log.path}': {log.damaged_lines} damaged lines are skipped", "warning"))
-    batches = read_batches(run.samples, run.recipe, run.run, accelerator, position.steps, workers=run.workers)
+    batches = read_batches(run.samples, run.recipe, accelerator, position.steps, workers=run.workers)
     clock = _Clock(run, position)
     reason: Reason = "finished"
     with (
@@ -216,10 +213,10 @@ def learning_rate(table: OptimizerTable, samples: int, total: int) -> float:
 
 
 def _prepare(run: TrainingRun, accelerator: Accelerator) -> Trained:
-    table = run.optimizer
+    table = run.recipe.optimizer
     optimizer: torch.optim.Optimizer
     if table.kind == "muon":
-        if run.run.sharding == "fsdp":
+        if run.recipe.run.sharding == "fsdp":
             raise RecipeError(
                 'optimizer.kind = "muon" needs whole matrices, which run.sharding = "fsdp" splits',
                 hint="use run.sharding=ddp or optimizer.kind=adamw",
@@ -238,7 +235,8 @@ def _prepare(run: TrainingRun, accelerator: Accelerator) -> Trained:
         accelerator=accelerator,
         model=model,
         optimizer=optimizer,
-        ema=EMA(model.parameters(), run.run.average_decay),  # after `prepare`: sharded as the weights are
+        # After `prepare`: sharded as the weights are.
+        ema=EMA(model.parameters(), run.recipe.run.average_decay),
         network=run.network,
         kind=run.kind,
         config=run.config,
@@ -271,9 +269,9 @@ def _resume(run: TrainingRun, trained: Trained, checkpoints: Path, report: Repor
 
 
 def _set_learning_rate(run: TrainingRun, optimizer: torch.optim.Optimizer, position: Position) -> None:
-    batch = run.run.batch_samples
+    batch, samples = run.recipe.run.batch_samples, run.recipe.run.samples
     # A partial batch at the end is never trained on, so the schedule ends with the last whole one.
-    rate = learning_rate(run.optimizer, position.samples + batch, run.run.samples // batch * batch)
+    rate = learning_rate(run.recipe.optimizer, position.samples + batch, samples // batch * batch)
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("share", 1.0)  # a checkpoint from before there were shares has none
 
@@ -295,7 +293,8 @@ def _backward(
         The batch's mean losses over all processes, and the reason to stop that all of them agree on.
     """
     accelerator, model = trained.accelerator, trained.model.train()
-    count = run.run.batch_samples // (run.run.micro_batch_samples * accelerator.num_processes)
+    table = run.recipe.run
+    count = table.batch_samples // (table.micro_batch_samples * accelerator.num_processes)
     # Dropout is the only draw from torch's own stream, which is seeded so that it depends on the step alone.
     torch.manual_seed(
         Seeds(run.recipe.seed, accelerator.process_index).generator(f"step/{position.steps}").initial_seed()
@@ -328,7 +327,8 @@ def _optimize(run: TrainingRun, trained: Trained, position: Position) -> float:
     """Clip the gradients, take an optimizer step and update the EMA; returns the norm before clipping."""
     accelerator = trained.accelerator
     # Once per step: clipped micro-batch by micro-batch, the result would depend on their size.
-    norm = float(accelerator.clip_grad_norm_(trained.model.parameters(), run.optimizer.max_gradient_norm))
+    most = run.recipe.optimizer.max_gradient_norm
+    norm = float(accelerator.clip_grad_norm_(trained.model.parameters(), most))
     # With a gradient scaler such a step is skipped and the scale halved.
     if not math.isfinite(norm) and accelerator.scaler is None:
         named = trained.model.named_parameters()
@@ -474,8 +474,7 @@ class _FailuresReturned(Dataset[Any]):
 
 def read_batches(
     samples: Dataset[Any],
-    recipe: Recipe,
-    table: RunTable,
+    recipe: TrainingRecipe,
     accelerator: Accelerator,
     first_step: int,
     *,
@@ -489,7 +488,7 @@ def read_batches(
     rank, processes = accelerator.process_index, accelerator.num_processes
     loader = DataLoader(
         _FailuresReturned(samples),
-        batch_sampler=MicroBatches(table, first_step, rank=rank, processes=processes),
+        batch_sampler=MicroBatches(recipe.run, first_step, rank=rank, processes=processes),
         num_workers=workers,
         collate_fn=_collate,
         # Only from pinned memory do copies to the GPU overlap with its computing.

@@ -34,7 +34,7 @@ from recipes.compact.labelled_clips import LabelledClip, find_clips, matches_any
 from recipes.compact.training import (
     Batch,
     Samples,
-    TrainerRecipe,
+    TrainingRecipe,
     fingerprint,
     train_to_the_end,
 )
@@ -46,7 +46,7 @@ SAMPLES_PER_STATE = AUDIO_HZ // WHISPER_STATES_PER_S
 CLIPS_AT_ONCE = 64  # 320 s of 5 s clips: little memory, and hardly any padding to 30 s
 
 
-class AdapterRecipe(TrainerRecipe):
+class AdapterRecipe(TrainingRecipe):
     """`recipes/compact/adapter.toml`.
 
     unet         name or path of the `train-unet` recipe whose U-Net is begun
@@ -120,8 +120,6 @@ def run(data: Path, output: Path, recipe: AdapterRecipe, report: Report) -> Path
     weights = train_to_the_end(
         TrainingRun(
             recipe=recipe,
-            run=recipe.run,
-            optimizer=recipe.optimizer,
             model=LipShapePredictor(unet),
             network="network",
             kind="unet",

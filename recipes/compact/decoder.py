@@ -38,7 +38,7 @@ from recipes.compact.predicted import (
 from recipes.compact.training import (
     Batch,
     Samples,
-    TrainerRecipe,
+    TrainingRecipe,
     coarse_loss,
     halves,
     train_to_the_end,
@@ -71,7 +71,7 @@ class DecoderLosses(Table):
     predicted_features: Amount
 
 
-class DecoderRecipe(TrainerRecipe):
+class DecoderRecipe(TrainingRecipe):
     """`recipes/compact/decoder.toml`. A sample is a pair of frames that follow each other.
 
     adversarial_after_samples  until then only the discriminator learns what is real
@@ -219,8 +219,6 @@ def run(data: Path, output: Path, recipe: DecoderRecipe, report: Report, *, mode
     weights = train_to_the_end(
         TrainingRun(
             recipe=recipe,
-            run=recipe.run,
-            optimizer=recipe.optimizer,
             model=DecoderInTraining(vae, PatchDiscriminator(recipe.discriminator_channels)),
             network="network",
             kind="vae",

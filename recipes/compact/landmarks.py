@@ -31,7 +31,7 @@ from recipes.compact.landmark_data import (
 from recipes.compact.training import (
     Batch,
     Samples,
-    TrainerRecipe,
+    TrainingRecipe,
     fingerprint,
     train_to_the_end,
 )
@@ -39,7 +39,7 @@ from recipes.compact.training import (
 NORM_BATCHES = 50  # from which the statistics of batch normalisation are taken for the EMA weights
 
 
-class LandmarksRecipe(TrainerRecipe):
+class LandmarksRecipe(TrainingRecipe):
     """`recipes/compact/landmarks.toml`.
 
     face_loss     weight of the binary cross-entropy of "this is a face"
@@ -120,8 +120,6 @@ def run(data: Path, output: Path, recipe: LandmarksRecipe, report: Report) -> Pa
     weights = train_to_the_end(
         TrainingRun(
             recipe=recipe,
-            run=recipe.run,
-            optimizer=recipe.optimizer,
             model=net,
             network="",
             kind="landmarks",

@@ -1,4 +1,4 @@
-"""What the trainers of the bundled model share: recipe tables, samples, a loss, and a run of the loop.
+"""What the trainers of the bundled model share: samples, a loss, and a run of the loop.
 
 They train on the CPU, in one process.
 """
@@ -18,8 +18,7 @@ from torch.utils.data import Dataset
 
 from latentsync.errors import LatentSyncError
 from latentsync.events import Plan, Report
-from latentsync.recipe.schema import Names, Recipe
-from latentsync.recipe.training import OptimizerTable, RunTable
+from latentsync.recipe.training import TrainingRecipe
 from latentsync.runtime import choose_device
 from latentsync.train.checkpoint import EMA_WEIGHTS, find_last
 from latentsync.train.clips import random_of_sample
@@ -31,24 +30,13 @@ from latentsync.weights.read import read_tensors
 Batch = dict[str, Tensor]
 
 
-class TrainerRecipe(Recipe):
-    """The tables that the recipe of every trainer has.
-
-    held_out  name patterns of the people or clips that are never trained on
-    """
-
-    held_out: Names
-    optimizer: OptimizerTable
-    run: RunTable
-
-
 class Samples(Dataset[Any]):
     """Sample k is what `draw` makes of a random stream that depends on the seed and k alone.
 
     The number k is in it, under "number", so that an objective can tell how far the run is.
     """
 
-    def __init__(self, draw: Callable[[np.random.Generator], Batch], recipe: TrainerRecipe) -> None:
+    def __init__(self, draw: Callable[[np.random.Generator], Batch], recipe: TrainingRecipe) -> None:
         self.draw, self.seed, self.samples = draw, recipe.seed, recipe.run.samples
 
     def __len__(self) -> int:
@@ -76,14 +64,17 @@ def train_to_the_end(run: TrainingRun, report: Report) -> Path:
         RecipeError: the checkpoint is of another recipe, or a loss became NaN or infinite.
     """
     trained = sum(each.numel() for each in run.model.parameters() if each.requires_grad)
-    lines = f"{trained / 1e6:.2f} million parameters, {run.run.samples} samples", f"output: {run.output}"
+    lines = (
+        f"{trained / 1e6:.2f} million parameters, {run.recipe.run.samples} samples",
+        f"output: {run.output}",
+    )
     with owned_output(run.output, run.recipe):
         report(Plan(lines))
-        ending = train(run, make_accelerator(run.run, choose_device("cpu")), report)
+        ending = train(run, make_accelerator(run.recipe.run, choose_device("cpu")), report)
     last = find_last(run.output / "checkpoints")
     if ending.reason != "finished" or last is None:
         raise LatentSyncError(
-            f"'{run.output}': stopped after {ending.position.samples} of {run.run.samples} samples",
+            f"'{run.output}': stopped after {ending.position.samples} of {run.recipe.run.samples} samples",
             hint="run the same command again to resume",
         )
     return last / EMA_WEIGHTS

@@ -27,7 +27,7 @@ from recipes.compact.labelled_clips import (
 from recipes.compact.training import (
     Batch,
     Samples,
-    TrainerRecipe,
+    TrainingRecipe,
     fingerprint,
     halves,
     train_to_the_end,
@@ -37,7 +37,7 @@ SCALE_SAMPLES = 32  # patches whose latents tell the scaling factor
 NEAR_MOUTH_SHARE = 2 / 3  # of the patches: the mouth is what must be sharp
 
 
-class VAERecipe(TrainerRecipe):
+class VAERecipe(TrainingRecipe):
     """`recipes/compact/vae.toml`.
 
     patch_px      side of the squares that are cut from a crop; its own side for whole crops
@@ -125,8 +125,6 @@ def run(data: Path, output: Path, recipe: VAERecipe, report: Report, *, start: P
     weights = train_to_the_end(
         TrainingRun(
             recipe=recipe,
-            run=recipe.run,
-            optimizer=recipe.optimizer,
             model=vae.network,
             network="",
             kind="vae",

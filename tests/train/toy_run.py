@@ -20,9 +20,9 @@ from torch.utils.data import Dataset
 
 from latentsync.events import Report, ignore
 from latentsync.recipe.loading import load_recipe
-from latentsync.recipe.schema import Recipe, Table
+from latentsync.recipe.schema import Table
 from latentsync.recipe.train_syncnet import SyncNetRecipe
-from latentsync.recipe.training import OptimizerTable, RunTable
+from latentsync.recipe.training import TrainingRecipe
 from latentsync.runtime import Seeds
 from latentsync.train.loop import Ending, Score, TrainingRun, ValidationShard, train
 from latentsync.train.processes import make_accelerator, sharding_plugin
@@ -32,16 +32,14 @@ PAPER_RECIPE = load_recipe("syncnet", SyncNetRecipe)
 Losses = Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]]
 
 
-class ToyRecipe(Recipe):
-    optimizer: OptimizerTable
-    run: RunTable
-
+class ToyRecipe(TrainingRecipe):
     def with_run(self, **changes: Any) -> ToyRecipe:
         return self.replaced(run=self.run.replaced(**changes))
 
 
 TOY = ToyRecipe(
     seed=1247,
+    held_out=(),
     optimizer=PAPER_RECIPE.optimizer.replaced(learning_rate=0.01, schedule="cosine", warmup_samples=16),
     run=PAPER_RECIPE.run.replaced(
         samples=80,
@@ -110,8 +108,6 @@ def run_toy(
     torch.manual_seed(recipe.seed)
     run = TrainingRun(
         recipe=recipe,
-        run=recipe.run,
-        optimizer=recipe.optimizer,
         model=ToyModel(dropout),
         network="network",
         kind="toy",

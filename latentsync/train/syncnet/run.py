@@ -64,8 +64,6 @@ def run(job: TrainingJob, recipe: SyncNetRecipe, report: Report) -> TrainingResu
         ending = train(
             TrainingRun(
                 recipe=recipe,
-                run=recipe.run,
-                optimizer=recipe.optimizer,
                 model=model,
                 network="network",
                 kind=objective.kind,

@@ -66,8 +66,6 @@ def run(job: TrainingJob, recipe: UNetTrainingRecipe, report: Report) -> Trainin
         ending = train(
             TrainingRun(
                 recipe=recipe,
-                run=recipe.run,
-                optimizer=recipe.optimizer,
                 model=model,
                 network="network" if recipe.generator == "unet" else "",
                 kind=recipe.generator,
