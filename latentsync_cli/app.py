@@ -23,8 +23,7 @@ from latentsync_cli.doctor import doctor
 from latentsync_cli.evaluate import evaluate
 from latentsync_cli.preprocess import preprocess
 from latentsync_cli.sync import sync
-from latentsync_cli.train_syncnet import train_syncnet
-from latentsync_cli.train_unet import train_unet
+from latentsync_cli.train import train_syncnet, train_unet
 
 BUG = 1
 PROBE_BYTES = (

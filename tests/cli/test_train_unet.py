@@ -12,7 +12,7 @@ from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.train.setup import TrainingJob, TrainingResult
 from latentsync.train.unet import run as core
-from latentsync_cli.train_unet import name_of_run
+from latentsync_cli.train import name_of_run
 from tests.cli.conftest import Calls
 from tests.conftest import RunCli
 
