@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from latentsync.audio.mel import mel_spectrogram
+from latentsync.audio.mel import mel_spectrogram, mel_window
 from latentsync.audio.whisper import WhisperEncoder, encode_speech
 from latentsync.errors import LatentSyncError, MediaError
 from latentsync.events import Progress, Report
@@ -30,7 +30,7 @@ from latentsync.manifest import ManifestClip, features_path, read_manifest
 from latentsync.media.decord_windows import has_decord, read_window_by_decord
 from latentsync.media.read import read_frames, read_window
 from latentsync.media.sound import read_audio
-from latentsync.rates import AUDIO_HZ, MEL_COLUMNS_PER_S, VIDEO_FPS, mel_columns
+from latentsync.rates import AUDIO_HZ, MEL_COLUMNS_PER_S, VIDEO_FPS, first_mel_column, mel_columns
 from latentsync.runtime import Seeds
 from latentsync.weights.named import BUNDLED
 from latentsync.weights.released import load_whisper
@@ -414,3 +414,45 @@ def read_pictures(
     read = read_window_by_decord if decoder == "decord" else read_window
     window = read(clip.path, range(start, start + frames))
     return np.stack([region.cut(frame) for frame in window])  # f h w c
+
+
+@dataclass(frozen=True, slots=True)
+class ClipWindows:
+    """Cuts windows of `frames` frames from clips. `features` has the decoded frames too if `is_decoded`."""
+
+    frames: int
+    region: Region
+    features: FeatureFiles
+    is_decoded: bool
+    decoder: Decoder = "pyav"
+
+    def starts_in(self, clip: ManifestClip) -> int:
+        """How many first frames a window of the clip can have."""
+        return count_starts(clip.frames, self.features.mel(clip).shape[1], frames=self.frames)
+
+    def frames_at(self, clip: ManifestClip, start: int, *, frames: int | None = None) -> NDArray[np.uint8]:
+        """The frames (f h w c) of the window at `start`, or `frames` of them from there on."""
+        features = self.features if self.is_decoded else None
+        return read_pictures(clip, start, frames or self.frames, self.region, features, decoder=self.decoder)
+
+    def mel_at(self, clip: ManifestClip, start: int, *, late_columns: int = 0) -> Tensor:
+        """The mel (80 t) of the window at `start`, moved by `late_columns` as far as the clip reaches."""
+        mel = self.features.mel(clip)
+        window = mel_window(mel, start, frames=self.frames)
+        if not late_columns:
+            return window
+        columns = window.shape[1]
+        first = first_mel_column(start) + late_columns
+        first = min(max(0, first), mel.shape[1] - columns)
+        return mel[:, first : first + columns]
+
+
+def draw_start_elsewhere(
+    start: int, starts: int, *, before: int, after: int, random: np.random.Generator
+) -> int:
+    """Draw one of `starts`, at least `before` ahead of `start` or `after` behind it, all equally likely."""
+    ahead = max(0, start - before + 1)
+    behind = max(0, starts - start - after)
+    drawn = int(random.integers(ahead + behind))
+    # Skipping the starts in between takes one draw; rejecting them would take an unknown number.
+    return drawn if drawn < ahead else start + after + drawn - ahead

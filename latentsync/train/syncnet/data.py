@@ -11,56 +11,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from latentsync.audio.mel import mel_window
 from latentsync.axes import expect_axes
 from latentsync.manifest import ManifestClip
 from latentsync.models.framewise import cut_region
-from latentsync.rates import STATES_PER_FRAME, first_mel_column
+from latentsync.rates import STATES_PER_FRAME
 from latentsync.recipe.networks import FramewiseConfig
 from latentsync.recipe.train_syncnet import NegativesTable, SpeechAugmentation, SyncNetRecipe
 from latentsync.recipe.training import PictureAugmentation
 from latentsync.train.augment import change_pictures, change_speech
 from latentsync.train.clips import (
+    ClipWindows,
     Decoder,
     FeatureFiles,
-    Region,
     Sample,
     TooShort,
-    count_starts,
     draw_sample,
+    draw_start_elsewhere,
     read_pictures,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ClipWindows:
-    """Cuts windows of `frames` frames from clips. `features` has the decoded frames too if `is_decoded`."""
-
-    frames: int
-    region: Region
-    features: FeatureFiles
-    is_decoded: bool
-    decoder: Decoder = "pyav"
-
-    def starts_in(self, clip: ManifestClip) -> int:
-        """How many first frames a window of the clip can have."""
-        return count_starts(clip.frames, self.features.mel(clip).shape[1], frames=self.frames)
-
-    def frames_at(self, clip: ManifestClip, start: int, *, frames: int | None = None) -> NDArray[np.uint8]:
-        """The frames (f h w c) of the window at `start`, or `frames` of them from there on."""
-        features = self.features if self.is_decoded else None
-        return read_pictures(clip, start, frames or self.frames, self.region, features, decoder=self.decoder)
-
-    def mel_at(self, clip: ManifestClip, start: int, *, late_columns: int = 0) -> Tensor:
-        """The mel (80 t) of the window at `start`, moved by `late_columns` as far as the clip reaches."""
-        mel = self.features.mel(clip)
-        window = mel_window(mel, start, frames=self.frames)
-        if not late_columns:
-            return window
-        columns = window.shape[1]
-        first = first_mel_column(start) + late_columns
-        first = min(max(0, first), mel.shape[1] - columns)
-        return mel[:, first : first + columns]
 
 
 def least_starts(negatives: NegativesTable) -> int:
@@ -90,17 +58,6 @@ def wrong_start(start: int, starts: int, *, distance: int, random: np.random.Gen
     True
     """
     return draw_start_elsewhere(start, starts, before=distance, after=distance, random=random)
-
-
-def draw_start_elsewhere(
-    start: int, starts: int, *, before: int, after: int, random: np.random.Generator
-) -> int:
-    """Draw one of `starts`, at least `before` ahead of `start` or `after` behind it, all equally likely."""
-    ahead = max(0, start - before + 1)
-    behind = max(0, starts - start - after)
-    drawn = int(random.integers(ahead + behind))
-    # Skipping the starts in between takes one draw; rejecting them would take an unknown number.
-    return drawn if drawn < ahead else start + after + drawn - ahead
 
 
 class SyncSamples(Dataset[Sample]):

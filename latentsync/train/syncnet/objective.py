@@ -21,12 +21,19 @@ from latentsync.models.syncnet import MEL_BANDS, SyncNet, build_syncnet
 from latentsync.rates import STATES_PER_FRAME, mel_columns
 from latentsync.recipe.networks import FramewiseConfig, SyncNetConfig
 from latentsync.recipe.train_syncnet import SyncNetRecipe
-from latentsync.train.clips import DecodedCache, Decoder, FeatureFiles, Region, decode_clip, is_cached
+from latentsync.train.clips import (
+    ClipWindows,
+    DecodedCache,
+    Decoder,
+    FeatureFiles,
+    Region,
+    decode_clip,
+    is_cached,
+)
 from latentsync.train.loop import Batch
 from latentsync.train.losses import matrix_losses, sync_loss
 from latentsync.train.syncnet.data import (
     ClipRuns,
-    ClipWindows,
     LipRegion,
     RunSamples,
     SyncSamples,

@@ -32,6 +32,7 @@ from latentsync.recipe.train_unet import LipWindows, UNetTrainingRecipe
 from latentsync.train.augment import change_pictures
 from latentsync.train.clips import (
     WHISPER_KIND,
+    ClipWindows,
     FeatureFiles,
     Region,
     Sample,
@@ -39,12 +40,12 @@ from latentsync.train.clips import (
     choose_decoder,
     decode_clip,
     draw_sample,
+    draw_start_elsewhere,
     find_clips,
     is_cached,
 )
 from latentsync.train.loop import Batch
 from latentsync.train.setup import TrainingJob, UsableClips, keep_usable
-from latentsync.train.syncnet.data import ClipWindows, draw_start_elsewhere
 from latentsync.weights.catalog import COMPACT
 from latentsync.weights.read import read_metadata
 from latentsync.weights.released import load_whisper

@@ -13,10 +13,10 @@ from latentsync.audio.mel import mel_window
 from latentsync.errors import MediaError
 from latentsync.manifest import ManifestClip
 from latentsync.recipe.train_syncnet import NegativesTable
+from latentsync.train import clips as train_clips
 from latentsync.train.augment import change_pictures, change_speech
-from latentsync.train.clips import FeatureFiles, Region, clip_of_sample, find_clips
-from latentsync.train.syncnet import data as sync_pairs
-from latentsync.train.syncnet.data import ClipWindows, SyncSamples, wrong_start
+from latentsync.train.clips import ClipWindows, FeatureFiles, Region, clip_of_sample, find_clips
+from latentsync.train.syncnet.data import SyncSamples, wrong_start
 from tests.networks import PAPER_RECIPE
 from tests.train.made_clips import FRAMES, tiny_recipe, write_clips
 
@@ -96,7 +96,7 @@ def test_a_clip_that_fails_is_replaced_and_named(
     clips: list[ManifestClip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples = samples_of(clips, PAPER_RECIPE.negatives)
-    read = sync_pairs.read_pictures
+    read = train_clips.read_pictures
     broken = clips[clip_of_sample(0, clips=3, seed=samples.seed)]
 
     def failing(clip: ManifestClip, *rest: object, **more: object) -> object:
@@ -104,10 +104,10 @@ def test_a_clip_that_fails_is_replaced_and_named(
             raise MediaError("bit rot")
         return read(clip, *rest, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(sync_pairs, "read_pictures", failing)
+    monkeypatch.setattr(train_clips, "read_pictures", failing)
     sample = samples[0]
     assert sample["note"] == f"{broken.name} is skipped from now on: bit rot"
-    monkeypatch.setattr(sync_pairs, "read_pictures", lambda *_, **__: failing(broken))
+    monkeypatch.setattr(train_clips, "read_pictures", lambda *_, **__: failing(broken))
     with pytest.raises(MediaError, match="8 clips in a row cannot be read"):
         samples[0]
 

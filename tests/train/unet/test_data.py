@@ -15,8 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from latentsync.manifest import ManifestClip
-from latentsync.train.clips import FeatureFiles, Region, TooShort, find_clips
-from latentsync.train.syncnet.data import ClipWindows
+from latentsync.train.clips import ClipWindows, FeatureFiles, Region, TooShort, find_clips
 from latentsync.train.unet.data import (
     AudioFeatures,
     LipSamples,
