@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from latentsync import __version__
 from latentsync.errors import LatentSyncError, MediaError, MemoryShortage, UsageError
 from latentsync_cli import console, models
+from latentsync_cli.curves import curves
 from latentsync_cli.doctor import doctor
 from latentsync_cli.evaluate import evaluate
 from latentsync_cli.preprocess import preprocess
@@ -84,6 +85,7 @@ app.command()(preprocess)
 app.command()(evaluate)
 app.command()(train_syncnet)
 app.command()(train_unet)
+app.command()(curves)
 app.command()(doctor)
 app.add_typer(models.app, name="models")
 

@@ -42,6 +42,7 @@ from latentsync.evaluate.score import (
     points_by,
     score_all,
 )
+from latentsync.evaluate.tables import write_tables
 from latentsync.evaluate.totals import total
 from latentsync.events import Event, Note, Plan, Progress, Report
 from latentsync.media.probe import require_audio, require_video
@@ -60,6 +61,7 @@ from latentsync.weights.named import used_networks, weights_file
 from latentsync.workers.pool import Work
 
 PAGE, TABLE, NUMBERS = "report.html", "scores.csv", "report.json"
+TABLES = ("tables.md", "tables.csv", "tables.tex")  # the means, as a paper prints them
 LISTED = "generated"  # the method of videos that a list of pairs names itself
 
 
@@ -429,4 +431,6 @@ def _written(job: EvaluateJob, found: EvaluationReport, cache: Cache, took_s: fl
         write_csv(found, result.table)
         write_text(result.numbers, json.dumps(as_dict(found), indent=1, ensure_ascii=False) + "\n")
         write_text(result.page, write_page(found, cache))
+        for name in TABLES:
+            write_text(job.output / name, write_tables(found, name.rpartition(".")[2]))
     return result

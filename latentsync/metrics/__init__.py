@@ -11,7 +11,7 @@ import torch
 from latentsync.errors import UsageError
 from latentsync.metrics.identity import Identity
 from latentsync.metrics.image import CleanFid, Fid, Flicker, Lpips, Psnr, Ssim
-from latentsync.metrics.lips import Aperture, LandmarkDistance, Leak, SilenceMotion
+from latentsync.metrics.lips import Aperture, LandmarkDistance, Leak, SilenceMotion, Teeth
 from latentsync.metrics.metric import ClipMetric, MetricSetup, SetMetric, Unavailable
 from latentsync.metrics.sync import CompactSyncConfidence, SyncConfidence
 from latentsync.metrics.video import FvdI3d, FvdVideoMae
@@ -22,7 +22,7 @@ METRICS: dict[str, type[ClipMetric] | type[SetMetric]] = {
     for metric in (
         *(Ssim, Psnr, Lpips, Fid, CleanFid, FvdI3d, FvdVideoMae),
         *(SyncConfidence, CompactSyncConfidence),
-        *(Aperture, Leak, LandmarkDistance, SilenceMotion, Flicker, Identity),
+        *(Aperture, Leak, LandmarkDistance, SilenceMotion, Teeth, Flicker, Identity),
     )
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -176,6 +177,56 @@ class SilenceMotion(ClipMetric):
         if len(in_speech) < LEAST_SILENT_STEPS or np.nanstd(made) < STILL:
             return Missing("no_motion", f"{len(in_speech)} steps in speech, or a still mouth")
         return {"silence_motion": float(in_silence.mean() / in_speech.mean())}
+
+
+@dataclass(frozen=True, slots=True)
+class Teeth(ClipMetric):
+    """In how many frames teeth show: bright, colourless pixels between the inner lips.
+
+    Generated mouths that never show teeth, or always do, look wrong whatever their timing.
+
+    Source: ours.
+    """
+
+    name: ClassVar[str] = "teeth"
+    values: ClassVar[tuple[Value, ...]] = (Value("teeth_rate", "", "real"),)
+    needs: ClassVar[tuple[Need, ...]] = ("points",)
+
+    def score(self, clip: ScoredClip) -> dict[str, float] | Missing:
+        if clip.made_points is None:
+            return NO_POINTS
+        shows = [
+            _shows_teeth(crop_u8, points)
+            for crop_u8, points in zip(clip.made_u8, clip.made_points, strict=False)
+            if np.isfinite(points).all()
+        ]
+        if len(shows) < LEAST_FRAMES:
+            return Missing("too_short", f"{len(shows)} frames with a face < {LEAST_FRAMES}")
+        return {"teeth_rate": float(np.mean(shows))}
+
+
+INNER_MOUTH = slice(60, 68)
+NOSE = slice(27, 36)
+# Of pixels between the inner lips. Ours: lips and tongue have a saturation above 0.4, and the dark of an open
+# mouth is far below half of the skin's brightness.
+TOOTH_SATURATION, TOOTH_BRIGHTNESS, TOOTH_SHARE = 0.35, 0.5, 0.15
+LEAST_MOUTH_PX = 12
+
+
+def _shows_teeth(crop_u8: NDArray[np.uint8], points: NDArray[np.float32]) -> bool:
+    """Whether enough of the inner mouth of a crop (h w c) has the colour of teeth; compared with the nose."""
+    inside = np.zeros(crop_u8.shape[:2], np.uint8)
+    cv2.fillPoly(inside, [np.rint(points[INNER_MOUTH]).astype(np.int32)], 1)
+    mouth = crop_u8[inside > 0].astype(np.float64)  # n c
+    if len(mouth) < LEAST_MOUTH_PX:
+        return False
+    columns, rows = np.rint(points[NOSE]).astype(int).clip(0, len(crop_u8) - 1).T
+    skin = np.median(crop_u8[rows, columns].max(1))
+    brightest, darkest = mouth.max(1), mouth.min(1)
+    is_tooth = (brightest > TOOTH_BRIGHTNESS * skin) & (
+        brightest - darkest < TOOTH_SATURATION * np.maximum(brightest, 1)
+    )
+    return bool(is_tooth.mean() >= TOOTH_SHARE)
 
 
 NO_POINTS = Missing("no_points", "no landmarks were found")

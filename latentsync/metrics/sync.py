@@ -321,7 +321,7 @@ class SyncConfidence(ClipMetric):
 
     name: ClassVar[str] = "sync_conf"
     values: ClassVar[tuple[Value, ...]] = (
-        Value("sync_conf", "", "higher"),
+        Value("sync_conf", "LSE-C", "higher"),
         Value("lse_d", "", "lower"),
         Value("sync_offset", "frames", "real"),
     )

@@ -68,9 +68,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "latentsync").symlink_to(REPOSITORY / "latentsync")
     (folder / "jobs.csv").write_text("video,speech\nin.mp4,voice.wav\n", encoding="utf-8")
     write_pairs(folder)
-    trainings = [name for name in bundled_names() if "unet" in name or name.startswith("stage")]
+    trainings = [
+        name for name in bundled_names() if re.search(r"unet|syncnet|stage", name) and "compact" not in name
+    ]
     for name in ["NAME", "syncnet", "unet", *(name.split("/")[-1] for name in trainings)]:
         (folder / "runs" / name).mkdir(parents=True, exist_ok=True)
+        (folder / "runs" / name / "log.jsonl").write_text(
+            '{"samples": 8, "steps": 1, "losses": {"bce": 0.7}}\n'
+        )
         for file in ("unet.safetensors", "syncnet.safetensors"):
             shutil.copy(BUNDLED / file, folder / "runs" / name / file)
     return folder

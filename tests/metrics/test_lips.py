@@ -12,6 +12,7 @@ from latentsync.metrics.lips import (
     LandmarkDistance,
     Leak,
     SilenceMotion,
+    Teeth,
     best_lag,
     correlation,
     openings,
@@ -177,3 +178,27 @@ def test_frames_without_sound_are_silent() -> None:
     assert silent_frames(np.zeros(0, np.float32), frames=10).all()
     found = silent_frames(noise([(20, 0.8)]), frames=40)
     assert np.flatnonzero(found).tolist() == list(range(21, 40))
+
+
+@pytest.mark.parametrize(
+    ("colour", "rate"),
+    [((225, 220, 205), 0.5), ((30, 15, 15), 0.0), ((170, 60, 70), 0.0)],
+    ids=["teeth", "dark", "tongue"],
+)
+def test_teeth_are_bright_and_colourless_between_open_lips(colour: tuple[int, int, int], rate: float) -> None:
+    points = np.tile(np.array([32.0, 20.0], np.float32), (20, 68, 1))
+    crops_u8 = np.full((20, 64, 64, 3), (200, 160, 140), np.uint8)
+    for frame in range(10):  # open; closed in the others
+        crops_u8[frame, 40:48, 24:40] = colour
+        points[frame, 60:68] = [
+            (24, 44),
+            (28, 40),
+            (32, 40),
+            (36, 40),
+            (39, 44),
+            (36, 47),
+            (32, 47),
+            (28, 47),
+        ]
+    clip = ScoredClip(name="one", made_u8=crops_u8, speech=np.zeros(1, np.float32), made_points=points)
+    assert Teeth().score(clip) == {"teeth_rate": pytest.approx(rate)}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentsync.events import Note, Report
+from latentsync.files import whole_or_nothing
 from latentsync.manifest import ManifestClip
 from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.train.log import Row, new_figure, save_figure
@@ -23,8 +24,10 @@ class SyncNetWatch:
         self.recipe, self.clips, self.pairs, self.report = recipe, clips, pairs, report
         self.folder = output / "pictures"
         self.is_stuck = False
+        self._kept = 0
 
     def __call__(self, rows: Sequence[Row]) -> None:
+        self._keep_probabilities(rows[-1]["steps"])
         negatives = self.recipe.negatives
         title = (
             f'negatives: policy "{negatives.policy}", at least {negatives.min_distance_frames} frames away'
@@ -34,6 +37,7 @@ class SyncNetWatch:
             draw_probabilities(list(self.pairs), self.folder / "probabilities.png", title=title)
             cosines = {int(shift): value for shift, value in rows[-1].get("cosine_by_shift", {}).items()}
             draw_shifts(cosines, self.folder / "shifts.png", title=title)
+            animate(self.folder / "probabilities", self.folder / "probabilities.gif")
             return
         plateau = find_plateau(rows)
         if plateau is not None and not self.is_stuck:
@@ -45,7 +49,16 @@ class SyncNetWatch:
             self.report(Note(f"{explained}\n  the predicted probabilities: {picture}", "warning"))
         self.is_stuck = plateau is not None
 
+    def _keep_probabilities(self, steps: int) -> None:
+        """Draw the predicted probabilities every 100 optimizer steps and keep the picture."""
+        if steps // KEEP_EVERY_STEPS > self._kept // KEEP_EVERY_STEPS:
+            picture = self.folder / "probabilities" / f"step-{steps:07d}.png"
+            draw_probabilities(list(self.pairs), picture, title=f"step {steps}")
+            self._kept = steps
 
+
+KEEP_EVERY_STEPS = 100
+MOST_FRAMES, FRAME_MS = 200, 120  # of the animation; a longer run is shown by fewer of its pictures
 CHANCE_LOSS = math.log(2)  # binary cross-entropy of answering 0.5 to every pair
 MATCHING, MISMATCHED, GREY = "#1b7f5c", "#c2452d", "#888888"
 ACCURACIES = ("accuracy", "balanced_accuracy", "offset_accuracy")
@@ -166,6 +179,19 @@ def draw_probabilities(pairs: Sequence[tuple[float, float]], path: Path, *, titl
     if pairs:
         axes.legend(fontsize=8)
     save_figure(figure, path)
+
+
+def animate(folder: Path, path: Path) -> None:
+    """Join the pictures of a folder, in the order of their names, to a GIF; without any, write nothing."""
+    from PIL import Image
+
+    pictures = sorted(folder.glob("step-*.png"))
+    pictures = pictures[:: -(-len(pictures) // MOST_FRAMES) or 1]
+    if not pictures:
+        return
+    frames = [Image.open(picture).convert("P") for picture in pictures]
+    with whole_or_nothing(path) as part:
+        frames[0].save(part, format="GIF", save_all=True, append_images=frames[1:], duration=FRAME_MS, loop=0)
 
 
 def draw_shifts(cosines: dict[int, float], path: Path, *, title: str) -> None:
