@@ -27,7 +27,7 @@ def mixed_noise(
     Args:
         alpha: the shared part has alpha² times the variance of the independent one; 0 shares nothing.
 
-    Source: paper, section 3.2 (mixed noise model of Ge et al. 2023); alpha = 1 in the official training code.
+    Source: paper, section 3.1 (mixed noise model of Ge et al. 2023); alpha = 1 in the official training code.
     """
     # Variances a² / (1 + a²) and 1 / (1 + a²) add up to 1, so the schedule fits. Source: Ge et al. 2023.
     independent_std = 1 / math.sqrt(1 + alpha**2)

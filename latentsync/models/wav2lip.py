@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -13,7 +14,23 @@ from latentsync.axes import batch_to_frames, expect_axes, frames_to_batch
 from latentsync.recipe.networks import Wav2LipConfig
 
 MEL_BANDS = 80
-MEL_STEPS = 16  # mel columns around one frame: 0.2 s
+MEL_STEPS = 16  # columns that one frame takes: 0.2 s
+
+
+def mel_around(mel: Tensor, centres: Sequence[int]) -> Tensor:
+    """The 16 columns of `mel` (80 t) around each of the centres: (f 80 16). The edge repeats.
+
+    Source: Wav2Lip takes 0.2 s, with the frame in the middle.
+    """
+    reach = MEL_STEPS // 2
+    columns = torch.as_tensor(centres)[:, None] + torch.arange(-reach, MEL_STEPS - reach)  # f t
+    return mel[:, columns.clamp(0, mel.shape[1] - 1)].movedim(1, 0)  # f d t
+
+
+def lower_half_out(video_pm1: Tensor) -> Tensor:
+    """Paint the lower half of the frames (b c f h w) black, as the generator is given them."""
+    rows = video_pm1.shape[3] // 2
+    return torch.cat([video_pm1[:, :, :, :rows], torch.full_like(video_pm1[:, :, :, rows:], -1)], dim=3)
 
 
 class _Block(nn.Module):

@@ -24,7 +24,9 @@ from latentsync.faces.align import align
 from latentsync.faces.landmarks import MOST_GAIN
 from latentsync.faces.track import TrackedFrame
 from latentsync.models.vae import EncodeMode
+from latentsync.models.wav2lip import Wav2Lip
 from latentsync.runtime import Seeds
+from latentsync.sync.wav2lip import MelColumns, draw_mouths
 from latentsync.types import FrameImage
 from latentsync.weights.models import LipModel
 
@@ -117,7 +119,11 @@ def generate(
     Args:
         mask: (h w) in crop pixels, 1 = kept, 0 = generated.
     """
-    mouth = _Mouth(model, states, mask, sampling)
+    mouth: _Mouth | _Wav2LipMouth
+    if model.wav2lip is not None and isinstance(states, MelColumns):
+        mouth = _Wav2LipMouth(model.wav2lip, states, mask, sampling.window_frames)
+    else:
+        mouth = _Mouth(model, states, mask, sampling)
     for has_face, run in groupby(cuts, key=lambda cut: cut.crop_u8 is not None):
         if has_face:
             yield from mouth.predict_run(run)
@@ -144,6 +150,22 @@ def cut_windows(items: Iterable[ItemT], *, window: int, overlap: int) -> Iterato
     if waiting:
         rest = list(recent) if overlap else list(recent)[-waiting:]
         yield range(taken - len(rest), taken), rest
+
+
+class _Wav2LipMouth:
+    """What stays the same from window to window of a Wav2Lip, which takes each frame by itself."""
+
+    def __init__(
+        self, network: Wav2Lip, mel: MelColumns, mask: NDArray[np.float32], window_frames: int
+    ) -> None:
+        self.network, self.mel, self.mask, self.window_frames = network, mel, mask, window_frames
+
+    def predict_run(self, run: Iterable[CutFrame]) -> Iterator[GeneratedFrame]:
+        for _, window in cut_windows(run, window=self.window_frames, overlap=0):
+            crops_u8 = [cut.crop_u8 for cut in window if cut.crop_u8 is not None]
+            mel = self.mel.around([cut.tracked.frame.time_s for cut in window])
+            made = draw_mouths(self.network, crops_u8, mel, self.mask)
+            yield from map(GeneratedFrame, window, made)
 
 
 class _Mouth:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from latentsync import __version__
 from latentsync.audio.whisper import SpeechStates
+from latentsync.audio.windows import StateSource
 from latentsync.diffusion.view import ViewName, shown_part
 from latentsync.errors import MediaError
 from latentsync.events import Note, Plan, Progress, Report
@@ -41,6 +42,7 @@ from latentsync.sync.job import SyncedFrames, SyncJob, SyncResult
 from latentsync.sync.plan import Setup, claimed, find_first_face, plan_lines, prepare
 from latentsync.sync.stages import Background
 from latentsync.sync.timeline import SquarePixels, play
+from latentsync.sync.wav2lip import MelColumns
 from latentsync.types import FrameImage
 from latentsync.weights.models import LipModel, load_model
 
@@ -192,10 +194,12 @@ def _tracked(setup: Setup) -> Iterator[TrackedFrame]:
     return pixels.restored(tracked_frames)
 
 
-def _encode_speech(setup: Setup, model: LipModel) -> SpeechStates:
+def _encode_speech(setup: Setup, model: LipModel) -> StateSource:
     samples = setup.speech.samples
     if setup.duration_s > setup.speech.duration_s:  # silence after the last word closes the mouth
         samples = np.pad(samples, (0, AUDIO_HZ // 2))
+    if model.wav2lip is not None:
+        return MelColumns(samples)
     return SpeechStates(model.whisper, samples, mode=setup.recipe.audio.mode)
 
 

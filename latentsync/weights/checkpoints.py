@@ -32,7 +32,7 @@ USED_BY = {
     "syncnet": "a SyncNet judges lip sync; `latentsync sync --model` takes a U-Net",
     "framewise_syncnet": "a SyncNet judges lip sync; `latentsync sync --model` takes a U-Net",
     "temporal": "a video encoder is for the temporal loss of `latentsync train-unet`",
-    "wav2lip": "to train a Wav2Lip generator further, use `latentsync train-unet --from`",
+    "wav2lip": "`latentsync sync --model` runs a Wav2Lip generator",
     "whisper": "put a Whisper encoder next to a released U-Net as whisper/tiny.pt",
     "landmarks": "the landmark network is bundled; `latentsync sync --model` takes a U-Net",
 }

@@ -62,7 +62,7 @@ MARKS = (
     ("I3D", EVALUATION.format("i3d"), r"^(Mixed_3b|Conv3d_1a_7x7|conv3d_1a_7x7)\."),
     (
         "the S3FD face detector",
-        "it is found in torch's own cache after `latentsync models pull s3fd`",
+        "nothing here needs it: faces are found by a detector that is in the package",
         r"^(vgg\.0\.weight|conv3_3_norm\.weight|L2Norm3_3\.weight)$",
         r"^(extras\.0|conv6_1|loc\.0)\.",
     ),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from latentsync.errors import WeightsError
-from latentsync.recipe.networks import TinyAutoencoderConfig, VAEConfig
+from latentsync.recipe.networks import TinyAutoencoderConfig, VAEConfig, Wav2LipConfig
 from latentsync.types import PredictionType, TimestepSpacing
 from latentsync.weights.catalog import COMPACT, find_entry
 from latentsync.weights.hub import path_of
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from latentsync.audio.whisper import WhisperEncoder
     from latentsync.models.autoencoder import AnyAutoencoder
     from latentsync.models.unet import LipUNet
+    from latentsync.models.wav2lip import Wav2Lip
 
 DEFAULT_MODEL = COMPACT
 RESOLUTION_OF = {"latentsync-1.0": 256, "latentsync-1.5": 256, "latentsync-1.6": 512}
@@ -37,6 +38,7 @@ class ModelSpec:
     guidance        guidance when the recipe names none
     overlap_frames  frames that two windows share when the recipe names none
     note            what a person should know about it, one line
+    kind            "wav2lip" is the comparison of the paper's table 4: one network, in `unet`
     """
 
     name: str
@@ -52,11 +54,12 @@ class ModelSpec:
     is_released: bool
     note: str
     view: Literal["face", "mouth"] = "face"
+    kind: Literal["unet", "wav2lip"] = "unet"
 
 
 @dataclass(frozen=True, slots=True)
 class LipModel:
-    """The networks of one model, loaded."""
+    """The networks of one model, loaded; of a Wav2Lip only `wav2lip`, and the first three are None."""
 
     spec: ModelSpec
     unet: LipUNet
@@ -64,6 +67,7 @@ class LipModel:
     whisper: WhisperEncoder
     device: torch.device
     dtype: torch.dtype
+    wav2lip: Wav2Lip | None = None
 
 
 def _compact(unet: Path) -> ModelSpec:
@@ -156,6 +160,9 @@ def _look_up(name: str) -> ModelSpec:
     path = Path(name)
     if path.is_dir():
         ours = path / "unet.safetensors"
+        wav2lip = path / "wav2lip.safetensors"
+        if not ours.exists() and is_checkpoint(wav2lip):
+            return _from_checkpoint(wav2lip)
         if is_checkpoint(ours):
             return _from_checkpoint(ours)
         return _compact(ours) if ours.exists() else _released(name, path, resolution=256)
@@ -172,15 +179,38 @@ def _look_up(name: str) -> ModelSpec:
 
 
 def _from_checkpoint(unet: Path) -> ModelSpec:
-    """A U-Net trained like compact, or a released one that `models import` has converted."""
+    """A trained U-Net or Wav2Lip, or a released U-Net that `models import` has converted."""
     from latentsync.weights.checkpoints import read_note
 
-    facts = read_note(unet).facts
+    note = read_note(unet)
+    facts = note.facts
+    if note.kind == "wav2lip":
+        return _wav2lip(unet, note.config)
     if facts.get("origin") == "trained":
         return _trained(unet, facts)
     if facts.get("origin") != "released":
         return _compact(unet)
     return replace(_released(str(unet), unet.parent, resolution=_trained_at(unet) or 256), unet=unet)
+
+
+def _wav2lip(path: Path, config: Mapping[str, Any]) -> ModelSpec:
+    """A Wav2Lip of `latentsync train-unet`, which needs no other network."""
+    side = config.get("resolution")
+    return ModelSpec(
+        name=str(path),
+        unet=path,
+        vae=path,
+        whisper=path,
+        resolution=side if type(side) is int else 96,
+        steps=1,
+        guidance=1.0,
+        overlap_frames=0,
+        prediction_type="sample",
+        timestep_spacing="trailing",
+        is_released=False,
+        note="a Wav2Lip trained here, for comparison",
+        kind="wav2lip",
+    )
 
 
 def _trained(unet: Path, facts: Mapping[str, Any]) -> ModelSpec:
@@ -276,8 +306,21 @@ def load_model(spec: ModelSpec, *, device: torch.device, dtype: torch.dtype) -> 
     """
     from latentsync.weights.released import load_unet, load_whisper
 
+    if spec.kind == "wav2lip":
+        return _load_wav2lip(spec, device=device, dtype=dtype)
     vae = load_autoencoder(spec.vae, device=device, dtype=dtype)
     version = spec.name.removeprefix("latentsync-") if spec.name in RESOLUTION_OF else None
     unet = load_unet(spec.unet, device=device, dtype=dtype, version=version)
     whisper = load_whisper(spec.whisper, device=device, dtype=dtype)
     return LipModel(spec, unet, vae, whisper, device, dtype)
+
+
+def _load_wav2lip(spec: ModelSpec, *, device: torch.device, dtype: torch.dtype) -> LipModel:
+    from latentsync.models.wav2lip import build_wav2lip
+    from latentsync.weights.checkpoints import load_checkpoint
+
+    network = load_checkpoint(
+        spec.unet, kind="wav2lip", config_type=Wav2LipConfig, build=build_wav2lip, device=device, dtype=dtype
+    )
+    absent: Any = None
+    return LipModel(spec, absent, absent, absent, device, dtype, wav2lip=network)

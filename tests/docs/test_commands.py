@@ -71,10 +71,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trainings = [
         name for name in bundled_names() if re.search(r"unet|syncnet|stage", name) and "compact" not in name
     ]
-    for name in ["NAME", "syncnet", "unet", *(name.split("/")[-1] for name in trainings)]:
+    for name in ["NAME", "small", "syncnet", "unet", *(name.split("/")[-1] for name in trainings)]:
         (folder / "runs" / name).mkdir(parents=True, exist_ok=True)
         (folder / "runs" / name / "log.jsonl").write_text(
-            '{"samples": 8, "steps": 1, "losses": {"bce": 0.7}}\n'
+            '{"samples": 8, "steps": 1, "losses": {"bce": 0.7}, "validation": {"confidence": 4}}\n'
         )
         for file in ("unet.safetensors", "syncnet.safetensors"):
             shutil.copy(BUNDLED / file, folder / "runs" / name / file)

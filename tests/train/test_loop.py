@@ -142,6 +142,19 @@ def test_two_processes_take_the_path_of_one(tmp_path: Path, is_sharded: str) -> 
         assert shared[table] == pytest.approx(alone[table], abs=1e-4)
 
 
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    done = launch(str(tmp_path / "two"), "micro_batch_samples=2", "ends_at=40", "signal=15")
+    assert done.returncode == 0, done.stderr
+    before = len(read_log(tmp_path / "two"))
+    run_toy(tmp_path / "two", TOY.with_run(micro_batch_samples=4), dropout=0.0)
+    run_toy(tmp_path / "one", dropout=0.0)
+    one, two = (what_counts(read_log(tmp_path / name)) for name in ("one", "two"))
+    assert 0 < before < len(two) == len(one)
+    for alone, shared in zip(one, two, strict=True):
+        table = "losses" if "losses" in alone else "validation"
+        assert shared[table] == pytest.approx(alone[table], abs=1e-4)
+
+
 def test_a_killed_process_ends_the_others_and_loses_nothing(tmp_path: Path) -> None:
     done = launch(str(tmp_path), "micro_batch_samples=4", "ends_at=60", "signal=9")
     assert done.returncode != 0

@@ -11,7 +11,8 @@ from latentsync.errors import WeightsError
 from latentsync.files import sha256_of
 from latentsync.models.unet import build_unet
 from latentsync.models.vae import build_vae
-from latentsync.recipe.networks import VAEConfig
+from latentsync.models.wav2lip import build_wav2lip
+from latentsync.recipe.networks import VAEConfig, Wav2LipConfig
 from latentsync.weights import models, named
 from latentsync.weights.catalog import with_needs
 from latentsync.weights.checkpoints import save_checkpoint
@@ -267,3 +268,16 @@ def test_a_folder_is_known_by_the_weights_in_it(tmp_path: Path) -> None:
     file = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
     put(file)
     assert networks(vae=("mine", tmp_path))["vae"]["sha256"] == sha256_of(file)
+
+
+def test_a_trained_wav2lip_is_a_model_of_its_own(tmp_path: Path) -> None:
+    config = Wav2LipConfig(resolution=48, first_channels=4, most_channels=32)
+    path = tmp_path / "run" / "wav2lip.safetensors"
+    state = build_wav2lip(config).state_dict()
+    facts = {"origin": "trained", "resolution": 256}
+    save_checkpoint(path, state, kind="wav2lip", config=config, facts=facts)
+    for name in (path, path.parent):
+        spec = models.find_model(str(name))
+        assert (spec.kind, spec.unet, spec.resolution, spec.steps) == ("wav2lip", path, 48, 1)
+    model = models.load_model(spec, device=torch.device("cpu"), dtype=torch.float32)
+    assert model.wav2lip is not None and model.wav2lip.config == config

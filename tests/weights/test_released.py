@@ -193,7 +193,7 @@ def test_weights_of_another_network_are_named(key: str, name: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("keys", "name", "use"),
     [
-        (("vgg.0.weight", "extras.0.weight"), "the S3FD face detector", "models pull s3fd"),
+        (("vgg.0.weight", "extras.0.weight"), "the S3FD face detector", "nothing here needs it"),
         (("m0.b1_4.bn1.weight", "bl0.weight"), "the FAN landmark network", "models pull fan"),
         (("res.lda1_pool.0.weight", "fc1w_conv.weight"), "HyperIQA", "models pull hyperiqa"),
         (("module.conv_in.weight", "module.conv_out.weight"), "begin with 'module.'", "without the prefix"),

@@ -99,7 +99,7 @@ def explain_plateau(plateau: Plateau, recipe: SyncNetRecipe, *, clips: int, chec
         clips: number of clips that are trained on.
         checked: how many of them had the offset of their speech measured by `preprocess`.
 
-    Source: the paper, section 4.4: batch, frames, offset, data, architecture.
+    Source: the paper, section 3.3 and its figures: batch, frames, offset, data, architecture.
     """
     network, dimension = recipe.network, recipe.network.visual.channels[-1]
     attends = any(network.visual.attention) or any(network.audio.attention)

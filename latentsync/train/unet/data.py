@@ -26,7 +26,7 @@ from latentsync.events import Report
 from latentsync.manifest import ManifestClip
 from latentsync.media.sound import read_audio
 from latentsync.models.framewise import FramewiseSyncNet
-from latentsync.models.wav2lip import MEL_BANDS, MEL_STEPS
+from latentsync.models.wav2lip import MEL_BANDS, MEL_STEPS, mel_around
 from latentsync.rates import AUDIO_HZ, MEL_COLUMNS_PER_S, STATES_PER_FRAME, VIDEO_FPS, mel_columns
 from latentsync.recipe.train_unet import LipWindows, UNetTrainingRecipe
 from latentsync.train.augment import change_pictures
@@ -53,7 +53,6 @@ from latentsync.weights.released import load_whisper
 MOST_REPEATS = 16
 NAMES_IN_PREPROCESS = {"whisper-tiny": "tiny", COMPACT: COMPACT}  # what `save_features` calls them
 TOKENS = 50  # of each frame: 10 Whisper states of 5 layers
-FRAME_MEL_BEFORE = MEL_STEPS // 2  # Wav2Lip takes as much mel before a frame as after it
 
 
 class CachedStates:
@@ -283,13 +282,8 @@ def balance_people(clips: Sequence[ManifestClip]) -> tuple[ManifestClip, ...]:
 
 
 def frame_mel(mel: Tensor, start: int, *, frames: int) -> Tensor:
-    """The 16 columns of `mel` (80 t) around each of `frames` frames: (f 80 16). The edge repeats.
-
-    Source: Wav2Lip takes 0.2 s, with the frame in the middle.
-    """
-    centres = torch.arange(start, start + frames) * MEL_COLUMNS_PER_S // VIDEO_FPS
-    columns = centres[:, None] + torch.arange(-FRAME_MEL_BEFORE, MEL_STEPS - FRAME_MEL_BEFORE)  # f t
-    return mel[:, columns.clamp(0, mel.shape[1] - 1)].movedim(1, 0)  # f d t
+    """The 16 columns of `mel` (80 t) around each of `frames` frames: (f 80 16)."""
+    return mel_around(mel, [frame * MEL_COLUMNS_PER_S // VIDEO_FPS for frame in range(start, start + frames)])
 
 
 def prepare_clips(

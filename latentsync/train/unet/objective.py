@@ -27,6 +27,7 @@ from latentsync.faces.align import mouth_mask
 from latentsync.models.framewise import FramewiseSyncNet, cut_region
 from latentsync.models.syncnet import SyncNet, stack_frames
 from latentsync.models.videomae import VideoEncoder, trepa_distance
+from latentsync.models.wav2lip import lower_half_out
 from latentsync.recipe.train_unet import LossWeights, NoiseTable, UNetTrainingRecipe
 from latentsync.runtime import Seeds
 from latentsync.train.loop import Batch
@@ -74,7 +75,7 @@ def loss_weights(table: LossWeights) -> dict[str, float]:
 class UNetObjective:
     """Noise in stage 1; SyncNet, LPIPS and TREPA on the decoded frames besides in stage 2.
 
-    Source: the paper, sections 3.2 and 3.3.
+    Source: the paper, section 3.1.
     """
 
     def __init__(self, recipe: UNetTrainingRecipe, frozen: FrozenNetworks) -> None:
@@ -169,7 +170,7 @@ class Wav2LipObjective:
     """Pixels, and the same SyncNet, LPIPS and TREPA as the U-Net's.
 
     Source: Prajwal et al. 2020, sections 3.2 and 3.3, without the adversarial loss, which the paper's table 4
-    does not need; TREPA as in the paper, section 4.3.
+    does not need; TREPA as in the paper, table 4.
     """
 
     def __init__(self, recipe: UNetTrainingRecipe, frozen: FrozenNetworks) -> None:
@@ -264,7 +265,7 @@ def compute_losses(
 def noise_loss(predicted: Tensor, noise: Tensor) -> Tensor:
     """Mean squared error of the predicted noise (b c f h w), in float32, the same everywhere in the picture.
 
-    Source: the paper, section 3.2; the official code gives the mouth no more weight than the rest.
+    Source: the paper, section 3.1; the official code gives the mouth no more weight than the rest.
     """
     return functional.mse_loss(predicted.float(), noise.float())
 
@@ -294,7 +295,7 @@ def pixel_sync_loss(made: Tensor, batch: Batch, syncnet: SyncNet | FramewiseSync
     Args:
         batch: `mel` (b 80 t), or `states` (b t n d) for a framewise SyncNet; `has_speech` (b,) 1 or 0.
 
-    Source: the paper, section 3.3: SyncNet's own loss, for pairs that belong together. The official code
+    Source: the paper, section 3.1: SyncNet's own loss, for pairs that belong together. The official code
     resizes bicubically where the SyncNet takes another size.
     """
     frames, weight = made.shape[2], next(syncnet.parameters())
@@ -337,7 +338,7 @@ def temporal_features(network: VideoEncoder | FramewiseSyncNet) -> Callable[[Ten
 
     Of a framewise SyncNet they are the features of each frame, for all frames in a row: the path of the lips.
 
-    Source: the paper, section 3.4 (video encoder); the SyncNet instead of it is ours.
+    Source: the paper (TREPA's video encoder); the SyncNet instead of it is ours.
     """
     if isinstance(network, VideoEncoder):
         return network.features
@@ -396,7 +397,7 @@ def build_training_scheduler(noise: NoiseTable) -> DDIMScheduler:
 def draw_noise(size: torch.Size, generator: torch.Generator, table: NoiseTable) -> Tensor:
     """Noise (b c f h w) of the recipe's kind, on the CPU.
 
-    Source: the paper, section 3.2 (mixed); without it the official code shares one frame.
+    Source: the paper, section 3.1 (mixed); without it the official code shares one frame.
     """
     batch, channels, frames, rows, columns = size
     shape = (batch, channels, frames, rows, columns)
@@ -417,12 +418,6 @@ def resized(video: Tensor, side: int) -> Tensor:
         return video
     images = functional.interpolate(frames_to_batch(video), (side, side), mode="bilinear", antialias=True)
     return batch_to_frames(images, frames=video.shape[2])
-
-
-def lower_half_out(video_pm1: Tensor) -> Tensor:
-    """Paint the lower half of the frames (b c f h w) black, as the generator is given them."""
-    rows = video_pm1.shape[3] // 2
-    return torch.cat([video_pm1[:, :, :, :rows], torch.full_like(video_pm1[:, :, :, rows:], -1)], dim=3)
 
 
 def _region(video: Tensor, syncnet: FramewiseSyncNet) -> Tensor:

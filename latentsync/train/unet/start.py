@@ -75,7 +75,7 @@ def start_unet(config: UNetConfig, path: Path | None) -> tuple[LipUNet, Start]:
     Raises:
         WeightsError: the file is damaged, or of another network.
 
-    Source: the paper, section 3.2. The official code leaves the first convolution at zero; ours is random,
+    Source: the paper, section 3.1. The official code leaves the first convolution at zero; ours is random,
     because nothing could be learnt from the latents in the first steps.
     """
     unet = build_unet(config)

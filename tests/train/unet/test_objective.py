@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from latentsync.events import ignore
 from latentsync.models.framewise import build_framewise
 from latentsync.models.syncnet import SyncNet, build_syncnet
 from latentsync.models.vae import build_vae
 from latentsync.models.videomae import build_video_encoder, trepa_distance
+from latentsync.models.wav2lip import lower_half_out
 from latentsync.recipe.networks import TowerConfig
 from latentsync.recipe.train_unet import NoiseTable
 from latentsync.train.unet.frozen import FrozenNetworks
@@ -21,12 +23,12 @@ from latentsync.train.unet.objective import (
     clean_loss,
     draw_noise,
     loss_weights,
-    lower_half_out,
     noise_loss,
     perceptual_loss,
     pixel_sync_loss,
     temporal_features,
 )
+from latentsync.train.unet.start import build_generator
 from tests.networks import BUNDLED_SYNCNET, PAPER_SYNCNET, STAGE2_RECIPE
 from tests.train.made_lips import FRAMES, STAGE1, STAGE2, SYNCNET, TEMPORAL, VAE, StandInLpips, lip_recipe
 
@@ -88,6 +90,25 @@ def test_gradients_reach_the_unet_through_every_part(frozen: FrozenNetworks, nam
     assert guess.gain.grad is not None and guess.gain.grad != 0 and guess.gain.grad.isfinite()
     parts = (frozen.vae, frozen.syncnet, frozen.perceptual, frozen.temporal)
     assert all(value.grad is None for part in parts if part for value in part.parameters())
+
+
+def test_every_loss_trains_every_parameter(frozen: FrozenNetworks) -> None:
+    """Of a U-Net with temporal layers; what begins at zero is moved first, as a first step would."""
+    recipe = lip_recipe(NOWHERE, loss=STAGE2)
+    run = recipe.run.replaced(gradient_checkpointing=False)
+    recipe = recipe.replaced(network=recipe.network.replaced(motion=True), run=run)
+    model, _ = build_generator(recipe, frozen.vae, None, ignore)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape)
+    named = dict(model.named_parameters())
+    losses = UNetObjective(recipe, frozen).losses(model, batch(0))
+    assert losses.keys() == {"noise", "sync", "perceptual", "trepa"}
+    for name, loss in losses.items():
+        found = torch.autograd.grad(loss, list(named.values()), retain_graph=True, allow_unused=True)
+        for key, gradient in zip(named, found, strict=True):
+            assert gradient is not None and gradient.isfinite().all() and gradient.any(), f"{name}: {key}"
 
 
 def test_the_unet_is_given_the_channels_in_the_released_order(frozen: FrozenNetworks) -> None:
