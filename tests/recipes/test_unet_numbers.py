@@ -48,7 +48,7 @@ STAGE1 = {
     "loss.trepa": 0.0,
     "network.motion": False,
     "trainable": (),
-    "weights.start": "sd-1.5-unet",  # the paper, section 3.2
+    "weights.start": "sd-1.5-unet",  # the paper, section 3.1
 }
 STAGE2 = {
     "loss.sync": 0.05,
@@ -105,6 +105,12 @@ ROWS: dict[str, dict[str, Any]] = {
     "unet-trepa": PAPER,
     "unet-wav2lip": WAV2LIP | {"loss.trepa": 0.0},
     "unet-wav2lip-trepa": WAV2LIP | {"loss.trepa": 10.0},
+    "unet-wav2lip-own": WAV2LIP
+    | {
+        "loss.trepa": 0.0,
+        "windows.frames": 5,
+        "weights.syncnet": "runs/syncnet-wav2lip/syncnet.safetensors",
+    },
 }
 
 
