@@ -49,3 +49,16 @@ Report = Callable[[Event], None]
 
 def ignore(event: Event) -> None:
     """A report for those who want none."""
+
+
+def format_duration(seconds: float) -> str:
+    """A duration for people.
+
+    >>> format_duration(6.4), format_duration(90), format_duration(7200), format_duration(400_000)
+    ('6 s', '2 min', '2.0 h', '4.6 days')
+    """
+    if seconds < 60:
+        return f"{round(seconds)} s"
+    if seconds < 3600:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

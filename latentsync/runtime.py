@@ -10,7 +10,7 @@ import torch
 from latentsync.errors import UsageError
 from latentsync.files import integer_from as integer_from
 
-DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+DeviceName = str  # auto, cpu, cuda, cuda:N or mps
 DtypeName = Literal["auto", "fp32", "fp16", "bf16"]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -19,16 +19,25 @@ def choose_device(name: DeviceName) -> torch.device:
     """The device called `name`; "auto" takes CUDA, then MPS, then the CPU.
 
     Raises:
-        UsageError: the device was asked for by name and is not there.
+        UsageError: the device was asked for by name and is not there, or there is no such name.
     """
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    kind, colon, number = name.partition(":")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    present = {"cuda": gpus > 0, "mps": torch.backends.mps.is_available(), "cpu": True}
+    usable = [device for device, is_there in present.items() if is_there]
     if name == "auto":
-        return torch.device(next(device for device, is_there in present.items() if is_there))
-    if not present[name]:
-        usable = ", ".join(device for device, is_there in present.items() if is_there)
+        return torch.device(usable[0])
+    if kind not in present or (colon and (kind != "cuda" or not number.isdecimal())):
+        raise UsageError(f"--device {name}: no such device", hint="use auto, cpu, cuda, cuda:1 or mps")
+    if not present[kind]:
         raise UsageError(
-            f"--device {name}: this machine has no usable {name} device",
-            hint=f"use --device auto, or one of: {usable}; a CUDA build of torch is needed for NVIDIA cards",
+            f"--device {name}: this machine has no usable {kind} device",
+            hint=f"use --device auto, or one of: {', '.join(usable)}; "
+            "a CUDA build of torch is needed for NVIDIA cards",
+        )
+    if colon and int(number) >= gpus:
+        raise UsageError(
+            f"--device {name}: this machine has {gpus} CUDA devices", hint=f"use cuda:0 to cuda:{gpus - 1}"
         )
     return torch.device(name)
 

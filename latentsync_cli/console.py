@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from latentsync.errors import LatentSyncError
-from latentsync.events import Event, Measured, Note, Plan, Progress, Report
+from latentsync.events import Event, Measured, Note, Plan, Progress, Report, format_duration
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -108,26 +108,13 @@ class _Screen(logging.Handler):
         self.tenths = _tenths(event)
         took_s = time.monotonic() - self.since_s
         left_s = took_s * (event.total - event.done) / max(1, event.done - self.first)
-        left = "" if event.done == event.total else f", {as_time(left_s)} left"
+        left = "" if event.done == event.total else f", {format_duration(left_s)} left"
         note = f", {event.note}" if event.note else ""
         self._print(f"{event.stage}: {event.done} of {event.total} {event.unit}{note}{left}")
 
 
 def _tenths(event: Progress) -> int:
     return 10 * event.done // event.total if event.total else 0
-
-
-def as_time(seconds: float) -> str:
-    """A time for people.
-
-    >>> as_time(7.2), as_time(400), as_time(9000)
-    ('7 s', '6 min 40 s', '2 h 30 min')
-    """
-    whole = max(1, round(seconds))
-    hours, minutes = whole // 3600, whole // 60 % 60
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
 
 
 _screens: list[_Screen] = []  # whose bars must end before a result or a failure is printed

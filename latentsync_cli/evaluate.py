@@ -13,7 +13,6 @@ from latentsync.errors import UsageError
 from latentsync_cli import console
 from latentsync_cli.options import (
     AddressOption,
-    Device,
     DeviceOption,
     EngineOption,
     JsonOption,
@@ -190,7 +189,7 @@ def _judge(
     data: Path | None,
     split: Split,
     output: Path,
-    device: Device,
+    device: str,
     recipe: str,
     *,
     as_json: bool,

@@ -8,13 +8,15 @@ from typing import Annotated, Literal
 import typer
 
 # The same choices as in latentsync.runtime, which would load torch: mypy compares them.
-Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["fp32", "fp16", "bf16"]
 AutoDtype = Literal["auto", "fp32", "fp16", "bf16"]
 Engine = Literal["local", "ray"]
 
 DeviceOption = Annotated[
-    Device, typer.Option(help="Where networks run; auto takes CUDA, then MPS, then the CPU.")
+    str,
+    typer.Option(
+        metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps; auto takes CUDA, then MPS, then the CPU."
+    ),
 ]
 DtypeOption = Annotated[
     AutoDtype, typer.Option(help="Number format; auto is fp16 on CUDA and MPS, fp32 on the CPU.")

@@ -26,7 +26,8 @@ from latentsync_cli.options import (
 )
 
 if TYPE_CHECKING:
-    from latentsync.sync.run import SyncResult
+    from latentsync.recipe.sync import SyncRecipe
+    from latentsync.sync.run import SyncJob, SyncResult
 
 Duration = Literal["speech", "video", "loop", "ping-pong", "hold"]
 Effort = Literal["draft", "standard", "best"]
@@ -70,6 +71,13 @@ AudioTrackOption = Annotated[
 KeepFpsOption = Annotated[
     bool,
     typer.Option("--keep-fps", help="Do not repeat frames of a video below 10 fps; the lips then jump."),
+]
+KeepAudioOption = Annotated[
+    str,
+    typer.Option(
+        metavar="WAY",
+        help="The video's own sound: replace, mix, mix:-6 (its level in dB), or duck (low during speech).",
+    ),
 ]
 PixelFormatOption = Annotated[
     PixelFormat,
@@ -119,6 +127,10 @@ WorkersOption = Annotated[
     typer.Option(min=1, help="With --batch: how many jobs at a time.", show_default="one per GPU, or one"),
 ]
 RetryOption = Annotated[bool, typer.Option("--retry-failed", help="With --batch: try failed jobs again.")]
+PreviewOption = Annotated[
+    bool,
+    typer.Option("--preview", help="Only look: a sheet of what was found, and two seconds of the result."),
+]
 CompareOption = Annotated[bool, typer.Option("--compare", help="Show source and result side by side.")]
 
 
@@ -144,8 +156,10 @@ def sync(
     crf: CrfOption = None,
     pixel_format: PixelFormatOption = "auto",
     keep_fps: KeepFpsOption = False,
+    keep_audio: KeepAudioOption = "replace",
     mask: MaskOption = None,
     compare: CompareOption = False,
+    preview: PreviewOption = False,
     batch: BatchOption = None,
     workers: WorkersOption = None,
     engine: EngineOption = "local",
@@ -178,6 +192,7 @@ def sync(
         crf=crf,
         pixel_format=pixel_format,
         keep_fps=keep_fps,
+        keep_audio=keep_audio,
         mask=mask,
         compare=compare,
         video_track=video_track,
@@ -215,8 +230,19 @@ def sync(
         )
     job = make_job(video, speech, output or Path(f"{video.stem}_synced.mp4"), options)
     job = replace(job, model=model or "compact", device=device, dtype=dtype)
+    if preview:
+        _preview(job, choose_recipe(options), as_json=as_json, quiet=quiet)
+        return
     result = run(job, choose_recipe(options), console.make_report(quiet))
     _show(result, as_json=as_json, quiet=quiet)
+
+
+def _preview(job: SyncJob, recipe: SyncRecipe, *, as_json: bool, quiet: bool) -> None:
+    from latentsync.sync.preview import preview
+
+    found = preview(job, recipe, console.make_report(quiet))
+    words = [f"what was found in {len(found.looks)} frames, and {found.clip_s:.2f} s of the result:"]
+    console.show(found.as_dict(), as_json=as_json, quiet=quiet, words=words, paths=[found.sheet, found.clip])
 
 
 def _show(result: SyncResult, *, as_json: bool, quiet: bool) -> None:

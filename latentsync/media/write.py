@@ -24,6 +24,7 @@ from av.video.stream import VideoStream
 from latentsync.axes import expect_axes
 from latentsync.errors import MediaError, UsageError
 from latentsync.files import part_beside
+from latentsync.media.carry import Carried, CarriedStreams
 from latentsync.media.container import media_url
 from latentsync.media.pixels import HLG, PQ, is_known_matrix, matrix_of
 from latentsync.media.probe import COLORSPACE_RGB, UNSPECIFIED, VideoInfo
@@ -100,6 +101,7 @@ class VideoWriter:
         encoding: Encoding = USUAL_ENCODING,
         duration_s: float | None = None,
         audio_track: int | None = None,
+        carried: Carried | None = None,
         replaces: bool = True,
     ) -> None:
         """Open the output.
@@ -113,6 +115,7 @@ class VideoWriter:
             encoding: how to compress.
             duration_s: the sound is cut here; None: not at all.
             audio_track: which audio stream of `speech`.
+            carried: whose tags, chapters, subtitles and further audio tracks come along.
             replaces: False: whatever has the name `path` at the end stays.
 
         Raises:
@@ -126,6 +129,7 @@ class VideoWriter:
         self._pts = -1
         self._reformatter = VideoReformatter()
         self._speech: SpeechTrack | None = None
+        self._carried: CarriedStreams | None = None
         self._container: OutputContainer | None = None
         container_format = container_format_of(path)
         self._target = Path(os.path.realpath(path))  # a link stays: the file that it names is written
@@ -145,6 +149,8 @@ class VideoWriter:
                     self._speech = SpeechTrack(
                         self._container, speech, duration_s=duration_s, track=audio_track
                     )
+                if carried is not None:
+                    self._carried = CarriedStreams(self._container, carried)
         except BaseException:
             self._discard()
             raise
@@ -184,8 +190,8 @@ class VideoWriter:
             frame.time_base, frame.duration = self._tick_s, self._slot_ticks
             for packet in self._stream.encode(frame):
                 self._open_container.mux(packet)
-            if self._speech is not None:
-                self._speech.mux_until(float(self._pts * self._tick_s))
+            for further in self._further():
+                further.mux_until(float(self._pts * self._tick_s))
 
     @property
     def _open_container(self) -> OutputContainer:
@@ -261,9 +267,9 @@ class VideoWriter:
             container = self._open_container
             for packet in self._stream.encode(None):
                 container.mux(packet)
-            if self._speech is not None:
-                self._speech.mux_until(None)
-                self._speech.close()
+            for further in self._further():
+                further.mux_until(None)
+                further.close()
             container.close()
             self._container = None
             with self._part.open("rb+") as part:
@@ -288,12 +294,16 @@ class VideoWriter:
 
     def _discard(self) -> None:
         self._part.unlink(missing_ok=True)
-        if self._speech is not None:
-            self._speech.close()
+        for further in self._further():
+            further.close()
         if self._container is not None:
             with suppress(av.FFmpegError, OSError):
                 self._container.close()
             self._container = None
+
+    def _further(self) -> list[SpeechTrack | CarriedStreams]:
+        """What is written beside the pictures."""
+        return [further for further in (self._speech, self._carried) if further is not None]
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -237,7 +237,8 @@ def _worker_pool(job: BatchJob, tasks: int) -> WorkerPool:
     make = partial(make_work, job.device, job.dtype)
     if job.engine == "ray":
         return RayPool(make, workers=job.workers, most=tasks, address=job.address, gpu=job.device != "cpu")
-    gpus = torch.cuda.device_count() if choose_device(job.device).type == "cuda" else 0
+    device = choose_device(job.device)
+    gpus = torch.cuda.device_count() if device.type == "cuda" and device.index is None else 0
     # On a CPU one worker: a single job already uses all cores.
     return LocalPool(make, workers=job.workers or gpus or 1, most=tasks, shares_cores=True, gpus=gpus)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from latentsync.faces.choice import FaceChoice
+from latentsync.media.mix import KeepAudio
 from latentsync.media.write import PixelFormat
 from latentsync.runtime import DeviceName, DtypeName
 from latentsync.sync.timeline import Duration
@@ -27,6 +28,7 @@ class SyncJob:
     audio_track     the same for the speech
     keep_fps        frames of slow or frozen video are not repeated to let the lips move
     pixel_format    see `media.write.Encoding`
+    keep_audio      what becomes of the original sound
     """
 
     video: Path
@@ -45,6 +47,7 @@ class SyncJob:
     audio_track: int | None = None
     keep_fps: bool = False
     pixel_format: PixelFormat = "auto"
+    keep_audio: KeepAudio = field(default_factory=KeepAudio)
     report: Path | None = None
     force: bool = False
     dry_run: bool = False

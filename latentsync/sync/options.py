@@ -12,6 +12,7 @@ from typing_extensions import TypedDict  # pydantic reads the one of `typing` on
 
 from latentsync.errors import UsageError
 from latentsync.faces.choice import parse_face_choice
+from latentsync.media.mix import parse_keep_audio
 from latentsync.media.write import PixelFormat
 from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.sync import SyncRecipe
@@ -61,6 +62,7 @@ class SyncOptions(TypedDict, total=False):
     crf: int | None
     pixel_format: PixelFormat
     keep_fps: bool
+    keep_audio: str
     mask: str | Path | None
     compare: bool
     video_track: int | None
@@ -90,6 +92,7 @@ def make_job(
         start_s=_seconds("--start", start),
         end_s=None if end is None else _seconds("--end", end),
         mask=None if mask is None else Path(mask),
+        keep_audio=parse_keep_audio(options.get("keep_audio", "replace")),
         report=None if report is None else Path(report),
         **{name: options[name] for name in _JOB_FIELDS if name in options},  # type: ignore[literal-required]
     )

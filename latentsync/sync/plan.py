@@ -21,11 +21,12 @@ from latentsync.faces.detect import Detector
 from latentsync.faces.follow import Follower, FollowSettings
 from latentsync.faces.landmarks import Landmarker, choose_landmarker
 from latentsync.files import live_parts, part_beside, sweep_parts
+from latentsync.media.carry import describe_losses
 from latentsync.media.pixels import HLG, PQ, has_alpha
 from latentsync.media.probe import VideoInfo, describe_doubts, describe_left_out
 from latentsync.media.read import measure_video, read_frames
 from latentsync.media.sound import lead_s, read_audio
-from latentsync.media.write import Encoding, require_encoder
+from latentsync.media.write import Encoding, container_format_of, require_encoder
 from latentsync.recipe.sync import SyncRecipe
 from latentsync.runtime import choose_device, choose_dtype
 from latentsync.sync.effort import choose_sampling, describe_sampling
@@ -36,6 +37,7 @@ from latentsync.types import AudioTrack
 from latentsync.weights.models import LipModel, ModelSpec, find_model
 
 LOOK_EVERY_S = 0.4  # how densely the video is searched for its first face before anything is loaded
+REPORTS = (".json", ".html")
 SILENT_PEAK = 1e-3  # -60 dB
 AFTER_END_S = 1.0  # of speech that is read past the end of the video, because a frame depends on what follows
 
@@ -134,6 +136,11 @@ def _check_outputs(job: SyncJob) -> None:
             raise MediaError(
                 f"'{path}' cannot be written: {error.strerror}", hint="choose another name"
             ) from error
+    if job.report is not None and job.report.suffix.lower() not in REPORTS:
+        raise UsageError(
+            f"'{job.report}': unknown kind of report '{job.report.suffix}'",
+            hint=f"end the name in {' or '.join(REPORTS)}",
+        )
     if job.output is None:
         return
     _refuse_rival(job.output)
@@ -202,6 +209,8 @@ def _notes(setup: Setup) -> Iterator[str]:
         yield left_out
     if has_alpha(info.pix_fmt):
         yield f"transparent parts of '{job.video}' are shown on white"
+    if job.output is not None and not info.is_picture:
+        yield from describe_losses(job.video, container_format_of(job.output))
     if setup.fps != info.fps:
         yield (
             f"'{job.video}' shows frames for up to {info.longest_frame_s:.2f} s: they are repeated at "
@@ -241,7 +250,7 @@ def plan_lines(setup: Setup) -> tuple[str, ...]:
     number_format = str(setup.dtype).split(".")[-1]
     return (
         f"model   {setup.spec.name}: {setup.spec.note}",
-        f"device  {setup.device.type} {number_format}, {setup.spec.resolution} px",
+        f"device  {setup.device} {number_format}, {setup.spec.resolution} px",
         f"effort  {describe_sampling(setup.recipe, setup.sampling)}",
         f"video   {job.video} ({info.width}x{info.height}, {source})",
         f"speech  {job.speech} ({setup.speech.duration_s:.2f} s)",

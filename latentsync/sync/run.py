@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Generator, Iterator
-from contextlib import closing
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from latentsync import __version__
 from latentsync.audio.whisper import SpeechStates
 from latentsync.audio.windows import StateSource
 from latentsync.diffusion.view import ViewName, shown_part
-from latentsync.errors import MediaError
-from latentsync.events import Note, Plan, Progress, Report
+from latentsync.events import Note, Plan, Progress, Report, format_duration
 from latentsync.faces.align import mouth_mask
 from latentsync.faces.follow import FollowSettings
 from latentsync.faces.paste import (
@@ -32,14 +30,17 @@ from latentsync.faces.paste import (
     still_skin,
 )
 from latentsync.faces.track import TrackedFrame, TrackSettings, track
-from latentsync.files import whole_or_nothing
+from latentsync.media.carry import Carried
+from latentsync.media.mix import mix_sound
+from latentsync.media.probe import probe
 from latentsync.media.write import VideoWriter
 from latentsync.rates import AUDIO_HZ
-from latentsync.recipe.loading import dump_recipe
 from latentsync.recipe.sync import SyncRecipe
 from latentsync.sync.generate import GeneratedFrame, cut_crops, generate
 from latentsync.sync.job import SyncedFrames, SyncJob, SyncResult
+from latentsync.sync.pace import Pace, Stopwatch
 from latentsync.sync.plan import Setup, claimed, find_first_face, plan_lines, prepare
+from latentsync.sync.report import write_report
 from latentsync.sync.stages import Background
 from latentsync.sync.timeline import SquarePixels, play
 from latentsync.sync.wav2lip import MelColumns
@@ -95,10 +96,13 @@ def run(job: SyncJob, recipe: SyncRecipe, report: Report, *, model: LipModel | N
     setup = prepare(job, recipe, model, report)
     find_first_face(setup, report)
     report(Plan(plan_lines(setup)))
-    tally = _Tally()
-    if not job.dry_run:
+    tally, times = _Tally(), Stopwatch()
+    times.add("preparing", time.monotonic() - started)
+    if job.dry_run:
+        report(Plan((f"time    {estimate(setup, model)}",)))
+    else:
         with claimed(job.output):
-            _make(setup, job.output, model, tally, report)
+            _make(setup, job.output, model, tally, times, report)
     for start_s, end_s in tally.spans():
         report(
             Note(f"no face from {start_s:.2f} s to {end_s:.2f} s: the source is left unchanged", "warning")
@@ -106,7 +110,7 @@ def run(job: SyncJob, recipe: SyncRecipe, report: Report, *, model: LipModel | N
     result = SyncResult(
         output=None if job.dry_run else job.output,
         model=setup.spec.name,
-        device=setup.device.type,
+        device=str(setup.device),
         effort=recipe.sampling.effort,
         steps=setup.sampling.steps,
         guidance=setup.sampling.guidance,
@@ -118,8 +122,31 @@ def run(job: SyncJob, recipe: SyncRecipe, report: Report, *, model: LipModel | N
         took_s=time.monotonic() - started,
     )
     if job.report is not None and not job.dry_run:
-        _write_report(job.report, result, recipe)
+        write_report(job.report, setup, result, times, report)
     return result
+
+
+def render_start(setup: Setup, output: Path, most_s: float, report: Report) -> float:
+    """Write the first `most_s` seconds of a result to `output`; gives its length in seconds."""
+    tally = _Tally()
+    with claimed(output):
+        begun = replace(setup, duration_s=min(setup.duration_s, most_s))
+        _make(begun, output, None, tally, Stopwatch(), report)
+    return tally.end_s
+
+
+def estimate(setup: Setup, model: LipModel | None) -> str:
+    """How long the run will take, in words: the speed is measured on its first two windows."""
+    pace = Pace(setup.frames, setup.sampling.window_frames)
+    started = time.monotonic()
+    model = model or load_model(setup.spec, device=setup.device, dtype=setup.dtype)
+    loading_s = time.monotonic() - started
+    with closing(_generated(setup, model, Stopwatch())) as generated_frames:
+        for done, generated in enumerate(generated_frames, 1):
+            _finished(generated, setup)
+            if pace.add(done):
+                return f"about {pace.describe(0)}, and {loading_s:.0f} s to load"
+    return f"about {format_duration(time.monotonic() - started)}"
 
 
 def make_frames(job: SyncJob, recipe: SyncRecipe, report: Report, *, model: LipModel) -> SyncedFrames:
@@ -135,32 +162,39 @@ def make_frames(job: SyncJob, recipe: SyncRecipe, report: Report, *, model: LipM
 
 
 def _images(setup: Setup, model: LipModel, report: Report) -> Iterator[FrameImage]:
-    with closing(_generated(setup, model)) as generated_frames:
+    with closing(_generated(setup, model, Stopwatch())) as generated_frames:
         for done, generated in enumerate(generated_frames, 1):
             report(Progress("sync", done, max(setup.frames, done)))
             yield _finished(generated, setup)
 
 
-def _make(setup: Setup, output: Path, model: LipModel | None, tally: _Tally, report: Report) -> None:
-    report(Progress("loading", 0, setup.frames))
+def _make(
+    setup: Setup, output: Path, model: LipModel | None, tally: _Tally, times: Stopwatch, report: Report
+) -> None:
+    report(Progress("loading", 0, None))
+    started = time.monotonic()
     model = model or load_model(setup.spec, device=setup.device, dtype=setup.dtype)
-    with closing(_generated(setup, model)) as generated_frames:  # whatever happens, its threads end here
-        for generated in _written(setup, output, generated_frames):
+    times.add("loading", time.monotonic() - started)
+    pace = Pace(setup.frames, setup.sampling.window_frames)
+    with closing(_generated(setup, model, times)) as generated_frames:  # its threads end here
+        waiting = times.of("waiting for generation", generated_frames)
+        for generated in times.of("writing", _written(setup, output, waiting)):
             tally.add(generated, float(1 / setup.fps))
+            pace.note(tally.frames, report)
             report(Progress("sync", tally.frames, max(setup.frames, tally.frames)))
 
 
-def _generated(setup: Setup, model: LipModel) -> Generator[GeneratedFrame, None, None]:
+def _generated(setup: Setup, model: LipModel, times: Stopwatch) -> Generator[GeneratedFrame, None, None]:
     """All frames of the output in order: tracking and denoising run in a thread of their own each."""
     recipe = setup.recipe
     cuts = cut_crops(_tracked(setup), fade_frames=round(recipe.paste.fade_s * float(setup.fps)))
     mask = mouth_mask(setup.spec.resolution, setup.job.mask)
     states = _encode_speech(setup, model)
-    with (
-        Background(cuts, capacity=QUEUE_FRAMES) as crops,
-        Background(generate(crops, model, states, mask, setup.sampling), capacity=QUEUE_FRAMES) as generated,
-    ):
-        yield from generated
+    with Background(times.of("tracking", cuts), capacity=QUEUE_FRAMES) as crops:
+        waiting = times.of("waiting for tracking", crops)
+        frames = times.of("generating", generate(waiting, model, states, mask, setup.sampling))
+        with Background(frames, capacity=QUEUE_FRAMES) as generated:
+            yield from generated
 
 
 def _tracked(setup: Setup) -> Iterator[TrackedFrame]:
@@ -209,24 +243,57 @@ def _written(
     """Paste, encode and pass on each frame; the output gets its name after the last one."""
     job, info = setup.job, setup.info
     height, width = setup.size
-    is_speech_cut = job.duration == "video" and not info.is_picture
-    with VideoWriter(
-        output,
-        width=width,
-        height=height,
-        fps=setup.fps,
-        like=info,
-        speech=job.speech,
-        encoding=setup.encoding,
-        duration_s=setup.duration_s if is_speech_cut else None,
-        audio_track=job.audio_track,
-        replaces=job.force,
-    ) as writer:
+    is_speech_cut = setup.duration_s < setup.speech.duration_s
+    with ExitStack() as stack:
+        mixed = _mixed_sound(setup, stack)
+        writer = stack.enter_context(
+            VideoWriter(
+                output,
+                width=width,
+                height=height,
+                fps=setup.fps,
+                like=info,
+                speech=mixed or job.speech,
+                encoding=setup.encoding,
+                duration_s=setup.duration_s if is_speech_cut and not mixed else None,
+                audio_track=None if mixed else job.audio_track,
+                carried=None if info.is_picture else Carried(job.video, job.start_s, _source_s(setup)),
+                replaces=job.force,
+            )
+        )
         for generated in generated_frames:
             # At a constant rate the times follow from the numbers, without rounding.
             time_s = generated.cut.tracked.frame.time_s if info.is_variable else None
             writer.write(_finished(generated, setup), time_s)
             yield generated
+
+
+def _source_s(setup: Setup) -> float:
+    """For how long the result shows the video for the first time."""
+    end_s = min(setup.info.duration_s, setup.job.end_s or setup.info.duration_s)
+    return min(setup.duration_s, end_s - setup.job.start_s)
+
+
+def _mixed_sound(setup: Setup, stack: ExitStack) -> Path | None:
+    """The speech over the original sound, in a file that lasts as long as `stack`; None: the speech alone."""
+    job, info = setup.job, setup.info
+    if job.keep_audio.rule == "replace" or info.is_picture:
+        return None
+    sound = probe(job.video).audio
+    if sound is None:
+        return None
+    path = Path(stack.enter_context(TemporaryDirectory(prefix="latentsync-"))) / "mixed.m4a"
+    mix_sound(
+        job.speech,
+        job.video,
+        path,
+        keep=job.keep_audio,
+        duration_s=setup.duration_s,
+        skip_s=job.start_s + info.start_s - sound.start_s,
+        original_s=_source_s(setup),
+        speech_track=job.audio_track,
+    )
+    return path
 
 
 def _finished(generated: GeneratedFrame, setup: Setup) -> FrameImage:
@@ -267,19 +334,3 @@ def _parts(view: ViewName, side_px: int, compared_px: int) -> tuple[NDArray[np.f
     return shown, np.asarray(
         cv2.resize(made, (compared_px, compared_px), interpolation=cv2.INTER_AREA), np.float32
     )
-
-
-def _write_report(path: Path, result: SyncResult, recipe: SyncRecipe) -> None:
-    """Everything needed to know and repeat what was done, as JSON."""
-    text = json.dumps(
-        {"latentsync": __version__, **result.as_dict(), "recipe": dump_recipe(recipe)},
-        indent=2,
-        ensure_ascii=False,
-    )
-    try:
-        with whole_or_nothing(path) as part:  # bytes of a name that are not UTF-8 are escaped
-            part.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise MediaError(
-            f"'{path}': cannot be written ({error.strerror})", hint="choose another --report"
-        ) from error

@@ -20,6 +20,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from latentsync.events import format_duration
 from latentsync.recipe.training import RunTable
 from latentsync.train.loop import Batch, Objective, weighted_sum
 
@@ -232,16 +233,3 @@ def format_bytes(count: float) -> str:
     ('3.2 GB', '4 MB')
     """
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
-
-
-def format_duration(seconds: float) -> str:
-    """A duration for people.
-
-    >>> format_duration(6.4), format_duration(90), format_duration(7200), format_duration(400_000)
-    ('6 s', '2 min', '2.0 h', '4.6 days')
-    """
-    if seconds < 60:
-        return f"{round(seconds)} s"
-    if seconds < 3600:
-        return f"{round(seconds / 60)} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

@@ -30,6 +30,8 @@ def make_accelerator(run: RunTable, device: torch.device) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run in this process
     plugin = sharding_plugin() if run.sharding == "fsdp" else None
     is_cpu = device.type == "cpu"
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # accelerate takes the current one
     precision = "no" if is_cpu and run.precision == "fp16" else _PRECISION[run.precision]
     try:
         accelerator = Accelerator(mixed_precision=precision, cpu=is_cpu, fsdp_plugin=plugin)

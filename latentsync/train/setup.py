@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from latentsync.errors import UsageError
-from latentsync.events import Note, Plan, Report
+from latentsync.events import Note, Plan, Report, format_duration
 from latentsync.files import sweep_parts, whole_or_nothing
 from latentsync.manifest import ManifestClip
 from latentsync.rates import VIDEO_FPS
@@ -32,7 +32,7 @@ from latentsync.train.clips import (
     fingerprint,
     refuse_nothing_left,
 )
-from latentsync.train.estimate import Estimate, format_duration
+from latentsync.train.estimate import Estimate
 from latentsync.train.loop import Ending, Reason
 
 MOST_READERS = 16

@@ -104,7 +104,11 @@ def test_the_report_tells_how_to_repeat_it(plain_run: tuple[Path, subprocess.Com
     assert report["latentsync"] == __version__
     assert (report["frames"], report["frames_with_face"], report["untouched_s"]) == (25, 25, [])
     assert report["duration_s"] == pytest.approx(SPEECH_S)
-    assert "seed = 1247" in report["recipe"]
+    assert report["recipe"]["seed"] == 1247
+    assert (report["dtype"], report["untouched"]) == ("float32", [])
+    assert set(report["stages_s"]) == {"preparing", "loading", "tracking", "generating", "writing"}
+    assert report["sync"]["judge"] in ("syncnet-compact", "syncnet-v2")
+    assert abs(report["sync"]["offset_frames"]) <= 15 and report["sync"]["to_s"] == SPEECH_S
 
 
 def test_only_the_mouth_changes(

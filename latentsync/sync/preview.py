@@ -1,0 +1,163 @@
+"""A look before the whole run: a sheet that shows what was found, and the first seconds of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from latentsync.errors import MediaError, UsageError
+from latentsync.events import Note, Plan, Progress, Report
+from latentsync.faces.align import control_points, fit_similarity, mouth_mask, square_from_window
+from latentsync.faces.follow import Follower, FollowSettings, face_from
+from latentsync.files import whole_or_nothing
+from latentsync.media.read import read_frames
+from latentsync.recipe.sync import SyncRecipe
+from latentsync.sync.job import SyncJob
+from latentsync.sync.plan import Setup, find_first_face, plan_lines, prepare
+from latentsync.sync.run import render_start
+from latentsync.sync.timeline import SquarePixels
+from latentsync.types import Frame, FrameImage
+
+RESULT_S = 2.0
+LOOKS, COLUMNS, TILE_PX, BAND_PX = 12, 4, 400, 26
+GREEN, ORANGE, BLUE, RED, WHITE = (
+    (80, 220, 90),
+    (250, 160, 40),
+    (70, 150, 255),
+    (190, 40, 40),
+    (255, 255, 255),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One frame that was looked at: `side_px` of its face, or why it is left as it is."""
+
+    time_s: float
+    side_px: int | None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewResult:
+    """The files that were written, and what was seen in the frames looked at."""
+
+    sheet: Path
+    clip: Path
+    clip_s: float
+    looks: tuple[Look, ...]
+
+    def as_dict(self) -> dict[str, object]:
+        """The result in values that JSON can hold."""
+        return {
+            "sheet": str(self.sheet),
+            "clip": str(self.clip),
+            "clip_s": round(self.clip_s, 3),
+            "looks": [
+                {"time_s": round(look.time_s, 3), "face_px": look.side_px, "why": look.why}
+                for look in self.looks
+            ],
+        }
+
+
+def preview(job: SyncJob, recipe: SyncRecipe, report: Report) -> PreviewResult:
+    """Write a sheet of frames with box, landmarks and mask, and the first seconds of the result.
+
+    They are called after the output: NAME_preview.jpg and NAME_preview.mp4.
+
+    Raises:
+        LatentSyncError: as `run`.
+    """
+    if job.output is None:
+        raise UsageError("a preview needs the name of the output", hint="name it with -o")
+    clip = job.output.with_name(f"{job.output.stem}_preview{job.output.suffix}")
+    sheet = job.output.with_name(f"{job.output.stem}_preview.jpg")
+    if sheet.exists() and not job.force:
+        raise UsageError(f"'{sheet}': exists already", hint="add --force to replace it, or name another")
+    setup = prepare(replace(job, output=clip, report=None), recipe, None, report)
+    find_first_face(setup, report)
+    report(Plan(plan_lines(setup)))
+    seen = list(_look(setup, report))
+    _write_sheet(sheet, [tile for _, tile in seen])
+    looks = tuple(look for look, _ in seen)
+    without = sum(look.side_px is None for look in looks)
+    if without:
+        report(Note(f"{without} of {len(looks)} frames looked at have no face: they are left as they are"))
+    clip_s = render_start(setup, clip, RESULT_S, report)
+    return PreviewResult(sheet, clip, clip_s, looks)
+
+
+def _look(setup: Setup, report: Report) -> Iterator[tuple[Look, FrameImage]]:
+    """Frames spread evenly over the part of the video that is used, with what was found in each."""
+    job, pixels = setup.job, SquarePixels(setup.info)
+    settings = FollowSettings(check_every_frames=1)
+    follower = Follower(pixels.choice(job.face), setup.detector, setup.landmarker, settings)
+    for number, frame in enumerate(_spread(setup)):
+        report(Progress("looking", number + 1, None))
+        square = pixels.square(frame)
+        sight = follower.see(square)
+        picture = square.rgb_u8.copy()
+        if sight.points is None:
+            look = Look(frame.time_s, None, "no face: left as it is")
+        else:
+            look = Look(frame.time_s, _draw(picture, sight.points, sight.confidence, setup))
+        yield look, _tile(picture, look)
+
+
+def _spread(setup: Setup) -> Iterator[Frame]:
+    job, info = setup.job, setup.info
+    end_s = min(info.duration_s, job.end_s or info.duration_s)
+    looks = 1 if info.is_picture else LOOKS
+    for number in range(looks):
+        time_s = job.start_s + (end_s - job.start_s) * number / looks
+        frame = next(iter(read_frames(job.video, start_s=time_s, track=job.video_track)), None)
+        if frame is not None:
+            yield Frame(frame.rgb_u8, number, time_s)
+
+
+def _draw(picture: FrameImage, points: np.ndarray, confidence: float, setup: Setup) -> int:
+    """Draw the box, the landmarks, and the outline of what is generated; gives the side of the box."""
+    thick = max(1, round(picture.shape[1] / 500))
+    left, top, right, bottom = (round(float(value)) for value in face_from(points, confidence).box)
+    cv2.rectangle(picture, (left, top), (right, bottom), BLUE, thick)
+    resolution = setup.spec.resolution
+    window_from_frame = np.vstack([fit_similarity(control_points(points), resolution), [0, 0, 1]])
+    frame_from_square = np.linalg.inv(square_from_window(resolution) @ window_from_frame)
+    generated = (mouth_mask(resolution, setup.job.mask) < 0.5).astype(np.uint8)
+    outlines, _ = cv2.findContours(generated, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    for outline in outlines:
+        in_frame = cv2.perspectiveTransform(outline.astype(np.float64), frame_from_square)
+        cv2.polylines(picture, [np.round(in_frame).astype(np.int32)], True, ORANGE, thick, cv2.LINE_AA)
+    for x, y in points:
+        cv2.circle(picture, (round(float(x)), round(float(y))), thick + 1, GREEN, -1, cv2.LINE_AA)
+    return max(right - left, bottom - top)
+
+
+def _tile(picture: FrameImage, look: Look) -> FrameImage:
+    height = round(TILE_PX * picture.shape[0] / picture.shape[1])
+    tile = np.zeros((height + BAND_PX, TILE_PX, 3), np.uint8)
+    tile[:height] = cv2.resize(picture, (TILE_PX, height), interpolation=cv2.INTER_AREA)
+    if look.side_px is None:
+        tile[height:] = RED
+    text = f"{look.time_s:.2f} s   {look.why or f'face {look.side_px} px'}"
+    at = (8, height + BAND_PX - 8)
+    cv2.putText(tile, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.5, WHITE, 1, cv2.LINE_AA)
+    return tile
+
+
+def _write_sheet(path: Path, tiles: Sequence[FrameImage]) -> None:
+    columns = min(COLUMNS, len(tiles))
+    filled = [*tiles, *([np.zeros_like(tiles[0])] * (-len(tiles) % columns))]
+    rows = [np.hstack(filled[first : first + columns]) for first in range(0, len(filled), columns)]
+    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
+    try:
+        with whole_or_nothing(path) as part:
+            part.write_bytes(encoded.tobytes())
+    except OSError as error:
+        raise MediaError(
+            f"'{path}': cannot be written ({error.strerror})", hint="choose another folder with -o"
+        ) from error
