@@ -300,6 +300,7 @@ def train_syncnet(
     workers: int | None = None,
     decoded_cache: DecodedCache = "auto",
     stop_after_s: float | None = None,
+    trackers: Sequence[str] = ("tensorboard",),
     dry_run: bool = False,
     progress: OnEvent = ignore,
 ) -> TrainingResult:
@@ -315,6 +316,7 @@ def train_syncnet(
         workers=workers,
         decoded_cache=decoded_cache,
         stop_after_s=stop_after_s,
+        trackers=tuple(trackers),
         dry_run=dry_run,
     )
     chosen = load_recipe(recipe, SyncNetRecipe, overrides=as_overrides(settings))
@@ -331,6 +333,7 @@ def train_unet(
     workers: int | None = None,
     decoded_cache: DecodedCache = "auto",
     stop_after_s: float | None = None,
+    trackers: Sequence[str] = ("tensorboard",),
     dry_run: bool = False,
     progress: OnEvent = ignore,
 ) -> TrainingResult:
@@ -346,6 +349,7 @@ def train_unet(
         workers=workers,
         decoded_cache=decoded_cache,
         stop_after_s=stop_after_s,
+        trackers=tuple(trackers),
         dry_run=dry_run,
     )
     chosen = load_recipe(recipe, UNetTrainingRecipe, overrides=as_overrides(settings))

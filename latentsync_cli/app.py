@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 
 from latentsync import __version__
 from latentsync.errors import LatentSyncError, MediaError, MemoryShortage, UsageError
-from latentsync_cli import console, models
+from latentsync_cli import console, models, recipes
 from latentsync_cli.curves import curves
 from latentsync_cli.doctor import doctor
 from latentsync_cli.evaluate import evaluate
@@ -88,6 +88,7 @@ app.command()(train_unet)
 app.command()(curves)
 app.command()(doctor)
 app.add_typer(models.app, name="models")
+app.add_typer(recipes.app, name="recipes")
 
 
 def _show_version(wanted: bool) -> None:

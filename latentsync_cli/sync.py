@@ -127,6 +127,13 @@ WorkersOption = Annotated[
     typer.Option(min=1, help="With --batch: how many jobs at a time.", show_default="one per GPU, or one"),
 ]
 RetryOption = Annotated[bool, typer.Option("--retry-failed", help="With --batch: try failed jobs again.")]
+MarkOption = Annotated[
+    bool, typer.Option("--mark/--no-mark", help="Say in the file's tags that the mouth is synthetic.")
+]
+LabelOption = Annotated[
+    str,
+    typer.Option(metavar="TEXT", help="Draw this text into a corner of every frame.", show_default="none"),
+]
 PreviewOption = Annotated[
     bool,
     typer.Option("--preview", help="Only look: a sheet of what was found, and two seconds of the result."),
@@ -159,6 +166,8 @@ def sync(
     keep_audio: KeepAudioOption = "replace",
     mask: MaskOption = None,
     compare: CompareOption = False,
+    mark: MarkOption = True,
+    label: LabelOption = "",
     preview: PreviewOption = False,
     batch: BatchOption = None,
     workers: WorkersOption = None,
@@ -193,6 +202,8 @@ def sync(
         pixel_format=pixel_format,
         keep_fps=keep_fps,
         keep_audio=keep_audio,
+        mark=mark,
+        label=label,
         mask=mask,
         compare=compare,
         video_track=video_track,

@@ -45,6 +45,15 @@ DecoderOption = Annotated[
         help="What decodes clips that are not kept decoded; auto: decord on CUDA, where it is installed."
     ),
 ]
+TrackerOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tracker",
+        metavar="NAME",
+        help="Where to show the run: tensorboard, wandb, mlflow or none; repeatable.",
+        show_default="tensorboard",
+    ),
+]
 StopOption = Annotated[
     float | None,
     typer.Option(metavar="SECONDS", min=0, help="Save and stop after this many seconds of training."),
@@ -83,6 +92,7 @@ def train_syncnet(
     decoded_cache: DecodedOption = "auto",
     decoder: DecoderOption = "auto",
     stop_after_s: StopOption = None,
+    tracker: TrackerOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -102,6 +112,7 @@ def train_syncnet(
         decoded_cache=decoded_cache,
         decoder=decoder,
         stop_after_s=stop_after_s,
+        trackers=trackers_of(tracker),
         dry_run=dry_run,
     )
     _train(run, job, chosen, as_json=as_json, quiet=quiet)
@@ -118,6 +129,7 @@ def train_unet(
     decoded_cache: DecodedOption = "auto",
     decoder: DecoderOption = "auto",
     stop_after_s: StopOption = None,
+    tracker: TrackerOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -140,9 +152,19 @@ def train_unet(
         decoded_cache=decoded_cache,
         decoder=decoder,
         stop_after_s=stop_after_s,
+        trackers=trackers_of(tracker),
         dry_run=dry_run,
     )
     _train(run, job, chosen, as_json=as_json, quiet=quiet)
+
+
+def trackers_of(names: list[str] | None) -> tuple[str, ...]:
+    """The trackers that the flags name; "none" stands for no tracker.
+
+    >>> trackers_of(None), trackers_of(["none"]), trackers_of(["wandb", "tensorboard"])
+    (('tensorboard',), (), ('wandb', 'tensorboard'))
+    """
+    return tuple(name for name in names or ["tensorboard"] if name != "none")
 
 
 def name_of_run(recipe: str) -> str:

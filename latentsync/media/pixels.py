@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, cast
 
 import av
+import cv2
 import numpy as np
 from av.buffer import Buffer
 from av.filter import Graph
@@ -218,3 +219,22 @@ def _pulled(graph: Graph, times: deque[int | None]) -> Iterator[VideoFrame]:
         frame = cast(VideoFrame, frame)
         frame.pts = times.popleft()  # the filter counts in half ticks
         yield frame
+
+
+def labelled(rgb_u8: FrameImage, text: str) -> FrameImage:
+    """The picture (h w c) with a text on a dark ground in its lower left corner; itself without one."""
+    if not text:
+        return rgb_u8
+    height, width = rgb_u8.shape[:2]
+    scale = max(0.4, height / 900)
+    thick = max(1, round(scale * 1.5))
+    (wide, high), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thick)
+    scale *= min(1.0, 0.9 * width / max(1, wide))
+    (wide, high), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thick)
+    edge = max(2, round(height / 60))
+    at = (2 * edge, height - 2 * edge - below)
+    drawn = rgb_u8.copy()
+    ground = drawn[at[1] - high - edge : at[1] + below + edge, edge : 3 * edge + wide]
+    ground //= 3
+    cv2.putText(drawn, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), thick, cv2.LINE_AA)
+    return drawn

@@ -102,6 +102,7 @@ class VideoWriter:
         duration_s: float | None = None,
         audio_track: int | None = None,
         carried: Carried | None = None,
+        mark: str = "",
         replaces: bool = True,
     ) -> None:
         """Open the output.
@@ -116,6 +117,7 @@ class VideoWriter:
             duration_s: the sound is cut here; None: not at all.
             audio_track: which audio stream of `speech`.
             carried: whose tags, chapters, subtitles and further audio tracks come along.
+            mark: what the tag "comment" says of the file, after what it says already.
             replaces: False: whatever has the name `path` at the end stays.
 
         Raises:
@@ -136,12 +138,7 @@ class VideoWriter:
         self._part = _reserve_part(path, self._target)
         try:
             with self._explained():
-                options = {"fflags": "+bitexact"}  # no random identities, which Matroska has for tracks
-                if container_format != "matroska":
-                    options["movflags"] = "+faststart"
-                self._container = av.open(
-                    media_url(self._part), "w", format=container_format, container_options=options
-                )
+                self._container = _open_output(self._part, container_format)
                 self._container.metadata.update(like.tags if like is not None else ())
                 self._tags = _colour_tags(like, encoding)
                 self._stream = self._add_video(self._container, encoding, like, container_format)
@@ -151,6 +148,9 @@ class VideoWriter:
                     )
                 if carried is not None:
                     self._carried = CarriedStreams(self._container, carried)
+                if mark:
+                    before = self._container.metadata.get("comment")
+                    self._container.metadata["comment"] = f"{before}; {mark}" if before else mark
         except BaseException:
             self._discard()
             raise
@@ -364,6 +364,13 @@ def container_format_of(path: Path) -> str:
             hint=f"end the name in one of {', '.join(_FORMATS)}",
         )
     return container_format
+
+
+def _open_output(part: Path, container_format: str) -> OutputContainer:
+    options = {"fflags": "+bitexact"}  # no random identities, which Matroska has for tracks
+    if container_format != "matroska":
+        options["movflags"] = "+faststart"
+    return av.open(media_url(part), "w", format=container_format, container_options=options)
 
 
 def _reserve_part(path: Path, target: Path) -> Path:

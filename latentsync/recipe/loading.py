@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, NoReturn, TypeVar, get_args
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
@@ -58,6 +58,9 @@ class _Merged:
         return self.origins.get(key, otherwise)
 
 
+_EXTENDS = re.compile(r'^(extends\s*=\s*)"[^"]*"', re.MULTILINE)
+
+
 def bundled_folder() -> Path:
     """The folder of bundled recipes: inside the installed package, or beside it in a source checkout."""
     package = Path(__file__).resolve().parent.parent
@@ -69,6 +72,22 @@ def bundled_names() -> list[str]:
     """The names that `load_recipe` finds without a path, such as `sync` or `compact/stage1`."""
     folder = bundled_folder()
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.toml"))
+
+
+def bundled_text(name: str) -> str:
+    """The text of the bundled recipe of that name; `extends` names its parent so that any folder finds it.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    if name not in bundled_names():
+        _refuse_unknown(name)
+    path = bundled_folder() / f"{name}.toml"
+    text = path.read_text(encoding="utf-8")
+    if len(files := _lineage(path)) == 1:
+        return text
+    parent = files[1].resolve().relative_to(bundled_folder().resolve()).with_suffix("").as_posix()
+    return _EXTENDS.sub(lambda match: f'{match[1]}"{parent}"', text, count=1)
 
 
 def load_recipe(name_or_path: str | Path, kind: type[RecipeT], *, overrides: Sequence[str] = ()) -> RecipeT:
@@ -144,9 +163,14 @@ def _find(name_or_path: str | Path, *, beside: Path | None = None) -> Path:
     names = bundled_names()
     if name in names:
         return bundled_folder() / f"{name}.toml"
+    _refuse_unknown(str(name_or_path))
+
+
+def _refuse_unknown(name: str) -> NoReturn:
+    names = bundled_names()
     raise RecipeError(
-        f"{_show(str(name_or_path))}: no such recipe, neither a file nor the name of a bundled one",
-        hint=_did_you_mean(name, names) or f"bundled recipes: {', '.join(names)}",
+        f"{_show(name)}: no such recipe, neither a file nor the name of a bundled one",
+        hint=_did_you_mean(name.removesuffix(".toml"), names) or "'latentsync recipes list' shows them",
     )
 
 

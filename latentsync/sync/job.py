@@ -28,6 +28,8 @@ class SyncJob:
     audio_track     the same for the speech
     keep_fps        frames of slow or frozen video are not repeated to let the lips move
     pixel_format    see `media.write.Encoding`
+    mark            say in the tag "comment" that the mouth is synthetic
+    label           a text that is drawn into a corner of every frame; "" for none
     keep_audio      what becomes of the original sound
     """
 
@@ -47,6 +49,8 @@ class SyncJob:
     audio_track: int | None = None
     keep_fps: bool = False
     pixel_format: PixelFormat = "auto"
+    mark: bool = True
+    label: str = ""
     keep_audio: KeepAudio = field(default_factory=KeepAudio)
     report: Path | None = None
     force: bool = False

@@ -38,6 +38,8 @@ _JOB_FIELDS = (
     "audio_track",
     "keep_fps",
     "pixel_format",
+    "mark",
+    "label",
     "force",
     "dry_run",
 )
@@ -63,6 +65,8 @@ class SyncOptions(TypedDict, total=False):
     pixel_format: PixelFormat
     keep_fps: bool
     keep_audio: str
+    mark: bool
+    label: str
     mask: str | Path | None
     compare: bool
     video_track: int | None

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from latentsync import __version__
 from latentsync.audio.whisper import SpeechStates
 from latentsync.audio.windows import StateSource
 from latentsync.diffusion.view import ViewName, shown_part
@@ -32,6 +33,7 @@ from latentsync.faces.paste import (
 from latentsync.faces.track import TrackedFrame, TrackSettings, track
 from latentsync.media.carry import Carried
 from latentsync.media.mix import mix_sound
+from latentsync.media.pixels import labelled
 from latentsync.media.probe import probe
 from latentsync.media.write import VideoWriter
 from latentsync.rates import AUDIO_HZ
@@ -49,6 +51,8 @@ from latentsync.weights.models import LipModel, load_model
 
 __all__ = ["SyncJob", "SyncResult", "SyncedFrames", "make_frames", "run"]
 QUEUE_FRAMES = 8
+# After the IPTC's word for a picture of which a part was made by a trained network.
+MARK = f"synthetic mouth, latentsync {__version__}; digitalSourceType: compositeWithTrainedAlgorithmicMedia"
 
 
 @dataclass(slots=True)
@@ -165,7 +169,7 @@ def _images(setup: Setup, model: LipModel, report: Report) -> Iterator[FrameImag
     with closing(_generated(setup, model, Stopwatch())) as generated_frames:
         for done, generated in enumerate(generated_frames, 1):
             report(Progress("sync", done, max(setup.frames, done)))
-            yield _finished(generated, setup)
+            yield labelled(_finished(generated, setup), setup.job.label)
 
 
 def _make(
@@ -258,13 +262,14 @@ def _written(
                 duration_s=setup.duration_s if is_speech_cut and not mixed else None,
                 audio_track=None if mixed else job.audio_track,
                 carried=None if info.is_picture else Carried(job.video, job.start_s, _source_s(setup)),
+                mark=MARK if job.mark else "",
                 replaces=job.force,
             )
         )
         for generated in generated_frames:
             # At a constant rate the times follow from the numbers, without rounding.
             time_s = generated.cut.tracked.frame.time_s if info.is_variable else None
-            writer.write(_finished(generated, setup), time_s)
+            writer.write(labelled(_finished(generated, setup), job.label), time_s)
             yield generated
 
 

@@ -1,13 +1,17 @@
-"""The log of a run: `log.jsonl` with one JSON object per line, the same for TensorBoard, and its curves."""
+"""The log of a run: `log.jsonl` with one JSON object per line, the same for its trackers, and its curves."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
+
+from pydantic import BaseModel
 
 from latentsync.files import open_regular, whole_or_nothing
+from latentsync.recipe.loading import dump_recipe
+from latentsync.train.trackers import Trackers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,44 +48,63 @@ def _read(output: Path) -> tuple[list[Row], int]:
 
 
 class TrainingLog:
-    """Appends rows to `log.jsonl` and to TensorBoard's files; rows past the point of resuming are dropped.
+    """Appends rows to `log.jsonl` and to the trackers; rows past the point of resuming are dropped.
 
     A row holds `samples`, `steps`, numbers such as `learning_rate`, and tables of numbers such as `losses` or
     `validation`. Only the main process writes; the others keep the rows in memory. `damaged_lines` of the old
     file were left out.
     """
 
-    def __init__(self, output: Path, *, samples: int, is_main: bool) -> None:
+    def __init__(
+        self,
+        output: Path,
+        *,
+        samples: int,
+        is_main: bool,
+        trackers: Sequence[str] = ("tensorboard",),
+        recipe: BaseModel | None = None,
+    ) -> None:
         rows, self.damaged_lines = _read(output)
         self.rows = [row for row in rows if row["samples"] <= samples]
         self.path = output / LOG_NAME
-        self._file = self._board = None
+        self._file: TextIO | None = None
+        self._trackers: Trackers | None = None
         if not is_main:
             return
-        from torch.utils.tensorboard import SummaryWriter
-
         output.mkdir(parents=True, exist_ok=True)
         with whole_or_nothing(self.path) as part:
             part.write_text("".join(f"{json.dumps(row)}\n" for row in self.rows), encoding="utf-8")
         self._file = self.path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(output / "tensorboard"), purge_step=samples + 1 if samples else None)
+        self._trackers = Trackers(
+            trackers,
+            output,
+            samples=samples,
+            values={} if recipe is None else recipe.model_dump(mode="json"),
+            text="" if recipe is None else dump_recipe(recipe),
+        )
 
     def write(self, row: Row) -> None:
         """Add one row and flush it to the file."""
         self.rows.append(row)
-        if self._file is None or self._board is None:
+        if self._file is None or self._trackers is None:
             return
         self._file.write(f"{json.dumps(row)}\n")
         self._file.flush()
+        numbers: dict[str, float] = {}
         for name, value in row.items():
-            numbers = value if isinstance(value, dict) else {"": value}
-            for key, number in numbers.items():
+            for key, number in (value if isinstance(value, dict) else {"": value}).items():
                 if isinstance(number, int | float) and name != "samples":
-                    self._board.add_scalar(f"{name}/{key}" if key else name, number, row["samples"])
+                    numbers[f"{name}/{key}" if key else name] = number
+        self._trackers.log(numbers, row["samples"])
+
+    def show_files(self, samples: int) -> None:
+        """Show what a validation wrote beside the log in the trackers."""
+        if self._trackers is not None:
+            self._trackers.show_files(self.path.parent, samples)
 
     def close(self) -> None:
         """Close the files."""
-        for file in (self._file, self._board):
+        for file in (self._file, self._trackers):
             if file is not None:
                 file.close()
 

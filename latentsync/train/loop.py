@@ -120,6 +120,7 @@ class TrainingRun:
     on_log: Callable[[Sequence[Row]], None] | None = None
     workers: int = 0
     stop_after_s: float | None = None
+    trackers: tuple[str, ...] = ("tensorboard",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,13 @@ def train(run: TrainingRun, accelerator: Accelerator, report: Report) -> Ending:
     steps = table.samples // table.batch_samples
     if position.steps >= steps:
         return Ending("finished", position, read_log(run.output))
-    log = TrainingLog(run.output, samples=position.samples, is_main=accelerator.is_main_process)
+    log = TrainingLog(
+        run.output,
+        samples=position.samples,
+        is_main=accelerator.is_main_process,
+        trackers=run.trackers,
+        recipe=run.recipe,
+    )
     if log.damaged_lines:
         report(Note(f"'{log.path}': {log.damaged_lines} damaged lines are skipped", "warning"))
     batches = read_batches(run.samples, run.recipe, accelerator, position.steps, workers=run.workers)
@@ -398,6 +405,7 @@ def _validate(
     report(Measured(position.steps, {f"validation {name}": value for name, value in means.items()}))
     if run.on_log:
         run.on_log(log.rows)
+    log.show_files(position.samples)
     if run.score is None or run.score.name not in means:
         return False
     value = means[run.score.name]

@@ -49,6 +49,7 @@ class TrainingJob:
     decoded_cache  whether clips are decoded once, beforehand; "auto" does when all of them fit 8 GB
     decoder        of clips that are not decoded beforehand; "auto": decord on CUDA, where it is installed
     stop_after_s   save and stop after that many seconds of training
+    trackers       where it is shown: tensorboard, wandb, mlflow
     """
 
     data: Path = Path("data")
@@ -58,6 +59,7 @@ class TrainingJob:
     decoded_cache: DecodedCache = "auto"
     decoder: Literal["auto", "pyav", "decord"] = "auto"
     stop_after_s: float | None = None
+    trackers: tuple[str, ...] = ("tensorboard",)
     dry_run: bool = False
 
     @property

@@ -9,12 +9,15 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
 import scipy.io.wavfile
 
+from latentsync import __version__
 from latentsync.media.probe import probe
+from latentsync.media.read import read_frames
 from latentsync.media.sound import read_audio
 from latentsync.media.write import Encoding, VideoWriter
 from latentsync.types import FrameImage
@@ -106,3 +109,9 @@ def test_the_original_sound_stays_under_the_speech(
     near = np.arange(len(spectrum)) * rate_hz / len(samples)
     hum_bins, above = np.abs(near - 3000) < 50, (near > 3500) & (near < 4500)
     assert spectrum[hum_bins].max() > 10 * np.median(spectrum[above])
+    with av.open("out.mp4") as made:
+        assert made.metadata["comment"].startswith(f"synthetic mouth, latentsync {__version__}")
+    corners = [
+        next(iter(read_frames(Path(name)))).rgb_u8[-40:, :100].astype(int) for name in ("in.mp4", "out.mp4")
+    ]
+    assert np.abs(corners[1] - corners[0]).max() > 60

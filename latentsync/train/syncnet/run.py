@@ -24,6 +24,7 @@ from latentsync.train.setup import TrainingJob, TrainingResult, keep_usable, pla
 from latentsync.train.syncnet.objective import ClipFiles, Pairs, choose_objective
 from latentsync.train.syncnet.validate import SyncNetValidation
 from latentsync.train.syncnet.watch import SyncNetWatch
+from latentsync.train.trackers import check_trackers
 from latentsync.weights.catalog import COMPACT
 from latentsync.weights.models import load_autoencoder
 from latentsync.weights.named import find_named, record_networks
@@ -43,6 +44,7 @@ def run(job: TrainingJob, recipe: SyncNetRecipe, report: Report) -> TrainingResu
         MemoryShortage: the batch does not fit.
     """
     started_s, device = time.monotonic(), choose_device(job.device)
+    check_trackers(job.trackers)
     if job.dry_run:
         return _plan(job, recipe, device, report)
     accelerator = make_accelerator(recipe.run, device)
@@ -78,6 +80,7 @@ def run(job: TrainingJob, recipe: SyncNetRecipe, report: Report) -> TrainingResu
                 on_log=SyncNetWatch(recipe, clips.training, pairs, job.output, report),
                 workers=job.readers,
                 stop_after_s=job.stop_after_s,
+                trackers=job.trackers,
             ),
             accelerator,
             report,

@@ -16,6 +16,7 @@ from latentsync.train.estimate import estimate
 from latentsync.train.loop import Score, TrainingRun, train
 from latentsync.train.processes import explaining, make_accelerator
 from latentsync.train.setup import TrainingJob, TrainingResult, planned, result_of, started
+from latentsync.train.trackers import check_trackers
 from latentsync.train.unet.data import LipSamples, blank_batch, prepare_clips
 from latentsync.train.unet.frozen import build_frozen, find_weights, load_frozen, refuse_other_vae
 from latentsync.train.unet.objective import choose_objective, wanted_weights
@@ -43,6 +44,7 @@ def run(job: TrainingJob, recipe: UNetTrainingRecipe, report: Report) -> Trainin
     """
     started_s, device = time.monotonic(), choose_device(job.device)
     wanted = wanted_weights(recipe)
+    check_trackers(job.trackers)
     if job.dry_run:
         return _plan(job, recipe, wanted, device, report)
     files = find_weights(wanted, data=job.data, checkpoints=job.checkpoints)
@@ -80,6 +82,7 @@ def run(job: TrainingJob, recipe: UNetTrainingRecipe, report: Report) -> Trainin
                 on_log=partial(draw_curves, job.output / "pictures" / "learning.png"),
                 workers=job.readers,
                 stop_after_s=job.stop_after_s,
+                trackers=job.trackers,
             ),
             accelerator,
             report,
