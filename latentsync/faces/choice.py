@@ -1,51 +1,71 @@
-"""Which of several faces is meant: the largest, the leftmost, a number or a point."""
+"""Which of several faces is meant: the largest, the leftmost, a number, a point, a person by the look."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, cast
 
 import numpy as np
 
 from latentsync.errors import FaceError, UsageError
+from latentsync.faces.appearance import Look
 from latentsync.faces.detect import area_px
+from latentsync.times import seconds_from
 from latentsync.types import Face
+
+_NUMBER = r"(\d+(?:\.\d+)?)"
+Rule = Literal["largest", "left", "right", "index", "point", "point_at", "picture", "look"]
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 @dataclass(frozen=True, slots=True)
 class FaceChoice:
-    """How one face is picked. `index` counts from the left, 0 first; `point` is x, y in pixels."""
+    """How one face is picked.
 
-    rule: Literal["largest", "left", "right", "index", "point"] = "largest"
+    index    counts from the left, 0 first
+    point    x, y in pixels, in the first frame with faces or, for "point_at", in the frame at `time_s`
+    picture  of the face
+    looks    of the person, for "look": what "point_at" and "picture" become once they were looked up
+    others   looks of people who are not meant
+    """
+
+    rule: Rule = "largest"
     index: int = 0
     point: tuple[float, float] = (0.0, 0.0)
+    time_s: float = 0.0
+    picture: Path | None = None
+    looks: tuple[Look, ...] = field(default=(), compare=False)
+    others: tuple[Look, ...] = field(default=(), compare=False)
 
 
 def parse_face_choice(text: str) -> FaceChoice:
-    """Read what `--face` takes: largest, left, right, a number from the left, or a pixel "x,y".
+    """Read what `--face` takes: largest, left, right, a number from the left, x,y, @TIME:x,y, or a picture.
 
     Raises:
         UsageError: it is none of these.
 
-    >>> parse_face_choice("640,360").point
-    (640.0, 360.0)
+    >>> parse_face_choice("640,360").point, parse_face_choice("@01:30.5:640,360").time_s
+    ((640.0, 360.0), 90.5)
     """
     word = text.strip().lower()
-    if word == "largest":
-        return FaceChoice("largest")
-    if word == "left":
-        return FaceChoice("left")
-    if word == "right":
-        return FaceChoice("right")
+    if word in ("largest", "left", "right"):
+        return FaceChoice(cast(Rule, word))
     if re.fullmatch(r"\d+", word):
         return FaceChoice("index", index=int(word))
-    if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*,\s*(\d+(?:\.\d+)?)", word):
-        return FaceChoice("point", point=(float(match[1]), float(match[2])))
+    if match := re.fullmatch(rf"(?:@(.+):)?{_NUMBER}\s*,\s*{_NUMBER}", word):
+        point = (float(match[2]), float(match[3]))
+        if match[1] is None:
+            return FaceChoice("point", point=point)
+        return FaceChoice("point_at", point=point, time_s=seconds_from("--face", match[1]))
+    if Path(word).suffix in PICTURES:
+        return FaceChoice("picture", picture=Path(text.strip()))
     raise UsageError(
         f"--face '{text}': unknown value",
-        hint="use largest, left, right, a number counted from the left (0 first), or a pixel such as 640,360",
+        hint="use largest, left, right, a number counted from the left (0 first), a pixel such as 640,360, "
+        "a pixel at a time such as @12.5:640,360, or a picture of the face",
     )
 
 

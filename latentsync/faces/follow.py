@@ -18,6 +18,7 @@ THUMBNAIL = (64, 36)
 # A detected box reaches from the hair to the chin; the 68 points begin at the brows. Source: eight videos.
 EXTENT_PER_BOX_HEIGHT = 0.8
 DOWN_PER_EXTENT = 0.12
+OTHER_SHOT = 1.3  # a person looks less like themselves in other light; 24 people differ by that at least
 CHECK_AROUND = 2.2  # squares: how far around the face a check looks
 CHECK_PX = 200
 
@@ -65,6 +66,7 @@ class Follower:
         self._unchecked_frames = 0
         self._strikes = 0
         self._own, self._others = Looks(), Looks()  # of the chosen person, and of the others in this shot
+        self._know_chosen()
         self._is_hidden = False  # another face was seen where the chosen one was expected
 
     def see(self, frame: Frame) -> Sight:
@@ -79,6 +81,7 @@ class Follower:
             points = None
             self._own.forget()
             self._others.forget()
+            self._know_chosen()
         is_doubted = points is not None and self._looks_otherwise(frame.rgb_u8, points)
         if is_doubted:
             points = None
@@ -95,6 +98,13 @@ class Follower:
             is_new |= _moved(self._known, points) > self._settings.largest_step * (1 + self._lost_frames)
         self._remember(points)
         return Sight(frame, points, confidence if points is not None else 0.0, bool(is_new))
+
+    def _know_chosen(self) -> None:
+        """Begin with the looks of the person who was chosen by the look."""
+        for look in self._choice.looks:
+            self._own.learn(look)
+        for look in self._choice.others:
+            self._others.learn(look)
 
     def _has_jumped(self, rgb_u8: FrameImage) -> bool:
         small = cv2.resize(rgb_u8, THUMBNAIL, interpolation=cv2.INTER_AREA)
@@ -167,7 +177,7 @@ class Follower:
 
     def _find(self, rgb_u8: FrameImage, is_cut: bool) -> tuple[NDArray[np.float32] | None, float]:
         """Look for the face in the whole frame."""
-        faces = self._faces(rgb_u8)
+        faces = self.faces(rgb_u8)
         if not faces:
             return None, 0.0
         looks = [look_at(rgb_u8, face.points) for face in faces]
@@ -182,6 +192,8 @@ class Follower:
 
     def _recognised(self, faces: list[Face], looks: list[Look], is_cut: bool) -> int | None:
         """Which of the faces is the chosen one, if any is."""
+        if self._choice.rule == "look":
+            return self._most_alike(looks)
         if self._known is None:
             return _position(faces, choose_first(faces, self._choice))
         if is_cut:
@@ -191,6 +203,13 @@ class Follower:
         if self._lost_frames > self._settings.forget_frames:
             return self._chosen_anew(faces, own, is_other)
         return self._same(faces, own, is_other)
+
+    def _most_alike(self, looks: list[Look]) -> int | None:
+        """The face that looks most like the chosen person, unless it looks more like somebody else."""
+        own = [self._own.unlike(look) for look in looks]
+        number = min(range(len(looks)), key=lambda number: own[number])
+        is_alike = own[number] < OTHER_SHOT and own[number] <= self._others.unlike(looks[number])
+        return number if is_alike else None
 
     def _chosen_anew(self, faces: list[Face], own: list[float], is_other: list[bool]) -> int | None:
         """The chosen person, else the face that the choice means now, unless it is a known other one."""
@@ -203,7 +222,7 @@ class Follower:
         self._own.forget()
         return number
 
-    def _faces(self, rgb_u8: FrameImage) -> list[Face]:
+    def faces(self, rgb_u8: FrameImage) -> list[Face]:
         """Every face that both the detector and the landmark network believe in."""
         faces: list[Face] = []
         for found in self._detector.detect(rgb_u8):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from typing_extensions import TypedDict  # pydantic reads the one of `typing` only from Python 3.12 on
 
-from latentsync.errors import UsageError
 from latentsync.faces.choice import parse_face_choice
 from latentsync.media.mix import parse_keep_audio
 from latentsync.media.write import PixelFormat
@@ -18,11 +16,9 @@ from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.sync import SyncRecipe
 from latentsync.sync.job import SyncJob
 from latentsync.sync.timeline import Duration
+from latentsync.times import seconds_from
 
 Settings = Mapping[str, object] | Sequence[str]
-_TIME = re.compile(
-    r"(?:(?:(?P<hours>\d{1,4}):)?(?P<minutes>\d{1,2}):)?(?P<seconds>\d{1,9}(?:\.\d*)?|\.\d+)", re.ASCII
-)
 _RECIPE_KEYS = {
     "effort": "sampling.effort",
     "steps": "sampling.steps",
@@ -93,8 +89,8 @@ def make_job(
         speech=Path(speech),
         output=None if output is None else Path(output),
         face=parse_face_choice(options.get("face", "largest")),
-        start_s=_seconds("--start", start),
-        end_s=None if end is None else _seconds("--end", end),
+        start_s=seconds_from("--start", start),
+        end_s=None if end is None else seconds_from("--end", end),
         mask=None if mask is None else Path(mask),
         keep_audio=parse_keep_audio(options.get("keep_audio", "replace")),
         report=None if report is None else Path(report),
@@ -127,18 +123,3 @@ def as_overrides(settings: Settings) -> list[str]:
     if isinstance(settings, Mapping):
         return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
     return list(settings)
-
-
-def _seconds(flag: str, time: float | str) -> float:
-    """Read a time: seconds, or hours, minutes and seconds.
-
-    >>> _seconds("--start", "1:02:03.5"), _seconds("--start", "90")
-    (3723.5, 90.0)
-    """
-    if not isinstance(time, str):
-        return float(time)
-    match = _TIME.fullmatch(time.strip())
-    if match is None:
-        raise UsageError(f"{flag} '{time}': is not a time", hint="write seconds such as 2.5, or 00:01:30.250")
-    hours, minutes, seconds = match["hours"] or 0, match["minutes"] or 0, match["seconds"]
-    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)

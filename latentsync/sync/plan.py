@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,9 +17,11 @@ from av.video.stream import VideoStream
 from latentsync.errors import FaceError, MediaError, UsageError
 from latentsync.events import Note, Progress, Report
 from latentsync.faces.align import mouth_mask
+from latentsync.faces.choice import FaceChoice
 from latentsync.faces.detect import Detector
 from latentsync.faces.follow import Follower, FollowSettings
 from latentsync.faces.landmarks import Landmarker, choose_landmarker
+from latentsync.faces.person import person_at, person_in
 from latentsync.files import live_parts, part_beside, sweep_parts
 from latentsync.media.carry import describe_losses
 from latentsync.media.pixels import HLG, PQ, has_alpha
@@ -107,12 +109,26 @@ def prepare(job: SyncJob, recipe: SyncRecipe, model: LipModel | None, report: Re
         detector=Detector(),
         landmarker=choose_landmarker(),
     )
+    setup = replace(setup, job=replace(job, face=_whom(setup)))
     if job.output is not None:
         require_encoder(setup.encoding, job.output, setup.size)
     mouth_mask(spec.resolution, job.mask)
     for message in _notes(setup):
         report(Note(message, "warning"))
     return setup
+
+
+def _whom(setup: Setup) -> FaceChoice:
+    """The face that is meant, as one that can be followed: a point at a time and a picture are looked up."""
+    job, choice, pixels = setup.job, setup.job.face, SquarePixels(setup.info)
+    if choice.rule == "point_at":
+        frames = read_frames(job.video, start_s=choice.time_s, track=job.video_track)
+        shown = next(iter(frames))  # or a MediaError: the video ends before
+        return person_at(pixels.square(shown), pixels.choice(choice), setup.detector, setup.landmarker)
+    if choice.picture is not None:
+        picture = next(iter(read_frames(choice.picture))).rgb_u8
+        return person_in(picture, choice.picture, setup.detector, setup.landmarker)
+    return choice
 
 
 def _check_span(job: SyncJob, info: VideoInfo) -> None:

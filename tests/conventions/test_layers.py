@@ -12,7 +12,7 @@ CORE = REPOSITORY / "latentsync"
 CLI = REPOSITORY / "latentsync_cli"
 ROWS = [
     {"errors", "compat", "bundled", "callable_package", "__init__"},
-    {"axes", "events", "files", "rates"},
+    {"axes", "events", "files", "rates", "times"},
     {"types"},
     {"runtime", "recipe"},
     {"media", "faces", "audio", "models"},
