@@ -18,7 +18,7 @@ def seconds_from(flag: str, time: float | str) -> float:
         flag: what took it, for the message.
 
     Raises:
-        UsageError: it is no time.
+        UsageError: it is not a time.
 
     >>> seconds_from("--start", "1:02:03.5"), seconds_from("--start", "90")
     (3723.5, 90.0)
@@ -27,6 +27,6 @@ def seconds_from(flag: str, time: float | str) -> float:
         return float(time)
     match = _TIME.fullmatch(time.strip())
     if match is None:
-        raise UsageError(f"{flag} '{time}': is no time", hint="write seconds such as 2.5, or 00:01:30.250")
+        raise UsageError(f"{flag} '{time}': is not a time", hint="write seconds such as 2.5, or 00:01:30.250")
     hours, minutes, seconds = match["hours"] or 0, match["minutes"] or 0, match["seconds"]
     return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
