@@ -16,7 +16,8 @@ from latentsync.types import AffineFrame, FrameImage
 FEATHER = 0.05  # width of the soft border inside the mouth region, as a share of the crop's side
 LARGEST_SHIFT = 20.0  # grey levels by which the colour of the crop may be moved towards the frame's
 STRAY_LEVELS = 18.0  # from the median difference in colour: what is farther away hardly counts
-SMOOTH_PX = 64  # at this size colour differences are smoothed
+SMOOTH_PX = 64  # at this size colour differences are smoothed, and measured unless a caller wants them larger
+OUTLINE_PX = 128  # at this size the face's outline is drawn, unless a caller wants it larger
 # Shares of the side; the far one is for where no skin is near.
 SMOOTH_SIGMAS, FAR_WEIGHT = (0.1, 0.3), 0.05
 AROUND_MOUTH = 0.1  # of the side: how far lips and chin move
@@ -130,7 +131,12 @@ def _paste_mouth(
 
 
 def face_region(
-    points: NDArray[np.floating], affine: AffineFrame, *, below: float = BELOW_CHIN, feather: float = FEATHER
+    points: NDArray[np.floating],
+    affine: AffineFrame,
+    *,
+    below: float = BELOW_CHIN,
+    feather: float = FEATHER,
+    side_px: int | None = None,
 ) -> NDArray[np.float32]:
     """Where the face is in the square crop (h w): 1 inside its outline, softly 0 beyond it.
 
@@ -141,10 +147,10 @@ def face_region(
         points: (68, 2) in pixels of the frame.
         below: how far the region reaches below the outline, as a share of the crop's side.
         feather: width of its soft border, as a share of the crop's side.
+        side_px: of the answer; None: the crop's own. A soft border costs with the cube of it.
     """
-    side = affine.resolution
-    matrix = square_from_window(side) @ np.vstack([affine.crop_from_frame, [0, 0, 1]])
-    outline = points[list(OUTLINE)] @ matrix[:2, :2].T + matrix[:2, 2]
+    side = side_px or affine.resolution
+    outline = _in_square(points[list(OUTLINE)], affine, side)
     filled, chin = np.zeros((2, side, side), np.uint8)
     cv2.fillPoly(filled, [np.rint(outline).astype(np.int32)], 255)
     cv2.fillPoly(chin, [np.rint(outline[CHIN]).astype(np.int32)], 255)
@@ -154,7 +160,9 @@ def face_region(
     return np.asarray(soft / np.float32(255), np.float32)
 
 
-def still_skin(points: NDArray[np.floating], affine: AffineFrame) -> NDArray[np.float32]:
+def still_skin(
+    points: NDArray[np.floating], affine: AffineFrame, *, side_px: int | None = None
+) -> NDArray[np.float32]:
     """Where the square crop (h w) shows skin that keeps its colour when the mouth moves: 0..1.
 
     That is well inside the face, so that no colour of the background, the hair or the collar comes in, and
@@ -162,11 +170,11 @@ def still_skin(points: NDArray[np.floating], affine: AffineFrame) -> NDArray[np.
 
     Args:
         points: (68, 2) in pixels of the frame.
+        side_px: of the answer; None: the crop's own.
     """
-    side = affine.resolution
-    skin = np.clip(2 * face_region(points, affine, below=0.0) - 1, 0, 1)
-    matrix = square_from_window(side) @ np.vstack([affine.crop_from_frame, [0, 0, 1]])
-    lips = points[LIPS] @ matrix[:2, :2].T + matrix[:2, 2]
+    side = side_px or affine.resolution
+    skin = np.clip(2 * face_region(points, affine, below=0.0, side_px=side) - 1, 0, 1)
+    lips = _in_square(points[LIPS], affine, side)
     mouth = np.zeros((side, side), np.uint8)
     cv2.fillPoly(mouth, [cv2.convexHull(np.rint(lips).astype(np.int32))], 255)
     reach_px = round(AROUND_MOUTH * side)
@@ -181,12 +189,13 @@ def match_colours(
     """Shift the colours of a generated crop (h w c), 0..255, towards the source's, the same skin seen.
 
     The difference is known where `compared` (h w) is above 0. What differs from its median by much (hair, a
-    shadow, a hand) counts less. It is carried smoothly over the crop, so that it changes no detail.
+    shadow, a hand) counts less. It is carried smoothly over the crop, so that it changes no detail; it is
+    measured at the size of `compared`, which may be smaller than the crop.
 
     Source: ours; a cheap relative of seamless cloning (Perez et al. 2003).
     """
     expect_axes(made, "h w c", c=3)
-    difference = source_u8 - made
+    difference = _shrunk(source_u8, compared) - _shrunk(made, compared)
     known = difference[compared > 0.5]
     if not len(known):
         return made
@@ -199,6 +208,22 @@ def match_colours(
     shift = np.clip(total[..., :3] / (total[..., 3:] + 1e-6), -LARGEST_SHIFT, LARGEST_SHIFT)
     side = (made.shape[1], made.shape[0])
     return np.asarray(made + cv2.resize(shift, side, interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def _shrunk(picture: Pixels, like: NDArray[np.float32]) -> Pixels:
+    """The picture (h w c) averaged down to the size of `like` (h w)."""
+    if picture.shape[:2] == like.shape:
+        return picture
+    small = cv2.resize(np.asarray(picture, np.float32), like.shape[::-1], interpolation=cv2.INTER_AREA)
+    return np.asarray(small, np.float32)
+
+
+def _in_square(points: NDArray[np.floating], affine: AffineFrame, side_px: int) -> NDArray[np.float64]:
+    """Points (n, 2) of the frame in pixels of the square crop at that size."""
+    matrix = square_from_window(affine.resolution) @ np.vstack([affine.crop_from_frame, [0, 0, 1]])
+    inside = points @ matrix[:2, :2].T + matrix[:2, 2]
+    zoom = side_px / affine.resolution
+    return np.asarray(inside if zoom == 1 else (inside + 0.5) * zoom - 0.5, np.float64)
 
 
 @lru_cache(maxsize=8)

@@ -21,7 +21,15 @@ from latentsync.errors import MediaError
 from latentsync.events import Note, Plan, Progress, Report
 from latentsync.faces.align import mouth_mask
 from latentsync.faces.follow import FollowSettings
-from latentsync.faces.paste import FEATHER, face_region, match_colours, paste, still_skin
+from latentsync.faces.paste import (
+    FEATHER,
+    OUTLINE_PX,
+    SMOOTH_PX,
+    face_region,
+    match_colours,
+    paste,
+    still_skin,
+)
 from latentsync.faces.track import TrackedFrame, TrackSettings, track
 from latentsync.files import whole_or_nothing
 from latentsync.media.write import VideoWriter
@@ -208,15 +216,24 @@ def _pasted(generated: GeneratedFrame, setup: Setup) -> FrameImage:
     assert crop is not None and cut.crop_u8 is not None and affine is not None and face is not None
     if region == "crop":
         return paste(cut.tracked.frame.rgb_u8, crop, affine, region="crop")
-    shown, generated_part = _parts(setup.spec.view, affine.resolution)
-    within = shown * face_region(face.points, affine)
-    matched = match_colours(crop, cut.crop_u8, generated_part * still_skin(face.points, affine))
-    return paste(cut.tracked.frame.rgb_u8, matched, affine, within=within)
+    side = affine.resolution
+    outline_px, compared_px = (
+        (side, side) if setup.sampling.is_exact else (min(side, OUTLINE_PX), min(side, SMOOTH_PX))
+    )
+    shown, generated_part = _parts(setup.spec.view, side, compared_px)
+    outline = cv2.resize(face_region(face.points, affine, side_px=outline_px), (side, side))
+    compared = generated_part * still_skin(face.points, affine, side_px=compared_px)
+    matched = match_colours(crop, cut.crop_u8, compared)
+    return paste(cut.tracked.frame.rgb_u8, matched, affine, within=shown * outline)
 
 
 @lru_cache(maxsize=4)
-def _parts(view: ViewName, resolution: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    return shown_part(view, resolution, feather=FEATHER)
+def _parts(view: ViewName, side_px: int, compared_px: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Where what was made is shown (h w), and what is made at all, at the size at which it is compared."""
+    shown, made = shown_part(view, side_px, feather=FEATHER)
+    return shown, np.asarray(
+        cv2.resize(made, (compared_px, compared_px), interpolation=cv2.INTER_AREA), np.float32
+    )
 
 
 def _write_report(path: Path, result: SyncResult, recipe: SyncRecipe) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from latentsync.faces.align import align, mouth_mask, window_px
@@ -79,18 +80,42 @@ def test_a_tint_is_taken_out_though_something_else_is_in_the_way() -> None:
     assert (match_colours(tinted, crop, np.zeros((256, 256), np.float32)) == tinted).all()
 
 
-def test_the_mouth_is_no_still_skin() -> None:
-    affine = AffineFrame(np.array([[1.0, 0, 0], [0, 1, 0]]), 256)  # the window is 210 x 280
+def _drawn_face() -> tuple[NDArray[np.float64], AffineFrame]:
+    """68 points of a face that fills the window of 210 x 280."""
     angles = np.linspace(np.pi, 0, 17)
     points = np.full((68, 2), 105.0)
     points[:17] = np.stack([105 + 90 * np.cos(angles), 100 + 160 * np.sin(angles)], 1)
     points[17:27] = np.stack([np.linspace(20, 190, 10), np.full(10, 40.0)], 1)
     points[48:60] = 105, 190
     points[48, 0], points[54, 0] = 80, 130
-    skin = still_skin(points, affine)
-    scale = 256 / 280
-    assert skin[round(190 * scale), 128] == 0 and skin[round(205 * scale), 128] == 0
-    assert skin[round(120 * scale), 128] == 1 and skin[2, 2] == 0
+    return points, AffineFrame(np.array([[1.0, 0, 0], [0, 1, 0]]), 256)
+
+
+@pytest.mark.parametrize("side_px", [64, 256])
+def test_the_mouth_is_no_still_skin(side_px: int) -> None:
+    points, affine = _drawn_face()
+    skin = still_skin(points, affine, side_px=side_px)
+    scale = side_px / 280
+    middle = side_px // 2
+    assert skin[round(190 * scale), middle] == 0 and skin[round(205 * scale), middle] == 0
+    assert skin[round(120 * scale), middle] == 1 and skin[2, 2] == 0
+
+
+def test_colours_measured_small_are_those_measured_large() -> None:
+    points, affine = _drawn_face()
+    crop = align(_frame(), _affine())
+    tint = np.linspace(-12, 12, 256, dtype=np.float32)[:, None, None] * np.array([1, -1, 0.5], np.float32)
+    large, small = (
+        match_colours(crop + tint, crop, still_skin(points, affine, side_px=side_px)) for side_px in (256, 64)
+    )
+    assert np.abs(large - crop).max() > 2  # a shift that changes over the face cannot be undone at its ends
+    assert np.abs(small - large).max() < 1
+
+
+def test_the_face_region_drawn_small_is_that_drawn_large() -> None:
+    points, affine = _drawn_face()
+    small = cv2.resize(face_region(points, affine, side_px=128), (256, 256))
+    assert np.abs(small - face_region(points, affine)).max() < 0.1
 
 
 def test_the_face_region_follows_the_outline() -> None:
