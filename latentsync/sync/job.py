@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from latentsync.faces.choice import FaceChoice
 from latentsync.media.write import PixelFormat
 from latentsync.runtime import DeviceName, DtypeName
+from latentsync.sync.stages import StageTime
 from latentsync.sync.timeline import Duration
 from latentsync.weights.models import DEFAULT_MODEL
 
@@ -53,6 +55,7 @@ class SyncResult:
 
     untouched  spans in seconds of the output where there was no face, so that the source shows
     bridged    frames whose face was interpolated between its neighbours
+    stages     where the time went, see `stages.StageTime`; stages run side by side
     """
 
     output: Path | None
@@ -67,6 +70,7 @@ class SyncResult:
     untouched: tuple[tuple[float, float], ...]
     duration_s: float
     took_s: float
+    stages: Mapping[str, StageTime] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, object]:
         """The result in values that JSON can hold."""

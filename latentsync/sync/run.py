@@ -6,46 +6,34 @@ import json
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from latentsync import __version__
 from latentsync.audio.whisper import SpeechStates
-from latentsync.diffusion.view import ViewName, shown_part
 from latentsync.errors import MediaError
 from latentsync.events import Note, Plan, Progress, Report
 from latentsync.faces.align import mouth_mask
 from latentsync.faces.follow import FollowSettings
-from latentsync.faces.paste import (
-    FEATHER,
-    OUTLINE_PX,
-    SMOOTH_PX,
-    face_region,
-    match_colours,
-    paste,
-    still_skin,
-)
 from latentsync.faces.track import TrackedFrame, TrackSettings, track
 from latentsync.files import whole_or_nothing
 from latentsync.media.write import VideoWriter
 from latentsync.rates import AUDIO_HZ
 from latentsync.recipe.loading import dump_recipe
 from latentsync.recipe.sync import SyncRecipe
-from latentsync.sync.generate import GeneratedFrame, cut_crops, generate
+from latentsync.sync.finish import FinishedFrame, finish
+from latentsync.sync.generate import cut_crops, generate
 from latentsync.sync.job import SyncJob, SyncResult
 from latentsync.sync.plan import Setup, claimed, find_first_face, plan_lines, prepare
-from latentsync.sync.stages import Background
+from latentsync.sync.stages import Background, Meter
 from latentsync.sync.timeline import SquarePixels, play
-from latentsync.types import FrameImage
 from latentsync.weights.models import LipModel, load_model
 
 __all__ = ["SyncJob", "SyncResult", "run"]
-QUEUE_FRAMES = 8
+NEAR_FRAMES = 8  # between stages that share the processor, where running ahead gains nothing
+ENCODE_FRAMES = 4  # finished pictures that wait for the encoder, which has a queue of its own
 
 
 @dataclass(slots=True)
@@ -58,17 +46,17 @@ class _Tally:
     untouched: list[tuple[float, float]] = field(default_factory=list)
     end_s: float = 0.0
 
-    def add(self, generated: GeneratedFrame, period_s: float) -> None:
-        tracked, self.frames = generated.cut.tracked, self.frames + 1
-        self.bridged += tracked.is_interpolated
-        self.end_s = tracked.frame.time_s + period_s
-        if generated.crop is not None:
+    def add(self, finished: FinishedFrame, period_s: float) -> None:
+        self.frames += 1
+        self.bridged += finished.is_interpolated
+        self.end_s = finished.time_s + period_s
+        if finished.has_face:
             self.with_face += 1
             return
-        start_s = tracked.frame.time_s
+        start_s = finished.time_s
         if self.untouched and start_s - self.untouched[-1][1] < period_s / 2:
             start_s = self.untouched.pop()[0]
-        self.untouched.append((start_s, tracked.frame.time_s + period_s))
+        self.untouched.append((start_s, self.end_s))
 
     def spans(self) -> tuple[tuple[float, float], ...]:
         return tuple((round(start, 2), round(end, 2)) for start, end in self.untouched)
@@ -87,13 +75,18 @@ def run(job: SyncJob, recipe: SyncRecipe, report: Report, *, model: LipModel | N
         WeightsError: the model is missing, damaged or another network's.
     """
     started = time.monotonic()
-    setup = prepare(job, recipe, model, report)
-    find_first_face(setup, report)
-    report(Plan(plan_lines(setup)))
-    tally = _Tally()
-    if not job.dry_run:
-        with claimed(job.output):
-            _make(setup, model, tally, report)
+    tally, meter = _Tally(), Meter()
+    try:
+        meter.switch("prepare")
+        setup = prepare(job, recipe, model, report)
+        meter.switch("first face")
+        find_first_face(setup, report)
+        report(Plan(plan_lines(setup)))
+        if not job.dry_run:
+            with claimed(job.output):
+                _make(setup, model, tally, report, meter)
+    finally:
+        meter.switch("")
     for start_s, end_s in tally.spans():
         report(Note(f"no face from {start_s:.2f} s to {end_s:.2f} s: left as it was", "warning"))
     result = SyncResult(
@@ -109,35 +102,53 @@ def run(job: SyncJob, recipe: SyncRecipe, report: Report, *, model: LipModel | N
         untouched=tally.spans(),
         duration_s=setup.frames / float(setup.fps) if job.dry_run else tally.end_s,
         took_s=time.monotonic() - started,
+        stages=meter.stages,
     )
     if job.report is not None and not job.dry_run:
         _write_report(job.report, result, recipe)
     return result
 
 
-def _make(setup: Setup, model: LipModel | None, tally: _Tally, report: Report) -> None:
+def _make(setup: Setup, model: LipModel | None, tally: _Tally, report: Report, meter: Meter) -> None:
     report(Progress("loading", 0, setup.frames))
-    model = model or load_model(setup.spec, device=setup.device, dtype=setup.dtype)
-    with closing(_generated(setup, model)) as generated_frames:  # whatever happens, its threads end here
-        for generated in _written(setup, generated_frames):
-            tally.add(generated, float(1 / setup.fps))
+    with closing(_finished(setup, model, meter)) as finished_frames:  # whatever happens, its threads end here
+        for finished in _written(setup, finished_frames):
+            tally.add(finished, float(1 / setup.fps))
             report(Progress("sync", tally.frames, max(setup.frames, tally.frames)))
 
 
-def _generated(setup: Setup, model: LipModel) -> Generator[GeneratedFrame, None, None]:
-    """All frames of the output in order: tracking and denoising run in a thread of their own each."""
-    recipe = setup.recipe
-    cuts = cut_crops(_tracked(setup), fade_frames=round(recipe.paste.fade_s * float(setup.fps)))
-    mask = mouth_mask(setup.spec.resolution, setup.job.mask)
-    states = _encode_speech(setup, model)
-    with (
-        Background(cuts, capacity=QUEUE_FRAMES) as crops,
-        Background(generate(crops, model, states, mask, setup.sampling), capacity=QUEUE_FRAMES) as generated,
-    ):
-        yield from generated
+def _finished(setup: Setup, model: LipModel | None, meter: Meter) -> Generator[FinishedFrame, None, None]:
+    """All frames of the output in order: tracking, denoising and pasting run in a thread of their own each.
+
+    The model is loaded while the first frames are decoded and tracked.
+    """
+    recipe, ahead = setup.recipe, queue_frames(setup)
+    tracked_frames = meter.through("track", _tracked(setup, meter))
+    cuts = meter.through(
+        "cut", cut_crops(tracked_frames, fade_frames=round(recipe.paste.fade_s * float(setup.fps)))
+    )
+    with Background(cuts, capacity=ahead, stage="cut", meter=meter) as crops:
+        meter.switch("load")
+        model = model or load_model(setup.spec, device=setup.device, dtype=setup.dtype)
+        mask = mouth_mask(setup.spec.resolution, setup.job.mask)
+        meter.switch("encode")
+        made = generate(crops, model, _encode_speech(setup, model), mask, setup.sampling)
+        made = meter.through("generate", made)
+        with Background(made, capacity=ahead, stage="generate", meter=meter) as generated:
+            pasted = meter.through("paste", finish(generated, setup))
+            with Background(pasted, capacity=ENCODE_FRAMES, stage="paste", meter=meter) as finished_frames:
+                yield from finished_frames
 
 
-def _tracked(setup: Setup) -> Iterator[TrackedFrame]:
+def queue_frames(setup: Setup) -> int:
+    """How many frames may wait before and behind the networks.
+
+    Two windows where they have a device of their own, which must not stand still while a window is gathered.
+    """
+    return NEAR_FRAMES if setup.device.type == "cpu" else 2 * setup.sampling.window_frames
+
+
+def _tracked(setup: Setup, meter: Meter) -> Iterator[TrackedFrame]:
     """The frames of the output, with the face followed through them."""
     job, recipe, info = setup.job, setup.recipe, setup.info
     frames = play(
@@ -158,7 +169,7 @@ def _tracked(setup: Setup) -> Iterator[TrackedFrame]:
     )
     pixels = SquarePixels(info)
     tracked_frames = track(
-        pixels.squared(frames),
+        pixels.squared(meter.through("decode", frames)),
         choice=pixels.choice(job.face),
         resolution=setup.spec.resolution,
         detector=setup.detector,
@@ -175,8 +186,8 @@ def _encode_speech(setup: Setup, model: LipModel) -> SpeechStates:
     return SpeechStates(model.whisper, samples, mode=setup.recipe.audio.mode)
 
 
-def _written(setup: Setup, generated_frames: Iterator[GeneratedFrame]) -> Iterator[GeneratedFrame]:
-    """Paste, encode and pass on each frame; the output gets its name after the last one."""
+def _written(setup: Setup, finished_frames: Iterator[FinishedFrame]) -> Iterator[FinishedFrame]:
+    """Encode and pass on each frame; the output gets its name after the last one."""
     job, info = setup.job, setup.info
     height, width = setup.size
     is_speech_cut = job.duration == "video" and not info.is_picture
@@ -192,54 +203,23 @@ def _written(setup: Setup, generated_frames: Iterator[GeneratedFrame]) -> Iterat
         audio_track=job.audio_track,
         replaces=job.force,
     ) as writer:
-        for generated in generated_frames:
-            time_s = generated.cut.tracked.frame.time_s if info.is_variable else None
-            writer.write(_finished(generated, setup), time_s)
-            yield generated
-
-
-def _finished(generated: GeneratedFrame, setup: Setup) -> FrameImage:
-    """The frame with its new mouth, beside the source if that is wanted."""
-    tracked, strength = generated.cut.tracked, generated.cut.strength
-    source_u8 = result_u8 = tracked.frame.rgb_u8
-    if generated.crop is not None and tracked.affine is not None:
-        result_u8 = _pasted(generated, setup)
-        if strength < 1:
-            mixed = cv2.addWeighted(result_u8, strength, source_u8, 1 - strength, 0)
-            result_u8 = np.asarray(mixed, np.uint8)
-    return np.concatenate([source_u8, result_u8], axis=1) if setup.job.compare else result_u8
-
-
-def _pasted(generated: GeneratedFrame, setup: Setup) -> FrameImage:
-    crop, cut, region = generated.crop, generated.cut, setup.recipe.paste.region
-    affine, face = cut.tracked.affine, cut.tracked.face
-    assert crop is not None and cut.crop_u8 is not None and affine is not None and face is not None
-    if region == "crop":
-        return paste(cut.tracked.frame.rgb_u8, crop, affine, region="crop")
-    side = affine.resolution
-    outline_px, compared_px = (
-        (side, side) if setup.sampling.is_exact else (min(side, OUTLINE_PX), min(side, SMOOTH_PX))
-    )
-    shown, generated_part = _parts(setup.spec.view, side, compared_px)
-    outline = cv2.resize(face_region(face.points, affine, side_px=outline_px), (side, side))
-    compared = generated_part * still_skin(face.points, affine, side_px=compared_px)
-    matched = match_colours(crop, cut.crop_u8, compared)
-    return paste(cut.tracked.frame.rgb_u8, matched, affine, within=shown * outline)
-
-
-@lru_cache(maxsize=4)
-def _parts(view: ViewName, side_px: int, compared_px: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Where what was made is shown (h w), and what is made at all, at the size at which it is compared."""
-    shown, made = shown_part(view, side_px, feather=FEATHER)
-    return shown, np.asarray(
-        cv2.resize(made, (compared_px, compared_px), interpolation=cv2.INTER_AREA), np.float32
-    )
+        for finished in finished_frames:
+            writer.write(finished.rgb_u8, finished.time_s if info.is_variable else None)
+            yield finished
 
 
 def _write_report(path: Path, result: SyncResult, recipe: SyncRecipe) -> None:
     """Everything needed to know and repeat what was done, as JSON."""
     text = json.dumps(
-        {"latentsync": __version__, **result.as_dict(), "recipe": dump_recipe(recipe)},
+        {
+            "latentsync": __version__,
+            **result.as_dict(),
+            "stages": {
+                stage: {name: round(value, 3) for name, value in asdict(spent).items()}
+                for stage, spent in result.stages.items()
+            },
+            "recipe": dump_recipe(recipe),
+        },
         indent=2,
         ensure_ascii=False,
     )
