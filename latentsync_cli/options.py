@@ -17,7 +17,10 @@ DeviceOption = Annotated[
     Device, typer.Option(help="Where networks run; auto takes CUDA, then MPS, then the CPU.")
 ]
 DtypeOption = Annotated[
-    AutoDtype, typer.Option(help="Number format; auto is fp16 on CUDA and MPS, fp32 on the CPU.")
+    AutoDtype,
+    typer.Option(
+        help="Number format; auto: fp16 on CUDA and MPS; on the CPU bf16 or fp32, whichever is faster."
+    ),
 ]
 ModelOption = Annotated[
     str | None,

@@ -88,7 +88,9 @@ def prepare(job: SyncJob, recipe: SyncRecipe, model: LipModel | None, report: Re
     speech = read_audio(job.speech, end_s=video_s + AFTER_END_S if is_cut else None, track=job.audio_track)
     spec = model.spec if model else find_model(job.model, resolution=recipe.sampling.resolution)
     device = model.device if model else choose_device(job.device)
-    dtype = model.dtype if model else choose_dtype(job.dtype, device)
+    dtype = (
+        model.dtype if model else choose_dtype(job.dtype, device, is_exact=recipe.sampling.mode == "exact")
+    )
     setup = Setup(
         job=job,
         recipe=recipe,
