@@ -68,8 +68,6 @@ def summed_up(noted: dict[str, Any]) -> dict[str, Any]:
                 "output": round(time["output_s"] / whole_s, 3),
             }
     after_s = noted["after_first_frame_s"]
-    generate = stages["generate"]
-    whole_s = sum(generate[name] for name in ("work_s", "input_s", "output_s"))
     return {
         "frames_per_s": round((frames - 1) / after_s, 2) if after_s > 0 else None,
         "real_time_factor": round(25 * after_s / frames, 3),
@@ -78,7 +76,7 @@ def summed_up(noted: dict[str, Any]) -> dict[str, Any]:
             sum(value for stage, value in milliseconds.items() if stage != "generate"), 2
         ),
         "waits": waits,
-        "networks_busy": round(sum(noted["networks_s"].values()) / max(1e-9, whole_s), 3),
+        "networks_busy": round(sum(noted["networks_s"].values()) / max(1e-9, noted["networks_span_s"]), 3),
     }
 
 

@@ -60,6 +60,7 @@ def timed_networks(model: Any, spent: dict[str, float]) -> None:
     import torch
 
     is_cuda = model.device.type == "cuda"
+    calls_s: list[float] = []  # when calls began and ended
     events: list[tuple[str, Any, Any]] = []
 
     def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,9 +72,10 @@ def timed_networks(model: Any, spent: dict[str, float]) -> None:
                 end.record()
                 events.append((name, start, end))
                 return made
-            since_s = time.perf_counter()
+            calls_s.append(time.perf_counter())
             made = call(*given, **named)
-            spent[name] = spent.get(name, 0.0) + time.perf_counter() - since_s
+            calls_s.append(time.perf_counter())
+            spent[name] = spent.get(name, 0.0) + calls_s[-1] - calls_s[-2]
             return made
 
         return called
@@ -87,11 +89,15 @@ def timed_networks(model: Any, spent: dict[str, float]) -> None:
             torch.cuda.synchronize()
         for name, start, end in events:
             spent[name] = spent.get(name, 0.0) + start.elapsed_time(end) / 1000
+        span_s[:] = (
+            [calls_s[-1] - calls_s[0]] if calls_s else [events[0][1].elapsed_time(events[-1][2]) / 1000]
+        )
 
     spent_gather[:] = [gather]
 
 
 spent_gather: list[Callable[[], None]] = []
+span_s: list[float] = []  # from the first call of a network to the end of the last
 
 
 def profiled(folder: str | None) -> AbstractContextManager[Any]:
@@ -135,7 +141,7 @@ def main() -> None:
     else:
         timed_networks(model, spent)
     if config["networks"] == "stub" and config["stub_fps"] > 0:  # it stands for a device of its own
-        sync_run.queue_frames = lambda setup: 2 * setup.sampling.window_frames
+        sync_run.queue_frames = lambda sampling, *_: 2 * sampling.window_frames
     job = sync_run.SyncJob(
         video=Path(config["video"]),
         speech=Path(config["speech"]),
@@ -168,6 +174,7 @@ def main() -> None:
                     for stage, time_of in result.stages.items()
                 },
                 "networks_s": {name: round(value, 3) for name, value in spent.items()},
+                "networks_span_s": round(sum(span_s), 3),
                 "peak_mb": round(memory_mb()[1], 1),
                 "device_peak_mb": round(torch.cuda.max_memory_allocated() / 1e6, 1)
                 if torch.cuda.is_available()

@@ -31,7 +31,7 @@ _TIME = re.compile(
 )
 
 Duration = Literal["speech", "video", "loop", "ping-pong", "hold"]
-Effort = Literal["draft", "standard", "best"]
+Effort = Literal["fast", "draft", "standard", "best"]
 PixelFormat = Literal["auto", "keep"]
 
 VideoArgument = Annotated[

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from latentsync import __version__
 from latentsync.audio.whisper import SpeechStates
@@ -23,8 +24,9 @@ from latentsync.media.write import VideoWriter
 from latentsync.rates import AUDIO_HZ
 from latentsync.recipe.loading import dump_recipe
 from latentsync.recipe.sync import SyncRecipe
+from latentsync.runtime import stage_threads
 from latentsync.sync.finish import FinishedFrame, finish
-from latentsync.sync.generate import cut_crops, generate
+from latentsync.sync.generate import Sampling, batch_windows, cut_crops, generate
 from latentsync.sync.job import SyncJob, SyncResult
 from latentsync.sync.plan import Setup, claimed, find_first_face, plan_lines, prepare
 from latentsync.sync.stages import Background, Meter
@@ -83,7 +85,7 @@ def run(job: SyncJob, recipe: SyncRecipe, report: Report, *, model: LipModel | N
         find_first_face(setup, report)
         report(Plan(plan_lines(setup)))
         if not job.dry_run:
-            with claimed(job.output):
+            with claimed(job.output), stage_threads():
                 _make(setup, model, tally, report, meter)
     finally:
         meter.switch("")
@@ -122,7 +124,8 @@ def _finished(setup: Setup, model: LipModel | None, meter: Meter) -> Generator[F
 
     The model is loaded while the first frames are decoded and tracked.
     """
-    recipe, ahead = setup.recipe, queue_frames(setup)
+    recipe = setup.recipe
+    ahead = queue_frames(setup.sampling, setup.spec.resolution, setup.device)
     tracked_frames = meter.through("track", _tracked(setup, meter))
     cuts = meter.through(
         "cut", cut_crops(tracked_frames, fade_frames=round(recipe.paste.fade_s * float(setup.fps)))
@@ -140,12 +143,14 @@ def _finished(setup: Setup, model: LipModel | None, meter: Meter) -> Generator[F
                 yield from finished_frames
 
 
-def queue_frames(setup: Setup) -> int:
+def queue_frames(sampling: Sampling, side_px: int, device: torch.device) -> int:
     """How many frames may wait before and behind the networks.
 
-    Two windows where they have a device of their own, which must not stand still while a window is gathered.
+    Two batches where they have a device of their own, which must not stand still while a batch is gathered.
     """
-    return NEAR_FRAMES if setup.device.type == "cpu" else 2 * setup.sampling.window_frames
+    if device.type == "cpu":
+        return NEAR_FRAMES
+    return 2 * sampling.window_frames * batch_windows(sampling, side_px, device)
 
 
 def _tracked(setup: Setup, meter: Meter) -> Iterator[TrackedFrame]:
