@@ -3,7 +3,7 @@
     python benchmarks/logged_run.py VIDEO SPEECH OUTPUT LOG [--model MODEL]
 
 LOG gets one JSON object a line, about one for each second of the output: stage, frames, at_s, processor_s,
-now_mb, peak_mb. It can be read when the run is stopped half way. `speed.py` and `memory.py` start this.
+now_mb, peak_mb. It can be read when the run is stopped half way. `memory.py` starts this.
 """
 
 from __future__ import annotations

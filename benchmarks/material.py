@@ -1,4 +1,4 @@
-"""Makes inputs for measurements out of files that are there: a clip at 720p, a longer wav, silence."""
+"""Makes inputs for measurements out of files that are there: a larger clip, a longer wav, silence."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from latentsync.sync.timeline import play
 RATE_HZ = 16000
 
 
-def make_720p(source: Path, target: Path, *, duration_s: float) -> None:
-    """Scale a clip to 1280x720 or 720x1280 and play it back and forth until it is long enough; no sound."""
+def make_clip(source: Path, target: Path, *, duration_s: float, short_px: int = 720) -> None:
+    """Scale a clip to 16:9 or 9:16 and play it back and forth until it is long enough; no sound."""
     info = require_video(source)
-    width, height = (1280, 720) if info.width >= info.height else (720, 1280)
+    long_px = short_px * 16 // 9
+    width, height = (long_px, short_px) if info.width >= info.height else (short_px, long_px)
     zoom = max(width / info.width, height / info.height)
     size = (round(info.width * zoom), round(info.height * zoom))
     left, top = (size[0] - width) // 2, (size[1] - height) // 2

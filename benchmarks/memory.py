@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from material import make_720p, repeat_speech
+from material import make_clip, repeat_speech
 from processes import circumstances, measure
 
 from latentsync.media.probe import require_video
@@ -29,7 +29,7 @@ def run_one(clip: Path, speech: Path, minutes: float, model: str, limit_s: float
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         video, sound, log = folder / "720p.mp4", folder / "speech.wav", folder / "log.jsonl"
-        make_720p(clip, video, duration_s=60 * minutes)
+        make_clip(clip, video, duration_s=60 * minutes)
         repeat_speech(speech, sound, duration_s=60 * minutes)
         script = str(Path(__file__).with_name("logged_run.py"))
         command = [

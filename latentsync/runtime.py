@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
+import cv2
 import torch
 
 from latentsync.errors import UsageError
@@ -42,11 +47,44 @@ def choose_device(name: DeviceName) -> torch.device:
     return torch.device(name)
 
 
-def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
-    """The number format called `name`; "auto" is fp16 on CUDA and MPS, fp32 on the CPU."""
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.float16
-    return DTYPES[name]
+def choose_dtype(name: DtypeName, device: torch.device, *, is_exact: bool = False) -> torch.dtype:
+    """The number format called `name`.
+
+    "auto" is fp16 on CUDA and MPS. On a CPU it is bf16 where the processor multiplies that itself and
+    nothing must be exact, which is 1.6 times as fast at a PSNR of 60 dB; otherwise fp32.
+    """
+    if name != "auto":
+        return DTYPES[name]
+    if device.type != "cpu":
+        return torch.float16
+    return torch.bfloat16 if has_fast_bfloat16() and not is_exact else torch.float32
+
+
+@cache
+def has_fast_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 itself; elsewhere float32 is faster."""
+    ask = getattr(torch.cpu, "get_capabilities", dict)  # an older torch has none
+    capabilities: dict[str, bool] = ask()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+@contextmanager
+def stage_threads() -> Iterator[None]:
+    """Let each stage of a stream compute in one thread inside, and networks in one for every other core.
+
+    Stages run side by side: with a pool of threads for each, they wait for one another. A lower number that
+    was set before (`OMP_NUM_THREADS`) stays.
+
+    Source: measured; two pools on two cores burn a quarter of the processor time (docs/performance.md).
+    """
+    torch_threads, opencv_threads = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(max(1, min(torch_threads, (os.cpu_count() or 1) - 1)))
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(torch_threads)
+        cv2.setNumThreads(opencv_threads)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,10 @@ DeviceOption = Annotated[
     ),
 ]
 DtypeOption = Annotated[
-    AutoDtype, typer.Option(help="Number format; auto is fp16 on CUDA and MPS, fp32 on the CPU.")
+    AutoDtype,
+    typer.Option(
+        help="Number format; auto: fp16 on CUDA and MPS; on the CPU bf16 or fp32, whichever is faster."
+    ),
 ]
 ModelOption = Annotated[
     str | None,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from latentsync.sync.run import SyncJob, SyncResult
 
 Duration = Literal["speech", "video", "loop", "ping-pong", "hold"]
-Effort = Literal["draft", "standard", "best"]
+Effort = Literal["fast", "draft", "standard", "best"]
 PixelFormat = Literal["auto", "keep"]
 
 VideoArgument = Annotated[

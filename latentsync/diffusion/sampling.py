@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,10 +12,33 @@ from torch import Tensor, nn
 from latentsync.axes import expect_axes
 from latentsync.compat import make_torchvision_importable
 from latentsync.diffusion.conditioning import Conditioning
+from latentsync.models.step_cache import StepCache
+from latentsync.models.unet import LipUNet
 from latentsync.types import PredictionType, TimestepSpacing
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler
+
+
+@dataclass(frozen=True, slots=True)
+class Shortcuts:
+    """What makes denoising cheaper and changes its result; the defaults change nothing.
+
+    cache_interval           a full step every so many, cached ones in between: see `StepCache`
+    guided_from, guided_to   shares of the steps between which guidance is on; elsewhere one half is computed
+
+    Source of the interval: Kynkäänniemi et al. 2024, "Applying guidance in a limited interval".
+    """
+
+    cache_interval: int = 1
+    guided_from: float = 0.0
+    guided_to: float = 1.0
+
+    def is_guided(self, step: int, steps: int) -> bool:
+        return self.guided_from <= step / steps < self.guided_to
+
+
+NO_SHORTCUTS = Shortcuts()
 
 
 def build_scheduler(
@@ -53,12 +77,16 @@ def denoise(
     *,
     steps: int,
     guidance: float,
+    shortcuts: Shortcuts = NO_SHORTCUTS,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """Turn `noise` (b 4 f h w) into clean latents (b 4 f h w) that fit `audio` (b·f n d).
 
+    Nothing here waits for the device: what a step needs of the schedule stays on the CPU.
+
     Args:
         unet: takes (b 13 f h w), (b,), (b·f n d); see `latentsync.models.unet`.
+        noise: the latents keep its number format, the U-Net sees that of `conditioning`.
         scheduler: what the network predicts and which timesteps are visited; see `build_scheduler`.
         guidance: above 1 the network also runs on silence (zeros) and the difference is stretched.
         on_step: called after each step with its index and the latents.
@@ -66,15 +94,19 @@ def denoise(
     Source: DDIM without noise (eta 0); guidance as in the official pipeline, the silent half first.
     """
     expect_axes(noise, "b c f h w")
-    is_guided = guidance > 1
-    if is_guided:
-        audio = torch.cat([torch.zeros_like(audio), audio])  # b·f n d
-        conditioning = conditioning.twice()
-    scheduler.set_timesteps(steps, device=noise.device)
+    given = {False: (conditioning, audio)}
+    if guidance > 1:
+        given[True] = conditioning.twice(), torch.cat([torch.zeros_like(audio), audio])  # b·f n d
+    predict = _stepper(unet, shortcuts)
+    scheduler.set_timesteps(steps)
+    timesteps = scheduler.timesteps.to(noise.device, non_blocking=True)
     latents = noise
     for step, timestep in enumerate(scheduler.timesteps):
+        is_guided = guidance > 1 and shortcuts.is_guided(step, steps)
+        fixed, states = given[is_guided]
         noisy = torch.cat([latents, latents]) if is_guided else latents  # b c f h w
-        predicted = unet(conditioning.join(noisy), timestep.expand(len(noisy)), audio)
+        seen = fixed.join(noisy.to(fixed.reference))
+        predicted = predict(step, seen, timesteps[step].expand(len(noisy)), states).to(latents)
         if is_guided:
             unconditional, conditional = predicted.chunk(2)
             # Source: Ho and Salimans 2022, classifier-free guidance.
@@ -83,6 +115,22 @@ def denoise(
         if on_step is not None:
             on_step(step, latents)
     return latents
+
+
+def _stepper(unet: nn.Module, shortcuts: Shortcuts) -> Callable[[int, Tensor, Tensor, Tensor], Tensor]:
+    """The network's call in each step: in full, or cached where that is wanted and possible."""
+    is_cached = shortcuts.cache_interval > 1 and isinstance(unet, LipUNet) and unet.config.motion
+    cache = StepCache(unet) if is_cached and isinstance(unet, LipUNet) else None
+
+    def predict(step: int, seen: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
+        if cache is None:
+            predicted: Tensor = unet(seen, timesteps, states)
+            return predicted
+        if step % shortcuts.cache_interval and cache.is_filled(seen):
+            return cache.cached(seen, timesteps, states)
+        return cache.full(seen, timesteps, states)
+
+    return predict
 
 
 def one_step_clean(noisy: Tensor, predicted: Tensor, timesteps: Tensor, scheduler: DDIMScheduler) -> Tensor:

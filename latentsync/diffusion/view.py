@@ -105,18 +105,21 @@ def build_view(name: ViewName, mask: Tensor, *, factor: int) -> View:
     return MouthView(mask, factor=factor) if name == "mouth" else FaceView(mask, factor=factor)
 
 
-def condition(view: View, faces: Tensor, references: Tensor, encode: Encode) -> Conditioning:
-    """What the U-Net sees of one window of frames beside its noisy latents.
+def condition(
+    view: View, faces: Tensor, references: Tensor, encode: Encode, *, frames: int | None = None
+) -> Conditioning:
+    """What the U-Net sees of windows of frames beside their noisy latents.
 
     Args:
-        faces: (f 3 h w) that are being changed.
-        references: (f 3 h w) of the same person.
+        faces: (b·f 3 h w) that are being changed.
+        references: (b·f 3 h w) of the same person.
         encode: the autoencoder's.
+        frames: of each window; None: all are of one.
     """
-    frames = len(faces)
+    frames = frames or len(faces)
     reference = batch_to_frames(encode(view.cut(references)), frames=frames)
     return Conditioning(
-        mask=view.small(view.mask).to(reference).expand(1, 1, frames, -1, -1),
+        mask=view.small(view.mask).to(reference).expand(len(reference), 1, frames, -1, -1),
         masked=batch_to_frames(view.known(faces, encode), frames=frames).to(reference),
         reference=reference,
     )

@@ -15,6 +15,7 @@ from latentsync.faces.landmarks import SQUARE_PER_EXTENT, Landmarker, Square, sq
 from latentsync.types import Face, Frame, FrameImage
 
 THUMBNAIL = (64, 36)
+SAMPLES = 4  # a side, at least, that are averaged for a pixel of the thumbnail
 # A detected box reaches from the hair to the chin; the 68 points begin at the brows. Source: eight videos.
 EXTENT_PER_BOX_HEIGHT = 0.8
 DOWN_PER_EXTENT = 0.12
@@ -107,7 +108,8 @@ class Follower:
             self._others.learn(look)
 
     def _has_jumped(self, rgb_u8: FrameImage) -> bool:
-        small = cv2.resize(rgb_u8, THUMBNAIL, interpolation=cv2.INTER_AREA)
+        step = max(1, min(rgb_u8.shape[1] // THUMBNAIL[0], rgb_u8.shape[0] // THUMBNAIL[1]) // SAMPLES)
+        small = cv2.resize(rgb_u8[::step, ::step], THUMBNAIL, interpolation=cv2.INTER_AREA)
         grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.float32)
         before, self._thumbnail = self._thumbnail, grey
         return before is not None and float(np.abs(grey - before).mean()) > self._settings.cut_levels

@@ -246,9 +246,13 @@ class VideoWriter:
         if rgb_u8.shape[:2] != (height, width):
             added = ((0, height - rgb_u8.shape[0]), (0, width - rgb_u8.shape[1]), (0, 0))
             rgb_u8 = np.pad(rgb_u8, added, mode="edge")
-        frame = VideoFrame.from_ndarray(np.ascontiguousarray(rgb_u8), format="rgb24")
-        if self._tags.colorspace == COLORSPACE_RGB:
+        rgb_u8 = np.ascontiguousarray(rgb_u8)
+        if (
+            self._tags.colorspace == COLORSPACE_RGB
+        ):  # the encoder may keep the frame, so it needs its own pixels
+            frame = VideoFrame.from_ndarray(rgb_u8, format="rgb24")
             return self._reformatter.reformat(frame, format=self._stream.codec_context.pix_fmt, threads=1)
+        frame = VideoFrame.from_numpy_buffer(rgb_u8, format="rgb24")
         encodable = self._reformatter.reformat(
             frame,
             format=self._stream.codec_context.pix_fmt,

@@ -9,22 +9,29 @@ from pydantic import Field, model_validator
 from latentsync.recipe.schema import Count, Duration, Recipe, Table
 
 Steps = Annotated[int, Field(ge=1, le=1000)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Guidance = Annotated[float, Field(ge=0, le=20, allow_inf_nan=False)]
 
 
 class Sampling(Table):
     """How latents are denoised. `None` leaves a value to the effort, and then to the model.
 
+    `cache_interval`, `guided_from` and `guided_to` are those of `latentsync.diffusion.sampling.Shortcuts`;
+    mode "exact" takes none.
+
     effort  what steps and guidance are where they are not set here: see `Efforts`
     """
 
-    effort: Literal["draft", "standard", "best"]
+    effort: Literal["fast", "draft", "standard", "best"]
     steps: Steps | None = None
     guidance: Guidance | None = None
     mode: Literal["blended", "exact"]
     window_frames: Count
     overlap_frames: Annotated[int, Field(ge=0)] | None = None
     resolution: Annotated[int, Field(ge=64, le=1024, multiple_of=8)] | None = None
+    cache_interval: Count | None = None
+    guided_from: Share | None = None
+    guided_to: Share | None = None
 
     @model_validator(mode="after")
     def _overlap_leaves_something_new(self) -> Sampling:
@@ -40,24 +47,28 @@ class Effort(Table):
 
     steps: Steps | None = None
     guidance: Guidance | None = None
+    cache_interval: Count | None = None
+    guided_from: Share | None = None
+    guided_to: Share | None = None
 
 
-class DraftAndBest(Table):
-    """What two efforts set; "standard" is what the model itself states."""
+class EffortSettings(Table):
+    """What the other efforts set; "standard" is what the model itself states."""
 
+    fast: Effort
     draft: Effort
     best: Effort
 
 
 class Efforts(Table):
-    """What an effort stands for, by kind of model.
+    """What each effort stands for, by kind of model.
 
     few_steps   models that give the clean latents at once, as compact does
     many_steps  models that predict noise, as the released ones do
     """
 
-    few_steps: DraftAndBest
-    many_steps: DraftAndBest
+    few_steps: EffortSettings
+    many_steps: EffortSettings
 
 
 class SpeechEncoding(Table):

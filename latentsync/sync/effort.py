@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import latentsync.recipe.sync as recipe_sync
+from latentsync.diffusion.sampling import NO_SHORTCUTS, Shortcuts
 from latentsync.recipe.sync import Effort, SyncRecipe
 from latentsync.sync.generate import Sampling
 from latentsync.weights.models import ModelSpec
@@ -20,15 +22,26 @@ def choose_sampling(recipe: SyncRecipe, spec: ModelSpec) -> Sampling:
         overlap_frames=0 if is_exact else min(overlap, chosen.window_frames // 2),
         is_exact=is_exact,
         seed=recipe.seed,
+        shortcuts=NO_SHORTCUTS if is_exact else _shortcuts(chosen, effort),
     )
+
+
+def _shortcuts(chosen: recipe_sync.Sampling, effort: Effort) -> Shortcuts:
+    found = {}
+    for name in ("cache_interval", "guided_from", "guided_to"):
+        values = getattr(chosen, name), getattr(effort, name), getattr(NO_SHORTCUTS, name)
+        found[name] = next(value for value in values if value is not None)
+    return Shortcuts(**found)
 
 
 def describe_sampling(recipe: SyncRecipe, sampling: Sampling) -> str:
     """Say in one line what was settled, with a mark on what the recipe set itself, beside its effort."""
     chosen, plural = recipe.sampling, "s" if sampling.steps > 1 else ""
     steps_mark, guidance_mark = ("" if key is None else " (set)" for key in (chosen.steps, chosen.guidance))
+    shortcuts = sampling.shortcuts
+    cached = f", a full one every {shortcuts.cache_interval}" if shortcuts.cache_interval > 1 else ""
     return (
-        f"{chosen.effort}: {sampling.steps} step{plural}{steps_mark}, "
+        f"{chosen.effort}: {sampling.steps} step{plural}{steps_mark}{cached}, "
         f"guidance {sampling.guidance:g}{guidance_mark}"
     )
 
@@ -39,4 +52,4 @@ def _effort(recipe: SyncRecipe, spec: ModelSpec) -> Effort:
     if effort == "standard":
         return Effort()
     kind = recipe.effort.few_steps if spec.prediction_type == "sample" else recipe.effort.many_steps
-    return kind.draft if effort == "draft" else kind.best
+    return {"fast": kind.fast, "draft": kind.draft, "best": kind.best}[effort]

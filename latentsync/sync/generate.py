@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentsync.audio.windows import StateSource, states_for_frames
-from latentsync.axes import frames_to_batch, to_levels, to_pm1
+from latentsync.axes import to_levels, to_pm1
 from latentsync.diffusion.noise import shared_noise
-from latentsync.diffusion.sampling import build_scheduler, denoise
-from latentsync.diffusion.view import build_view, condition
+from latentsync.diffusion.sampling import NO_SHORTCUTS, Shortcuts, build_scheduler, denoise
+from latentsync.diffusion.view import MouthView, build_view, condition
 from latentsync.diffusion.windows import blend_windows
+from latentsync.errors import MemoryShortage
 from latentsync.faces.align import align
 from latentsync.faces.landmarks import MOST_GAIN
 from latentsync.faces.track import TrackedFrame
@@ -33,6 +34,9 @@ from latentsync.weights.models import LipModel
 ItemT = TypeVar("ItemT")
 # Of the brightest twentieth of a crop's values: wholly dim, not dim at all, and what dim crops are made.
 DIM_LEVEL, LIT_LEVEL, BRIGHT_LEVEL = 70.0, 120.0, 190.0
+MOST_WINDOWS = 4  # in a batch at 256 px: 65 TFLOP a guided step keep any GPU busy while the next is launched
+WINDOW_BYTES_AT_256 = 600_000_000  # that a guided window takes beside the weights, at 16 frames; counted
+DECODED_PIXELS = 16 * 256**2  # that the autoencoder decodes at once: 16 frames at 512 px would take 6.4 GB
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class Sampling:
     overlap_frames: int
     is_exact: bool
     seed: int
+    shortcuts: Shortcuts = NO_SHORTCUTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +173,22 @@ class _Wav2LipMouth:
             yield from map(GeneratedFrame, window, made)
 
 
+def batch_windows(sampling: Sampling, side_px: int, device: torch.device) -> int:
+    """How many windows are denoised in one batch on this device.
+
+    Windows are independent until their latents are blended. One at a time leaves a fast GPU waiting for the
+    processor at 256 px; on a CPU, and where "exact" draws from the posterior window by window, it is best.
+
+    Source: FLOPs and kernels of the released sizes, counted (docs/performance.md).
+    """
+    if device.type != "cuda" or sampling.is_exact:
+        return 1
+    wanted = max(1, min(MOST_WINDOWS, MOST_WINDOWS * 256**2 // side_px**2))
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    needed_bytes = WINDOW_BYTES_AT_256 * (side_px / 256) ** 2 * sampling.window_frames / 16
+    return max(1, min(wanted, int(free_bytes / 2 / needed_bytes)))
+
+
 class _Mouth:
     """What stays the same from window to window: networks, noise, mask."""
 
@@ -181,7 +202,12 @@ class _Mouth:
         self.scheduler = build_scheduler(model.spec.prediction_type, model.spec.timestep_spacing)
         seeds = Seeds(sampling.seed)
         self.posterior = seeds.generator("posterior")
-        self.noise = shared_noise((1, model.vae.latent_channels, 1, side, side), seeds.generator("noise"))
+        noise = shared_noise((1, model.vae.latent_channels, 1, side, side), seeds.generator("noise"))
+        # bf16 has 8 bits: what is added up over the steps needs more.
+        latents_dtype = torch.float32 if model.dtype == torch.bfloat16 else model.dtype
+        self.noise = noise.to(model.device, latents_dtype)
+        self.windows = batch_windows(sampling, len(mask), model.device)
+        self.decoded_frames = max(1, DECODED_PIXELS // len(mask) ** 2)
 
     def predict_run(self, run: Iterable[CutFrame]) -> Iterator[GeneratedFrame]:
         held: deque[CutFrame] = deque()
@@ -194,45 +220,113 @@ class _Mouth:
         windows = cut_windows(
             remembered(), window=self.sampling.window_frames, overlap=self.sampling.overlap_frames
         )
-        for latents in blend_windows((span, self._denoise(window)) for span, window in windows):
-            with torch.inference_mode():
-                made_pm1 = self.model.vae.decode(latents.movedim(1, 0))  # f c h w
-                faces = self._images([held[index] for index in range(len(made_pm1))])
-                faces_pm1 = self.view.insert(made_pm1, faces)
-            for crop_pm1 in faces_pm1.float().cpu():
-                cut = held.popleft()
-                crop = to_levels(crop_pm1).permute(1, 2, 0).numpy()  # h w c
-                yield GeneratedFrame(cut, np.asarray(crop / self._gain(cut), np.float32))
+        # On a GPU the next windows are under way before these crops are waited for.
+        behind = 1 if self.model.device.type == "cuda" else 0
+        waiting: deque[Tensor] = deque()
+        for latents in blend_windows(self._denoised(windows)):
+            first = sum(map(len, waiting))
+            frames = [held[first + number] for number in range(latents.shape[1])]
+            waiting.append(self._decoded(latents, frames))
+            while len(waiting) > behind:
+                yield from _handed_out(waiting.popleft(), held, self._gain)
+        for crops in waiting:
+            yield from _handed_out(crops, held, self._gain)
+
+    def _denoised(self, windows: Iterable[tuple[range, list[CutFrame]]]) -> Iterator[tuple[range, Tensor]]:
+        """Windows with their clean latents (c f h w), in batches of windows of one length."""
+        batch: list[tuple[range, list[CutFrame]]] = []
+        for span, frames in windows:
+            if batch and len(frames) != len(batch[0][1]):
+                yield from self._denoised_batch(batch)
+                batch = []
+            batch.append((span, frames))
+            if len(batch) >= self.windows:
+                yield from self._denoised_batch(batch)
+                batch = []
+        if batch:
+            yield from self._denoised_batch(batch)
+
+    def _denoised_batch(self, batch: list[tuple[range, list[CutFrame]]]) -> Iterator[tuple[range, Tensor]]:
+        while batch:
+            part = batch[: self.windows]
+            try:
+                latents = self._denoise([frames for _, frames in part])
+            except torch.OutOfMemoryError as error:
+                if len(part) == 1:
+                    raise self._shortage("denoising", len(part[0][1])) from error
+                self.windows = len(part) // 2
+                torch.cuda.empty_cache()
+                continue
+            yield from zip((span for span, _ in part), latents, strict=True)
+            batch = batch[len(part) :]
+
+    @torch.inference_mode()
+    def _decoded(self, latents: Tensor, frames: list[CutFrame]) -> Tensor:
+        """Crops (f h w c), 0..255, of latents (c f h w), still on the device."""
+        latents = latents.movedim(1, 0).to(self.model.dtype)  # f c h w
+        parts: list[Tensor] = []
+        while sum(map(len, parts)) < len(latents):
+            first = sum(map(len, parts))
+            try:
+                parts.append(self.model.vae.decode(latents[first : first + self.decoded_frames]))
+            except torch.OutOfMemoryError as error:
+                if self.decoded_frames == 1:
+                    raise self._shortage("decoding", 1) from error
+                self.decoded_frames = (self.decoded_frames + 1) // 2
+                torch.cuda.empty_cache()
+        made_pm1 = torch.cat(parts)  # f c h w
+        if isinstance(self.view, MouthView):
+            made_pm1 = self.view.insert(made_pm1, self._images(frames))
+        return to_levels(made_pm1.float()).permute(0, 2, 3, 1).contiguous()  # f h w c
+
+    def _shortage(self, work: str, frames: int) -> MemoryShortage:
+        device, side_px = self.model.device, self.model.spec.resolution
+        return MemoryShortage(
+            f"out of memory on {device}: {work} {frames} frame{'s' * (frames > 1)} of {side_px} px at once",
+            hint="close what else uses the device, or add --device cpu or --model compact",
+        )
 
     def _gain(self, cut: CutFrame) -> float:
         """What a crop is multiplied by before the networks, and its new mouth divided by after them."""
         return 1.0 if self.sampling.is_exact or cut.crop_u8 is None else light_gain(cut.crop_u8)
 
-    def _images(self, window: Sequence[CutFrame]) -> Tensor:
-        """The crops (f c h w) of a window in -1..1."""
-        crops = np.stack([cut.crop_u8 for cut in window if cut.crop_u8 is not None])  # f h w c
-        gains = np.array([self._gain(cut) for cut in window], np.float32)
+    def _images(self, frames: Sequence[CutFrame]) -> Tensor:
+        """The crops (f c h w) of frames in -1..1."""
+        levels = np.stack([cut.crop_u8 for cut in frames if cut.crop_u8 is not None])  # f h w c
+        gains = np.array([self._gain(cut) for cut in frames], np.float32)
         if (gains > 1).any():
-            crops = np.clip(np.rint(crops * gains[:, None, None, None]), 0, 255).astype(np.uint8)
-        images = torch.from_numpy(crops).permute(0, 3, 1, 2)  # f c h w
+            levels = np.clip(np.rint(levels * gains[:, None, None, None]), 0, 255).astype(np.uint8)
+        crops = torch.from_numpy(levels)
+        if self.model.device.type == "cuda":  # as bytes, and without waiting for what is under way
+            crops = crops.pin_memory().to(self.model.device, non_blocking=True)  # f h w c
+        images = crops.permute(0, 3, 1, 2)  # f c h w
         return to_pm1(images.to(self.model.device, self.model.dtype))
 
     @torch.inference_mode()
-    def _denoise(self, window: list[CutFrame]) -> Tensor:
-        """Clean latents (c f h w) of one window."""
-        model, frames = self.model, len(window)
-        images = self._images(window)  # f c h w
-        # The reference draws from the posterior everywhere; its mean is the same in every run and window.
+    def _denoise(self, windows: Sequence[Sequence[CutFrame]]) -> list[Tensor]:
+        """Clean latents (c f h w) of each of some windows of one length."""
+        model, frames = self.model, len(windows[0])
+        cuts = [cut for window in windows for cut in window]
+        images = self._images(cuts)  # b·f c h w
         mode: EncodeMode = "sample" if self.sampling.is_exact else "mean"
         encode = partial(model.vae.encode, mode=mode, generator=self.posterior)
-        audio = states_for_frames(self.states, [cut.tracked.frame.time_s for cut in window])  # f n d
+        audio = states_for_frames(self.states, [cut.tracked.frame.time_s for cut in cuts])  # b·f n d
         latents = denoise(
             model.unet,
             self.scheduler,
-            self.noise.expand(-1, -1, frames, -1, -1).to(model.device, model.dtype),
-            condition(self.view, images, images, encode),
+            self.noise.expand(len(windows), -1, frames, -1, -1),
+            condition(self.view, images, images, encode, frames=frames),
             audio.to(model.device, model.dtype),
             steps=self.sampling.steps,
             guidance=self.sampling.guidance,
+            shortcuts=self.sampling.shortcuts,
         )
-        return frames_to_batch(latents).movedim(0, 1)  # c f h w
+        return list(latents)
+
+
+def _handed_out(
+    crops: Tensor, held: deque[CutFrame], gain: Callable[[CutFrame], float]
+) -> Iterator[GeneratedFrame]:
+    for crop in crops.cpu().numpy():
+        cut = held.popleft()
+        yield GeneratedFrame(cut, np.asarray(crop / gain(cut), np.float32))

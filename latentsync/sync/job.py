@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from latentsync.faces.choice import FaceChoice
 from latentsync.media.mix import KeepAudio
 from latentsync.media.write import PixelFormat
 from latentsync.runtime import DeviceName, DtypeName
+from latentsync.sync.stages import StageTime
 from latentsync.sync.timeline import Duration
 from latentsync.types import FrameImage
 from latentsync.weights.models import DEFAULT_MODEL
@@ -63,6 +64,7 @@ class SyncResult:
 
     untouched  spans in seconds of the output where there was no face, so that the source shows
     bridged    frames whose face was interpolated between its neighbours
+    stages     where the time went, see `stages.StageTime`; stages run side by side
     """
 
     output: Path | None
@@ -77,6 +79,7 @@ class SyncResult:
     untouched: tuple[tuple[float, float], ...]
     duration_s: float
     took_s: float
+    stages: Mapping[str, StageTime] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, object]:
         """The result in values that JSON can hold."""

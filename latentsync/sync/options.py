@@ -52,7 +52,7 @@ class SyncOptions(TypedDict, total=False):
     start: float | str
     end: float | str | None
     duration: Duration
-    effort: Literal["draft", "standard", "best"] | None
+    effort: Literal["fast", "draft", "standard", "best"] | None
     steps: int | None
     guidance: float | None
     seed: int | None

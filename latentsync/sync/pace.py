@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -11,38 +10,6 @@ from latentsync.events import Note, Report, format_duration
 
 ItemT = TypeVar("ItemT")
 WORTH_SAYING_S = 20.0  # a shorter rest needs no estimate
-
-
-@dataclass(slots=True)
-class Stopwatch:
-    """Seconds by what they were spent on. Stages that run side by side add up to more than the run takes."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def of(self, name: str, items: Iterator[ItemT]) -> Iterator[ItemT]:
-        """The items, while the time that each takes to come is added to `name`."""
-        try:
-            while True:
-                started_s = time.perf_counter()
-                try:
-                    item = next(items)
-                except StopIteration:
-                    return
-                finally:
-                    self.add(name, time.perf_counter() - started_s)
-                yield item
-        finally:
-            close = getattr(items, "close", None)
-            if close is not None:
-                close()
-
-    def add(self, name: str, seconds: float) -> None:
-        """Add to what `name` took."""
-        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-
-    def without(self, name: str, waiting: str) -> float:
-        """What `name` took beside waiting for the stage before it."""
-        return max(0.0, self.seconds.get(name, 0.0) - self.seconds.get(waiting, 0.0))
 
 
 @dataclass(slots=True)

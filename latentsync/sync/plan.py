@@ -94,7 +94,9 @@ def prepare(job: SyncJob, recipe: SyncRecipe, model: LipModel | None, report: Re
     speech = read_audio(job.speech, start_s=-late_s, end_s=end_s, track=job.audio_track)
     spec = model.spec if model else find_model(job.model, resolution=recipe.sampling.resolution)
     device = model.device if model else choose_device(job.device)
-    dtype = model.dtype if model else choose_dtype(job.dtype, device)
+    dtype = (
+        model.dtype if model else choose_dtype(job.dtype, device, is_exact=recipe.sampling.mode == "exact")
+    )
     setup = Setup(
         job=job,
         recipe=recipe,

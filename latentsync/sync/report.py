@@ -7,7 +7,7 @@ import json
 import os
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +28,6 @@ from latentsync.media.read import read_frames
 from latentsync.metrics.sync import choose_judge, score_sync
 from latentsync.rates import AUDIO_HZ, VIDEO_FPS
 from latentsync.sync.job import SyncResult
-from latentsync.sync.pace import Stopwatch
 from latentsync.sync.plan import Setup
 from latentsync.types import Frame, FrameImage
 
@@ -47,13 +46,13 @@ class _Thumbnail:
     source: str  # a data: address
 
 
-def write_report(path: Path, setup: Setup, result: SyncResult, times: Stopwatch, report: Report) -> None:
+def write_report(path: Path, setup: Setup, result: SyncResult, report: Report) -> None:
     """Look at the finished result once more, and write the report about it.
 
     Raises:
         MediaError: it cannot be written.
     """
-    facts = _facts(setup, result, times, report)
+    facts = _facts(setup, result, report)
     if path.suffix.lower() == ".html":
         text = _page(facts, list(_thumbnails(setup, result, report)))
     else:
@@ -67,7 +66,7 @@ def write_report(path: Path, setup: Setup, result: SyncResult, times: Stopwatch,
         ) from error
 
 
-def _facts(setup: Setup, result: SyncResult, times: Stopwatch, report: Report) -> dict[str, Any]:
+def _facts(setup: Setup, result: SyncResult, report: Report) -> dict[str, Any]:
     job = setup.job
     return {
         "latentsync": __version__,
@@ -82,19 +81,11 @@ def _facts(setup: Setup, result: SyncResult, times: Stopwatch, report: Report) -
             {"from_s": start_s, "to_s": end_s, "why": "no face"} for start_s, end_s in result.untouched
         ],
         "sync": _sync_of(setup, result, report),
-        "stages_s": {name: round(seconds, 2) for name, seconds in _stages(times).items()},
+        "stages": {
+            stage: {name: round(seconds, 3) for name, seconds in asdict(spent).items()}
+            for stage, spent in result.stages.items()
+        },
         "recipe": setup.recipe.model_dump(mode="json"),
-    }
-
-
-def _stages(times: Stopwatch) -> dict[str, float]:
-    """What each stage took by itself; the last three run side by side."""
-    return {
-        "preparing": times.seconds.get("preparing", 0.0),
-        "loading": times.seconds.get("loading", 0.0),
-        "tracking": times.seconds.get("tracking", 0.0),
-        "generating": times.without("generating", "waiting for tracking"),
-        "writing": times.without("writing", "waiting for generation"),
     }
 
 

@@ -140,7 +140,7 @@ def test_json_is_all_there_is_on_stdout(calls: Calls, run_cli: RunCli) -> None:
         (["--end", "-1"], 2, "--end '-1'"),
         (["--set", "paste.fade=1"], 3, "paste.fade"),
         (["--codec", "vp9"], 3, "encoding.codec"),
-        (["--set", "sampling.quality=ultra"], 3, "expected 'draft', 'standard' or 'best'"),
+        (["--set", "sampling.quality=ultra"], 3, "expected 'fast', 'draft', 'standard' or 'best'"),
         (["--recipe", "nosuch"], 3, "'nosuch'"),
     ],
 )

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from latentsync.diffusion.conditioning import Conditioning
-from latentsync.diffusion.sampling import build_scheduler, denoise, one_step_clean
+from latentsync.diffusion.sampling import Shortcuts, build_scheduler, denoise, one_step_clean
 from latentsync.types import PredictionType
 
 SALT = "golden-a"
@@ -80,3 +80,58 @@ def test_guidance_runs_without_audio_first(conditioning: Conditioning) -> None:
     guided, plain = oracle.audio_rows
     assert torch.equal(guided, torch.cat([torch.zeros_like(audio), audio]))
     assert torch.equal(plain, audio)
+
+
+class Counted(nn.Module):
+    """Predicts nothing, and notes how many halves each step computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.halves: list[int] = []
+
+    def forward(self, sample: Tensor, timesteps: Tensor, audio: Tensor) -> Tensor:
+        self.halves.append(len(sample))
+        return torch.zeros_like(sample[:, :4])
+
+
+def test_guidance_in_an_interval(conditioning: Conditioning) -> None:
+    unet, noise = Counted(), torch.randn(1, 4, 3, 2, 2)
+    shortcuts = Shortcuts(guided_from=0.25, guided_to=0.5)
+    denoise(
+        unet,
+        build_scheduler(),
+        noise,
+        conditioning,
+        torch.zeros(3, 5, 8),
+        steps=8,
+        guidance=2,
+        shortcuts=shortcuts,
+    )
+    assert unet.halves == [1, 1, 2, 2, 1, 1, 1, 1]
+
+
+def test_no_step_waits_for_the_device() -> None:
+    plane = torch.zeros(1, 4, 3, 2, 2, device="meta")
+    given = Conditioning(mask=plane[:, :1], masked=plane, reference=plane)
+    audio = torch.zeros(3, 5, 8, device="meta")
+    # A tensor without values cannot be waited for: reading one on the CPU would raise.
+    latents = denoise(Counted(), build_scheduler(), plane, given, audio, steps=4, guidance=2)
+    assert latents.device.type == "meta"
+
+
+def test_latents_keep_more_digits_than_the_network(conditioning: Conditioning) -> None:
+    seen: list[torch.dtype] = []
+
+    class Coarse(nn.Module):
+        def forward(self, sample: Tensor, timesteps: Tensor, audio: Tensor) -> Tensor:
+            seen.append(sample.dtype)
+            return sample[:, :4]
+
+    coarse = Conditioning(
+        mask=conditioning.mask.bfloat16(),
+        masked=conditioning.masked.bfloat16(),
+        reference=conditioning.reference.bfloat16(),
+    )
+    noise = torch.randn(1, 4, 3, 2, 2)
+    latents = denoise(Coarse(), build_scheduler(), noise, coarse, torch.zeros(3, 5, 8), steps=2, guidance=1)
+    assert seen == [torch.bfloat16] * 2 and latents.dtype == torch.float32

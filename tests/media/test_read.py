@@ -86,7 +86,7 @@ def test_part_of_a_video(make_video: MakeVideo, name: str) -> None:
 
 
 def test_start_after_the_end(make_video: MakeVideo) -> None:
-    with pytest.raises(MediaError, match=r"no frame from 9 s on: it is 0\.48 s long"):
+    with pytest.raises(MediaError, match=r"no frame at or after 9 s: it is 0\.48 s long"):
         list(read_frames(make_video(), start_s=9))
 
 

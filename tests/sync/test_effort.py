@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from latentsync.diffusion.sampling import NO_SHORTCUTS
 from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.sync import SyncRecipe
 from latentsync.sync.effort import choose_sampling, describe_sampling
@@ -86,3 +87,11 @@ def test_windows_share_frames_as_far_as_they_can(settings: tuple[str, ...], over
 def test_the_plan_marks_what_was_set(settings: tuple[str, ...], line: str) -> None:
     recipe = recipe_of(*settings)
     assert describe_sampling(recipe, choose_sampling(recipe, FEW_STEPS)) == line
+
+
+def test_fast_takes_shortcuts_and_exact_takes_none() -> None:
+    assert choose_sampling(recipe_of("sampling.effort=fast"), MANY_STEPS).shortcuts.cache_interval == 2
+    assert choose_sampling(recipe_of(), MANY_STEPS).shortcuts == NO_SHORTCUTS
+    asked = "sampling.effort=fast", "sampling.cache_interval=3", "sampling.mode=exact"
+    assert choose_sampling(recipe_of(*asked[:2]), MANY_STEPS).shortcuts.cache_interval == 3
+    assert choose_sampling(recipe_of(*asked), MANY_STEPS).shortcuts == NO_SHORTCUTS

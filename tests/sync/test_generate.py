@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import Literal, cast
 
@@ -17,6 +18,7 @@ from torch.nn import functional
 from latentsync.audio.whisper import WhisperEncoder
 from latentsync.audio.windows import states_for_frames
 from latentsync.diffusion.windows import plan_windows
+from latentsync.errors import MemoryShortage
 from latentsync.faces.align import mouth_mask
 from latentsync.faces.track import TrackedFrame
 from latentsync.models.unet import LipUNet, build_unet
@@ -25,6 +27,7 @@ from latentsync.recipe.networks import VAEConfig
 from latentsync.sync.generate import (
     GeneratedFrame,
     Sampling,
+    batch_windows,
     cut_crops,
     cut_windows,
     generate,
@@ -226,3 +229,49 @@ def test_the_seed_decides_the_crops(tiny: LipModel, is_exact: bool) -> None:
     assert first.min() >= 0 and first.max() <= 255
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+class Small(Echo):
+    """A device on which only so many frames fit at once."""
+
+    def __init__(self, most_frames: int) -> None:
+        super().__init__(first=2 * Shrink.latent_channels + 1, channels=Shrink.latent_channels)
+        self.most_frames = most_frames
+        self.batches: list[int] = []
+
+    def forward(self, sample: Tensor, timesteps: Tensor, audio: Tensor) -> Tensor:
+        if sample.shape[0] * sample.shape[2] > self.most_frames:
+            raise torch.OutOfMemoryError
+        self.batches.append(len(sample))
+        return super().forward(sample, timesteps, audio)
+
+
+@pytest.mark.parametrize(("most_frames", "batches"), [(99, [3, 1, 1]), (8, [1] * 5)])
+def test_windows_of_a_batch_are_halved_when_memory_runs_out(
+    most_frames: int, batches: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("latentsync.sync.generate.batch_windows", lambda *_: 3)
+    unet = Small(most_frames=4 * 3 if most_frames > 12 else 6)
+    made = generated("f" * 18, model_of(unet, Shrink()), sampling())
+    assert unet.batches == batches
+    assert [one.cut.tracked.frame.index for one in made] == list(range(18))
+    for number, one in enumerate(made):
+        assert one.crop is not None and np.abs(one.crop - (20 + 4 * number)).max() < 0.01
+
+
+def test_memory_that_does_not_suffice_for_one_window() -> None:
+    with pytest.raises(MemoryShortage, match="denoising 4 frames of 64 px"):
+        generated("ffff", model_of(Small(most_frames=3), Shrink()), sampling())
+
+
+@pytest.mark.parametrize(
+    ("side_px", "free_gb", "is_exact", "expected"),
+    [(256, 80, False, 4), (512, 80, False, 1), (256, 3, False, 2), (256, 0.5, False, 1), (256, 80, True, 1)],
+)
+def test_a_batch_holds_what_the_free_memory_allows(
+    side_px: int, free_gb: float, is_exact: bool, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (int(free_gb * 1e9), int(80e9)))
+    chosen = replace(sampling(is_exact=is_exact), window_frames=16)
+    assert batch_windows(chosen, side_px, torch.device("cuda")) == expected
+    assert batch_windows(chosen, side_px, torch.device("cpu")) == 1

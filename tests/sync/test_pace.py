@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from latentsync.events import Event, Note
 from latentsync.sync import pace as module
-from latentsync.sync.pace import Pace, Stopwatch
+from latentsync.sync.pace import Pace
 
 
 class Clock:
@@ -44,30 +42,3 @@ def test_a_short_rest_is_not_worth_a_line(clock: Clock) -> None:
         clock.now_s += 0.25
         pace.note(done, events.append)
     assert events == []
-
-
-def test_stages_side_by_side_do_not_count_their_waiting(clock: Clock) -> None:
-    times = Stopwatch()
-    closed: list[str] = []
-
-    def slow(items: range, took_s: float) -> Iterator[int]:
-        try:
-            for item in items:
-                clock.now_s += took_s
-                yield item
-        finally:
-            closed.append("slow")
-
-    first = times.of("waiting", times.of("first", slow(range(4), 2.0)))
-
-    def second() -> Iterator[int]:
-        for item in first:
-            clock.now_s += 1.0
-            yield item
-
-    taken = times.of("second", second())
-    assert [next(taken), next(taken), next(taken)] == [0, 1, 2]
-    taken.close()  # type: ignore[attr-defined]
-    assert times.without("second", "waiting") == 3.0 and times.seconds["first"] == 6.0
-    first.close()  # type: ignore[attr-defined]
-    assert closed == ["slow"]

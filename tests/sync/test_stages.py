@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from latentsync.sync.stages import Background
+from latentsync.sync.stages import Background, Meter
 
 WAIT_S = 20  # far more than is needed; only a broken stage waits that long
 
@@ -97,3 +98,36 @@ def test_a_failure_in_the_first_passes_through_the_second() -> None:
         assert next(items) == 2
         with pytest.raises(OSError, match="gone"):
             next(items)
+
+
+def test_time_is_charged_to_the_stage_that_spends_it() -> None:
+    meter = Meter()
+
+    def slow(items: Iterator[int], work_s: float) -> Iterator[int]:
+        for item in items:
+            time.sleep(work_s)
+            yield item
+
+    first = meter.through("first", slow(iter(range(4)), 0.02))
+    second = meter.through("second", slow(first, 0.0))
+    with Background(second, capacity=1, stage="second", meter=meter) as items:
+        meter.switch("last")
+        for _ in items:
+            time.sleep(0.06)
+    meter.switch("")
+    spent = meter.stages
+    assert spent["first"].work_s >= 0.08 and spent["first"].output_s == spent["first"].input_s == 0
+    assert spent["second"].work_s < spent["first"].work_s
+    assert spent["second"].output_s > 0  # one waits in the queue, and one for it
+    assert spent["last"].work_s >= 0.24 and spent["last"].input_s > 0
+
+
+def test_a_measured_source_is_closed() -> None:
+    source = Source()
+    with (
+        pytest.raises(ZeroDivisionError),
+        Background(Meter().through("source", source.items()), capacity=2) as items,
+    ):
+        for item in items:
+            _ = 1 // (item - 3)
+    assert source.closed.is_set()

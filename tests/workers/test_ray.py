@@ -38,7 +38,7 @@ def test_two_workers_answer_die_and_are_replaced_like_local_ones(
 
 @needs_ray
 def test_an_address_without_ray_is_named(make: WorkerFactory) -> None:
-    with pytest.raises(UsageError, match=r"--address 127\.0\.0\.1:9: no Ray there"):
+    with pytest.raises(UsageError, match=r"--address 127\.0\.0\.1:9: no Ray cluster answers"):
         RayPool(make, address="127.0.0.1:9")
 
 

@@ -1,0 +1,87 @@
+"""From a frame and what was generated for it to the picture that is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from latentsync.diffusion.view import ViewName, shown_part
+from latentsync.faces.paste import (
+    FEATHER,
+    OUTLINE_PX,
+    SMOOTH_PX,
+    face_region,
+    match_colours,
+    paste,
+    still_skin,
+)
+from latentsync.sync.generate import GeneratedFrame
+from latentsync.sync.plan import Setup
+from latentsync.types import FrameImage
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedFrame:
+    """A picture (h w c) to be written, and what is counted about it; nothing else of its frame is held.
+
+    time_s  when it is shown, from the start of the output
+    """
+
+    rgb_u8: FrameImage
+    time_s: float
+    has_face: bool
+    is_interpolated: bool
+
+
+def finish(generated_frames: Iterable[GeneratedFrame], setup: Setup) -> Iterator[FinishedFrame]:
+    """Paste what was generated into each frame, beside the source if that is wanted."""
+    for generated in generated_frames:
+        tracked = generated.cut.tracked
+        yield FinishedFrame(
+            _picture(generated, setup),
+            tracked.frame.time_s,
+            generated.crop is not None,
+            tracked.is_interpolated,
+        )
+
+
+def _picture(generated: GeneratedFrame, setup: Setup) -> FrameImage:
+    tracked, strength = generated.cut.tracked, generated.cut.strength
+    source_u8 = result_u8 = tracked.frame.rgb_u8
+    if generated.crop is not None and tracked.affine is not None:
+        result_u8 = _pasted(generated, setup)
+        if strength < 1:
+            mixed = cv2.addWeighted(result_u8, strength, source_u8, 1 - strength, 0)
+            result_u8 = np.asarray(mixed, np.uint8)
+    return np.concatenate([source_u8, result_u8], axis=1) if setup.job.compare else result_u8
+
+
+def _pasted(generated: GeneratedFrame, setup: Setup) -> FrameImage:
+    crop, cut, region = generated.crop, generated.cut, setup.recipe.paste.region
+    affine, face = cut.tracked.affine, cut.tracked.face
+    assert crop is not None and cut.crop_u8 is not None and affine is not None and face is not None
+    if region == "crop":
+        return paste(cut.tracked.frame.rgb_u8, crop, affine, region="crop")
+    side = affine.resolution
+    outline_px, compared_px = (
+        (side, side) if setup.sampling.is_exact else (min(side, OUTLINE_PX), min(side, SMOOTH_PX))
+    )
+    shown, generated_part = _parts(setup.spec.view, side, compared_px)
+    outline = cv2.resize(face_region(face.points, affine, side_px=outline_px), (side, side))
+    compared = generated_part * still_skin(face.points, affine, side_px=compared_px)
+    matched = match_colours(crop, cut.crop_u8, compared)
+    return paste(cut.tracked.frame.rgb_u8, matched, affine, within=shown * outline)
+
+
+@lru_cache(maxsize=4)
+def _parts(view: ViewName, side_px: int, compared_px: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Where what was made is shown (h w), and what is made at all, at the size at which it is compared."""
+    shown, made = shown_part(view, side_px, feather=FEATHER)
+    return shown, np.asarray(
+        cv2.resize(made, (compared_px, compared_px), interpolation=cv2.INTER_AREA), np.float32
+    )
