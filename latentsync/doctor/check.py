@@ -100,6 +100,27 @@ def fault_of(attempt: Callable[[], object]) -> Exception | None:
     return None
 
 
+def tried(
+    name: str,
+    attempt: Callable[[], object],
+    found: str,
+    enables: str,
+    *,
+    state: State = "missing",
+    remedy: str = "",
+) -> Check:
+    """Run `attempt` and say `found`, or, where it is stopped, by what.
+
+    Args:
+        state: if it is stopped.
+        remedy: if it is stopped; without one, what most likely mends the exception.
+    """
+    error = fault_of(attempt)
+    if error is None:
+        return Check(name, "ok", found, enables)
+    return Check(name, state, in_words(error), enables, remedy or remedy_for(error))
+
+
 def in_words(error: Exception) -> str:
     """One line of what an exception says.
 

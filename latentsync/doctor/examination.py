@@ -6,13 +6,13 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from latentsync.doctor.check import (
     Ability,
     Check,
     DoctorJob,
     DoctorResult,
-    State,
     guarded,
     in_words,
     install,
@@ -29,6 +29,9 @@ from latentsync.doctor.machine import (
 )
 from latentsync.errors import MediaError, WeightsError
 from latentsync.events import Plan, Progress, Report
+
+if TYPE_CHECKING:
+    from latentsync.weights.catalog import WeightsEntry
 
 SUMS = "SHA256SUMS"
 # What a model takes, in GB: on a card as its release states, on a CPU its fp32 weights and half that again.
@@ -95,20 +98,21 @@ def _bundled(path: Path, digest: str) -> Check:
 def look_at_weights() -> list[Check]:
     """Every entry of the catalogue: whether it is here, and as large as it should be."""
     from latentsync.weights.catalog import load_catalog
+
+    return [_weights(name, entry) for name, entry in load_catalog().items()]
+
+
+def _weights(name: str, entry: WeightsEntry) -> Check:
     from latentsync.weights.hub import is_present, path_of
 
-    checks = []
-    for name, entry in load_catalog().items():
-        state: State = "ok"
-        found, remedy = "present", ""
-        if not is_present(entry):
-            state, found, remedy = "missing", "not downloaded", f"latentsync models pull {name}"
-        elif entry.size_bytes not in (None, path_of(entry).stat().st_size):
-            size_bytes = path_of(entry).stat().st_size
-            found = f"{path_of(entry)} has {size_bytes} bytes, expected {entry.size_bytes}"
-            state, remedy = "warning", f"latentsync models pull --force {name}"
-        checks.append(Check(name, state, found, entry.enables, remedy))
-    return checks
+    if not is_present(entry):
+        remedy = f"latentsync models pull {name}"
+        return Check(name, "missing", "not downloaded", entry.enables, remedy)
+    size_bytes = path_of(entry).stat().st_size
+    if entry.size_bytes not in (None, size_bytes):
+        found = f"{path_of(entry)} has {size_bytes} bytes, expected {entry.size_bytes}"
+        return Check(name, "warning", found, entry.enables, f"latentsync models pull --force {name}")
+    return Check(name, "ok", "present", entry.enables)
 
 
 def _default_sync() -> Ability:
@@ -186,13 +190,12 @@ def _released(name: str) -> Ability:
 def _others(checks: list[Check]) -> list[Ability]:
     """The commands that run without any of the catalogue's weights, and what more these would give them."""
     broken = next((check for check in checks if check.name in NEEDED and check.state == "missing"), None)
+    if broken is not None:
+        reason = f"{broken.name}: {broken.found}"
+        return [Ability(f"latentsync {command}", False, reason, broken.remedy) for command in OTHERS]
     here = {check.name for check in checks if check.state == "ok"}
     abilities = []
     for command, weights in OTHERS.items():
-        if broken is not None:
-            reason = f"{broken.name}: {broken.found}"
-            abilities.append(Ability(f"latentsync {command}", False, reason, broken.remedy))
-            continue
         missing = [name for name in weights if name not in here]
         reason = f"more with {', '.join(missing)}" if missing else "with every optional network"
         abilities.append(Ability(f"latentsync {command}", True, reason))

@@ -27,6 +27,7 @@ from latentsync.doctor.check import (
     load,
     pip_command,
     remedy_for,
+    tried,
 )
 
 OLDEST_PYTHON = (3, 11)
@@ -97,13 +98,10 @@ def _torchvision() -> Check:
     from latentsync.compat import make_torchvision_importable
 
     name, enables = "torchvision with torch", "diffusers, transformers, lpips"
-    as_it_is = fault_of(partial(importlib.import_module, "torchvision"))
-    if as_it_is is None:
+    if fault_of(partial(importlib.import_module, "torchvision")) is None:
         return Check(name, "ok", "imports", enables)
-    error = fault_of(make_torchvision_importable)
-    if error is None:
-        return Check(name, "ok", "imports once two of its operators are declared (CPU torch)", enables)
-    return Check(name, "missing", in_words(error), enables, remedy_for(error))
+    found = "imports once two of its operators are declared (CPU torch)"
+    return tried(name, make_torchvision_importable, found, enables)
 
 
 def look_at_devices() -> list[Check]:
@@ -133,22 +131,14 @@ def look_at_devices() -> list[Check]:
 def look_at_codecs() -> list[Check]:
     """Encoders, each of which encodes something here, and AV1, of which two frames are decoded."""
     importlib.import_module("av")
+    again = install("av", again=True)
     checks = []
     for name, enables in ENCODERS.items():
-        error = fault_of(partial(_encode_sound if name == "aac" else _encode_video, name))
-        if error is None:
-            checks.append(Check(name, "ok", "encodes", enables))
-        else:
-            state: State = "missing" if name in USUAL_ENCODERS else "warning"
-            remedy = INSTEAD.get(name) or install("av", again=True)
-            checks.append(Check(name, state, in_words(error), enables, remedy))
-    error = fault_of(_decode_av1)
-    if error is None:
-        return [*checks, Check("AV1", "ok", "decodes", "AV1 videos as input")]
-    return [
-        *checks,
-        Check("AV1", "warning", in_words(error), "AV1 videos as input", install("av", again=True)),
-    ]
+        encode = partial(_encode_sound if name == "aac" else _encode_video, name)
+        state: State = "missing" if name in USUAL_ENCODERS else "warning"
+        checks.append(tried(name, encode, "encodes", enables, state=state, remedy=INSTEAD.get(name, again)))
+    av1 = tried("AV1", _decode_av1, "decodes", "AV1 videos as input", state="warning", remedy=again)
+    return [*checks, av1]
 
 
 def _encode_video(codec: str) -> bytes:
@@ -206,15 +196,15 @@ def look_at_room(folder: Path) -> list[Check]:
 
 def _disk(name: str, folder: Path, wanted_bytes: int, remedy: str) -> Check:
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        return Check(name, "warning", f"{there} is a file, not a folder", "", remedy)
     free_bytes = shutil.disk_usage(there).free
     found = f"{free_bytes / 1e9:.1f} GB free at {folder.absolute()}"
-    if not os.access(there, os.W_OK):
-        return Check(name, "warning", f"{there} cannot be written", "", remedy)
-    if free_bytes < wanted_bytes:
-        return Check(name, "warning", f"{found}, {wanted_bytes / 1e9:.1f} GB wanted", "", remedy)
-    return Check(name, "ok", found)
+    faults = {
+        f"{there} is a file, not a folder": not there.is_dir(),
+        f"{there} cannot be written": not os.access(there, os.W_OK),
+        f"{found}, {wanted_bytes / 1e9:.1f} GB wanted": free_bytes < wanted_bytes,
+    }
+    fault = next((words for words, is_so in faults.items() if is_so), None)
+    return Check(name, "ok", found) if fault is None else Check(name, "warning", fault, "", remedy)
 
 
 def free_memory_gb() -> float | None:
