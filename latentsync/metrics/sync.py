@@ -60,7 +60,9 @@ class SyncScore:
 class SyncJudge(Protocol):
     """Embeds crops and speech as vectors that are near each other where they fit."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What `SyncScore.judge` states."""
 
     def embed_crops(self, crops_u8: NDArray[np.uint8]) -> Tensor:
         """Aligned square crops (f h w c) at 25 fps to vectors (windows d)."""
@@ -72,14 +74,23 @@ class SyncJudge(Protocol):
         """The distance (windows,) of each row of `visual` to the same row of `audio`."""
 
 
+class CosineJudge:
+    """A judge whose vectors have length 1: their distance is 1 - cosine."""
+
+    __slots__ = ()
+    name: ClassVar[str] = COMPACT
+
+    def distances(self, visual: Tensor, audio: Tensor) -> Tensor:
+        return 1 - (visual * audio).sum(1)
+
+
 @dataclass(slots=True)
-class BundledJudge:
-    """The bundled SyncNet, which looks at each frame once. The distance is 1 - cosine, 0..2."""
+class BundledJudge(CosineJudge):
+    """The bundled SyncNet, which looks at each frame once. Distances are 0..2."""
 
     syncnet: FramewiseSyncNet
     whisper: WhisperEncoder
     device: torch.device
-    name: str = COMPACT
 
     @torch.inference_mode()
     def embed_crops(self, crops_u8: NDArray[np.uint8]) -> Tensor:
@@ -100,17 +111,13 @@ class BundledJudge:
             return torch.empty(0, 0)
         return self.syncnet.embed_speech(states[None].to(self.device))[0]
 
-    def distances(self, visual: Tensor, audio: Tensor) -> Tensor:
-        return 1 - (visual * audio).sum(1)
-
 
 @dataclass(slots=True)
-class SyncNetJudge:
-    """A SyncNet that you trained. The distance is 1 - cosine, 0..1; crops of another size are resized."""
+class SyncNetJudge(CosineJudge):
+    """A SyncNet that you trained. Distances are 0..1; crops of another size are resized."""
 
     syncnet: SyncNet
     device: torch.device
-    name: str = COMPACT
 
     @torch.inference_mode()
     def embed_crops(self, crops_u8: NDArray[np.uint8]) -> Tensor:
@@ -135,9 +142,6 @@ class SyncNetJudge:
 
         last_column = mel.shape[1] - config.mel_steps
         return _in_batches(-(-VIDEO_FPS * (last_column + 1) // MEL_COLUMNS_PER_S), embed)
-
-    def distances(self, visual: Tensor, audio: Tensor) -> Tensor:
-        return 1 - (visual * audio).sum(1)
 
 
 @dataclass(slots=True)
