@@ -274,6 +274,6 @@ def test_a_syncnet_is_judged_on_processed_clips(tmp_path: Path, syncnet: Path) -
     assert result.found.pairs == 2048
     assert json.loads(result.numbers.read_text(encoding="utf-8"))["clips"] == 1
     assert "ROC" in result.page.read_text(encoding="utf-8")
-    with pytest.raises(MediaError, match=r"no clip for (train|validation)"):
+    with pytest.raises(MediaError, match=r"no clip is in the split (train|validation)"):
         for split in ("train", "validation"):
             run_syncnet(replace(job, split=split), USUAL, ignore)  # type: ignore[arg-type]
