@@ -27,7 +27,7 @@ from latentsync_cli.options import (
 
 if TYPE_CHECKING:
     from latentsync.recipe.sync import SyncRecipe
-    from latentsync.sync.run import SyncJob, SyncResult
+    from latentsync.sync.run import SyncJob
 
 Duration = Literal["speech", "video", "loop", "ping-pong", "hold"]
 Effort = Literal["fast", "draft", "standard", "best"]
@@ -187,7 +187,6 @@ def sync(
     from dataclasses import replace
 
     from latentsync.sync.options import SyncOptions, choose_recipe, make_job
-    from latentsync.sync.run import run
 
     options = SyncOptions(
         face=face,
@@ -236,17 +235,19 @@ def sync(
         run_list(jobs, as_json=as_json, quiet=quiet)
         return
     if video is None or speech is None:
-        raise UsageError(
-            "VIDEO and SPEECH are needed",
-            hint="write for example: latentsync sync in.mp4 voice.wav -o out.mp4",
-        )
+        raise UsageError("VIDEO and SPEECH are needed", hint="for example: latentsync sync in.mp4 voice.wav")
     job = make_job(video, speech, output or Path(f"{video.stem}_synced.mp4"), options)
     job = replace(job, model=model or "compact", device=device, dtype=dtype)
-    if preview:
-        _preview(job, choose_recipe(options), as_json=as_json, quiet=quiet)
-        return
-    result = run(job, choose_recipe(options), console.make_report(quiet))
-    _show(result, as_json=as_json, quiet=quiet)
+    (_preview if preview else _make)(job, choose_recipe(options), as_json=as_json, quiet=quiet)
+
+
+def _make(job: SyncJob, recipe: SyncRecipe, *, as_json: bool, quiet: bool) -> None:
+    from latentsync.sync.run import run
+
+    result = run(job, recipe, console.make_report(quiet))
+    paths = [] if result.output is None else [result.output]
+    words = [f"{result.frames} frames in {result.took_s:.1f} s; written to:"] if paths else []
+    console.show(result.as_dict(), as_json=as_json, quiet=quiet, words=words, paths=paths)
 
 
 def _preview(job: SyncJob, recipe: SyncRecipe, *, as_json: bool, quiet: bool) -> None:
@@ -255,9 +256,3 @@ def _preview(job: SyncJob, recipe: SyncRecipe, *, as_json: bool, quiet: bool) ->
     found = preview(job, recipe, console.make_report(quiet))
     words = [f"what was found in {len(found.looks)} frames, and {found.clip_s:.2f} s of the result:"]
     console.show(found.as_dict(), as_json=as_json, quiet=quiet, words=words, paths=[found.sheet, found.clip])
-
-
-def _show(result: SyncResult, *, as_json: bool, quiet: bool) -> None:
-    paths = [] if result.output is None else [result.output]
-    words = [f"{result.frames} frames in {result.took_s:.1f} s; written to:"] if paths else []
-    console.show(result.as_dict(), as_json=as_json, quiet=quiet, words=words, paths=paths)

@@ -138,8 +138,7 @@ class VideoWriter:
         self._part = _reserve_part(path, self._target)
         try:
             with self._explained():
-                self._container = _open_output(self._part, container_format)
-                self._container.metadata.update(like.tags if like is not None else ())
+                self._container = _open_output(self._part, container_format, like)
                 self._tags = _colour_tags(like, encoding)
                 self._stream = self._add_video(self._container, encoding, like, container_format)
                 if speech is not None:
@@ -148,9 +147,7 @@ class VideoWriter:
                     )
                 if carried is not None:
                     self._carried = CarriedStreams(self._container, carried)
-                if mark:
-                    before = self._container.metadata.get("comment")
-                    self._container.metadata["comment"] = f"{before}; {mark}" if before else mark
+                _add_mark(self._container, mark)
         except BaseException:
             self._discard()
             raise
@@ -370,11 +367,20 @@ def container_format_of(path: Path) -> str:
     return container_format
 
 
-def _open_output(part: Path, container_format: str) -> OutputContainer:
+def _add_mark(container: OutputContainer, mark: str) -> None:
+    """Say `mark` in the tag "comment", after what that says already."""
+    before = container.metadata.get("comment")
+    if mark:
+        container.metadata["comment"] = f"{before}; {mark}" if before else mark
+
+
+def _open_output(part: Path, container_format: str, like: VideoInfo | None) -> OutputContainer:
     options = {"fflags": "+bitexact"}  # no random identities, which Matroska has for tracks
     if container_format != "matroska":
         options["movflags"] = "+faststart"
-    return av.open(media_url(part), "w", format=container_format, container_options=options)
+    container = av.open(media_url(part), "w", format=container_format, container_options=options)
+    container.metadata.update(like.tags if like is not None else ())
+    return container
 
 
 def _reserve_part(path: Path, target: Path) -> Path:

@@ -256,7 +256,7 @@ def test_windows_of_a_batch_are_halved_when_memory_runs_out(
     assert unet.batches == batches
     assert [one.cut.tracked.frame.index for one in made] == list(range(18))
     for number, one in enumerate(made):
-        assert one.crop is not None and np.abs(one.crop - (20 + 4 * number)).max() < 0.01
+        assert one.crop is not None and np.abs(one.crop - (140 + 4 * number)).max() < 0.01
 
 
 def test_memory_that_does_not_suffice_for_one_window() -> None:

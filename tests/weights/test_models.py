@@ -175,8 +175,13 @@ def test_our_networks_are_loaded_to_the_right_places(tmp_path: Path) -> None:
     spec = models.find_model(str(tmp_path))
     model = models.load_model(spec, device=torch.device("cpu"), dtype=torch.float16)
     assert (model.unet.config, model.vae.config) == (UNET, VAE)
-    for network in (model.unet, model.vae, model.whisper):
-        assert {tensor.dtype for tensor in network.parameters()} == {torch.float16}
+    # Whisper is a small part of the time on a CPU, and stays in float32 there.
+    for network, dtype in (
+        (model.unet, torch.float16),
+        (model.vae, torch.float16),
+        (model.whisper, torch.float32),
+    ):
+        assert {tensor.dtype for tensor in network.parameters()} == {dtype}
         assert not network.training
 
 
