@@ -138,16 +138,14 @@ class VideoWriter:
         self._part = _reserve_part(path, self._target)
         try:
             with self._explained():
-                self._container = _open_output(self._part, container_format, like)
+                container = self._container = _open_output(self._part, container_format, like)
                 self._tags = _colour_tags(like, encoding)
-                self._stream = self._add_video(self._container, encoding, like, container_format)
+                self._stream = self._add_video(container, encoding, like, container_format)
                 if speech is not None:
-                    self._speech = SpeechTrack(
-                        self._container, speech, duration_s=duration_s, track=audio_track
-                    )
+                    self._speech = SpeechTrack(container, speech, duration_s=duration_s, track=audio_track)
                 if carried is not None:
-                    self._carried = CarriedStreams(self._container, carried)
-                _add_mark(self._container, mark)
+                    self._carried = CarriedStreams(container, carried)
+                _add_mark(container, mark)
         except BaseException:
             self._discard()
             raise

@@ -105,7 +105,7 @@ def test_the_report_tells_how_to_repeat_it(plain_run: tuple[Path, subprocess.Com
     assert (report["frames"], report["frames_with_face"], report["untouched_s"]) == (25, 25, [])
     assert report["duration_s"] == pytest.approx(SPEECH_S)
     assert report["recipe"]["seed"] == 1247
-    assert (report["dtype"], report["untouched"]) == ("float32", [])
+    assert report["dtype"] in ("float32", "bfloat16") and report["untouched"] == []  # by the CPU
     assert set(report["stages"]) >= {"prepare", "load", "decode", "track", "generate", "paste"}
     assert report["sync"]["judge"] in ("syncnet-compact", "syncnet-v2")
     assert abs(report["sync"]["offset_frames"]) <= 15 and report["sync"]["to_s"] == SPEECH_S
