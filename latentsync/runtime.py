@@ -68,6 +68,11 @@ def has_fast_bfloat16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+def usable_cores() -> int:
+    """Cores that this process may use, which may be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextmanager
 def stage_threads() -> Iterator[None]:
     """Let each stage of a stream compute in one thread inside, and networks in one for every other core.
@@ -78,7 +83,7 @@ def stage_threads() -> Iterator[None]:
     Source: measured; two pools on two cores burn a quarter of the processor time (docs/performance.md).
     """
     torch_threads, opencv_threads = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(max(1, min(torch_threads, (os.cpu_count() or 1) - 1)))
+    torch.set_num_threads(max(1, min(torch_threads, usable_cores() - 1)))
     cv2.setNumThreads(1)
     try:
         yield

@@ -31,7 +31,7 @@ def test_a_named_format_is_used_everywhere() -> None:
 
 def test_threads_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads(), cv2.getNumThreads()
-    monkeypatch.setattr("latentsync.runtime.os.cpu_count", lambda: 1)
+    monkeypatch.setattr("latentsync.runtime.usable_cores", lambda: 1)
     with pytest.raises(ZeroDivisionError), stage_threads():
         assert (torch.get_num_threads(), cv2.getNumThreads()) == (1, 1)
         raise ZeroDivisionError
