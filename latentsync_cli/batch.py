@@ -5,36 +5,54 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, cast
 
-from latentsync.errors import UsageError
 from latentsync_cli import console
+from latentsync_cli.options import AutoDtype, Engine
 
 if TYPE_CHECKING:
-    from latentsync.sync.batch import BatchJob, BatchResult, JobOutcome
+    from latentsync.sync.batch import BatchResult, JobOutcome
+    from latentsync.sync.options import SyncOptions
 
 SOME_FAILED = 8  # the exit code of a batch in which a job failed
 
 
-def refuse_single_job(batch: Path, video: Path | None, report: Path | None) -> None:
-    """Refuse what only a single job takes.
+class BatchFlags(NamedTuple):
+    """The flags that concern a whole batch."""
 
-    Raises:
-        UsageError: VIDEO or --report is given beside --batch.
-    """
-    if video is not None or report is not None:
-        raise UsageError(
-            f"--batch '{batch}' takes neither VIDEO and SPEECH nor --report",
-            hint="write them in the list, as columns video, speech and report",
-        )
+    device: str
+    dtype: AutoDtype
+    engine: Engine
+    address: str | None
+    workers: int | None
+    retry_failed: bool
+    dry_run: bool
 
 
-def run_list(job: BatchJob, *, as_json: bool, quiet: bool) -> None:
+def run_list(
+    jobs: Path,
+    out: Path | None,
+    options: SyncOptions,
+    model: str,
+    flags: BatchFlags,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Run the jobs, show how each ended, and end with exit code 8 if one failed.
 
     With JSON, stdout has one object per line: one for each job as soon as it ends, then the counts.
     """
-    from latentsync.sync.batch import run_batch
+    from latentsync.sync.batch import BatchJob, run_batch
+
+    for_each = {name: value for name, value in options.items() if name not in ("report", "dry_run")}
+    job = BatchJob(
+        jobs=jobs,
+        out=out or Path(f"{jobs.stem}_synced"),
+        defaults=cast("SyncOptions", for_each),
+        model=model,
+        **flags._asdict(),
+    )
 
     def show_line(outcome: JobOutcome) -> None:
         if as_json:

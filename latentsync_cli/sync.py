@@ -9,7 +9,7 @@ import typer
 
 from latentsync.errors import UsageError
 from latentsync_cli import console
-from latentsync_cli.batch import refuse_single_job, run_list
+from latentsync_cli.batch import BatchFlags, run_list
 from latentsync_cli.options import (
     AddressOption,
     DeviceOption,
@@ -215,24 +215,9 @@ def sync(
         dry_run=dry_run,
     )
     if batch is not None:
-        from latentsync.sync.batch import BatchJob
-
-        refuse_single_job(batch, video, report)
-        del options["report"], options["dry_run"]
-        jobs = BatchJob(
-            jobs=batch,
-            out=output or Path(f"{batch.stem}_synced"),
-            defaults=options,
-            model=model or "compact",
-            device=device,
-            dtype=dtype,
-            engine=engine,
-            address=address,
-            workers=workers,
-            retry_failed=retry_failed,
-            dry_run=dry_run,
-        )
-        run_list(jobs, as_json=as_json, quiet=quiet)
+        _refuse_single(batch, video, report)
+        where = BatchFlags(device, dtype, engine, address, workers, retry_failed, dry_run)
+        run_list(batch, output, options, model or "compact", where, as_json=as_json, quiet=quiet)
         return
     if video is None or speech is None:
         raise UsageError("VIDEO and SPEECH are needed", hint="for example: latentsync sync in.mp4 voice.wav")
@@ -248,6 +233,14 @@ def _make(job: SyncJob, recipe: SyncRecipe, *, as_json: bool, quiet: bool) -> No
     paths = [] if result.output is None else [result.output]
     words = [f"{result.frames} frames in {result.took_s:.1f} s; written to:"] if paths else []
     console.show(result.as_dict(), as_json=as_json, quiet=quiet, words=words, paths=paths)
+
+
+def _refuse_single(batch: Path, video: Path | None, report: Path | None) -> None:
+    if video is not None or report is not None:
+        raise UsageError(
+            f"--batch '{batch}' takes neither VIDEO and SPEECH nor --report",
+            hint="write them in the list, as columns video, speech and report",
+        )
 
 
 def _preview(job: SyncJob, recipe: SyncRecipe, *, as_json: bool, quiet: bool) -> None:

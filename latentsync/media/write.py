@@ -124,10 +124,8 @@ class VideoWriter:
             MediaError: the file cannot be written, the suffix is unknown, the encoder is missing, or the
                 speech has no sound.
         """
-        self._path = path
-        self._replaces = replaces
-        self._size = (height, width)
-        self._fps = fps
+        self._path, self._replaces = path, replaces
+        self._size, self._fps = (height, width), fps
         self._pts = -1
         self._reformatter = VideoReformatter()
         self._speech: SpeechTrack | None = None

@@ -21,7 +21,7 @@ ROWS = [
     {"train", "workers"},
     {"sync", "preprocess", "doctor"},
     {"evaluate"},
-    {"api"},
+    {"api", "serve"},
 ]
 ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}
 

@@ -48,7 +48,9 @@ def all_commands() -> list[tuple[str, str]]:
         (page.name, " ".join(shlex.quote(word) for word in words_of(line)))
         for page in PAGES
         for line in commands_of(page)
-        if not LEFT_OUT.search(line) and words_of(line)[:1] == ["latentsync"]
+        if not LEFT_OUT.search(line)
+        and words_of(line)[:1] == ["latentsync"]
+        and words_of(line)[1:2] != ["serve"]  # which ends only when it is stopped: tests/serve
     ]
     return list(dict.fromkeys(found))
 
