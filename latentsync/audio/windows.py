@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from latentsync.axes import expect_axes
-from latentsync.rates import WHISPER_STATES_PER_S
+from latentsync.rates import STATES_PER_FRAME, WHISPER_STATES_PER_S
 
-STATES_BEFORE = 4
-STATES_AFTER = 5
+CONTEXT_FRAMES = 2  # neighbouring frames on either side whose states condition a frame: the paper's m
 _TIME_TOLERANCE_STATES = 1e-4  # 0.58 s is 28.999999999999996 states in floating point
 
 
@@ -27,15 +26,19 @@ class StateSource(Protocol):
         """The states (k n d) at the indices (k,)."""
 
 
-def states_for_frames(features: Tensor | StateSource, times_s: Sequence[float]) -> Tensor:
+def states_for_frames(
+    features: Tensor | StateSource, times_s: Sequence[float], *, context_frames: int = CONTEXT_FRAMES
+) -> Tensor:
     """Gather the audio tokens of the frames shown at `times_s`.
 
     Args:
         features: (t n d) Whisper states at 50 Hz, or a source of them.
         times_s: when each frame is shown, from the start of the speech; the edge repeats before and after it.
+        context_frames: neighbouring frames whose states are added on either side.
 
     Returns:
-        (f 10·n d) tokens, time-major and layer-minor: all states of the first step, then all of the second.
+        (f (4m+2)·n d) tokens with m neighbours, time-major and layer-minor: all states of the first step,
+        then all of the second.
 
     Source: the official `Audio2Feature.get_sliced_feature`: states c-4 to c+5 around c = int(50 * time).
 
@@ -47,7 +50,17 @@ def states_for_frames(features: Tensor | StateSource, times_s: Sequence[float]) 
     if len(features) == 0:
         raise ValueError("there are no Whisper states to take frames from")
     centres = [math.floor(time_s * WHISPER_STATES_PER_S + _TIME_TOLERANCE_STATES) for time_s in times_s]
-    indices = torch.tensor(centres)[:, None] + torch.arange(-STATES_BEFORE, STATES_AFTER + 1)  # f t
+    before, taken_states = context_frames * STATES_PER_FRAME, states_per_frame(context_frames)
+    indices = torch.tensor(centres)[:, None] + torch.arange(-before, taken_states - before)  # f t
     indices = indices.clamp(0, len(features) - 1)
     taken = features[indices.flatten()] if isinstance(features, Tensor) else features.take(indices.flatten())
     return taken.reshape(len(indices), -1, taken.shape[-1])  # f n d
+
+
+def states_per_frame(context_frames: int) -> int:
+    """How many Whisper states condition a frame with as many neighbours on either side.
+
+    >>> states_per_frame(2)
+    10
+    """
+    return (2 * context_frames + 1) * STATES_PER_FRAME

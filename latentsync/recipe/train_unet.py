@@ -19,6 +19,7 @@ class LipWindows(Table):
     reference      "window": as many frames elsewhere; "frame": one, the same for all, which short clips allow
     reference_gap_frames  left out between the target and its reference, whose mouth may tell the target's
     balance        what is drawn evenly: "clip"; or "person" and then a clip of theirs
+    audio_context_frames  neighbouring frames whose speech conditions a frame, on either side: the paper's m
     audio_dropout  share of windows whose audio is silence, which classifier-free guidance needs
     audio_noise    standard deviation of the noise on Whisper's states
     """
@@ -28,6 +29,7 @@ class LipWindows(Table):
     reference: Literal["window", "frame"]
     reference_gap_frames: Annotated[int, Field(ge=0, le=250)]
     balance: Literal["clip", "person"]
+    audio_context_frames: Annotated[int, Field(ge=0, le=25)]
     audio_dropout: Share
     audio_noise: Amount
 
@@ -132,6 +134,11 @@ class UNetTrainingRecipe(TrainingRecipe):
             raise ValueError(
                 f"windows.frames = {self.windows.frames} is over"
                 f" network.motion_max_frames = {network.motion_max_frames}"
+            )
+        if network.adapter_dim and self.windows.audio_context_frames != 2:
+            raise ValueError(
+                f"windows.audio_context_frames = {self.windows.audio_context_frames} needs"
+                " network.adapter_dim = 0: the audio adapter takes the Whisper states of two neighbours"
             )
         if self.generator == "wav2lip" and self.windows.reference != "window":
             raise ValueError('generator = "wav2lip" needs windows.reference = "window"')

@@ -310,7 +310,9 @@ class _Mouth:
         images = self._images(cuts)  # b·f c h w
         mode: EncodeMode = "sample" if self.sampling.is_exact else "mean"
         encode = partial(model.vae.encode, mode=mode, generator=self.posterior)
-        audio = states_for_frames(self.states, [cut.tracked.frame.time_s for cut in cuts])  # b·f n d
+        times_s = [cut.tracked.frame.time_s for cut in cuts]
+        context = model.spec.audio_context_frames
+        audio = states_for_frames(self.states, times_s, context_frames=context)  # b·f n d
         latents = denoise(
             model.unet,
             self.scheduler,

@@ -38,6 +38,7 @@ class ModelSpec:
     guidance        guidance when the recipe names none
     overlap_frames  frames that two windows share when the recipe names none
     note            what a person should know about it, one line
+    audio_context_frames  neighbouring frames whose speech conditions a frame, on either side
     kind            "wav2lip" is the comparison of the paper's table 4: one network, in `unet`
     """
 
@@ -54,6 +55,7 @@ class ModelSpec:
     is_released: bool
     note: str
     view: Literal["face", "mouth"] = "face"
+    audio_context_frames: int = 2
     kind: Literal["unet", "wav2lip"] = "unet"
 
 
@@ -222,6 +224,7 @@ def _trained(unet: Path, facts: Mapping[str, Any]) -> ModelSpec:
     is_clean = facts.get("prediction_type") == "sample"
     spec = _compact(unet) if is_clean else _released(str(unet), unet.parent, resolution=256)
     used, folders = used_networks(facts), (unet.parent, unet.parent.parent)
+    context = facts.get("audio_context_frames")
     directories = {
         "vae": [unet.with_name("vae.safetensors"), *(near / VAE for near in folders)],
         "whisper": [
@@ -242,6 +245,7 @@ def _trained(unet: Path, facts: Mapping[str, Any]) -> ModelSpec:
         resolution=_trained_at(unet) or spec.resolution,
         view=_view_of(unet),
         note="trained here",
+        audio_context_frames=context if type(context) is int else spec.audio_context_frames,
     )
 
 

@@ -43,3 +43,10 @@ def test_edges_repeat_before_and_after_the_speech() -> None:
 def test_no_steps_are_refused() -> None:
     with pytest.raises(ValueError, match="no Whisper states"):
         states_for_frames(torch.zeros(0, 5, 8), [0.0])
+
+
+@pytest.mark.parametrize("context_frames", [0, 1, 5])
+def test_more_or_fewer_neighbours_are_taken(context_frames: int) -> None:
+    tokens = states_for_frames(numbered(100), [20 / 25], context_frames=context_frames)
+    span = range(2 * (20 - context_frames), 2 * (20 + context_frames + 1))
+    assert (tokens[0, :, 0] / 10).tolist() == list(span)

@@ -14,6 +14,7 @@ from latentsync.recipe.train_unet import UNetTrainingRecipe
 COMMON = {  # configs/unet/*.yaml, alike in all five
     "seed": 1247,
     "windows.frames": 16,
+    "windows.audio_context_frames": 2,  # audio_feat_length
     "windows.audio_dropout": 0.0,
     "noise.kind": "mixed",
     "noise.alpha": 1.0,
@@ -157,6 +158,7 @@ def test_every_ablation_is_a_row_of_a_table() -> None:
         ("noise.prediction=clean", r"\"clean\" needs loss\.clean above 0 and loss\.noise = 0"),
         ("loss.reconstruction=1", r"\"noise\" needs .* loss\.clean = 0 and loss\.reconstruction = 0"),
         ("network.adapter_dim=64", r"network: adapter_dim needs motion = false"),
+        ("windows.audio_context_frames=99", r"windows\.audio_context_frames"),
         ("generator=wav2lip", r"needs loss\.reconstruction above 0"),
         ("windows.frames=25", r"windows\.frames = 25 is over network\.motion_max_frames = 24"),
         ("network.attention_levels=[true]", "one entry per level"),

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from latentsync.audio.whisper import WhisperEncoder, encode_speech
-from latentsync.audio.windows import states_for_frames
+from latentsync.audio.windows import CONTEXT_FRAMES, states_for_frames, states_per_frame
 from latentsync.errors import MediaError
 from latentsync.events import Report
 from latentsync.manifest import ManifestClip
@@ -52,7 +52,7 @@ from latentsync.weights.released import load_whisper
 
 MOST_REPEATS = 16
 NAMES_IN_PREPROCESS = {"whisper-tiny": "tiny", COMPACT: COMPACT}  # what `save_features` calls them
-TOKENS = 50  # of each frame: 10 Whisper states of 5 layers
+LAYERS = 5  # of Whisper tiny whose states are taken: its input and four layers
 
 
 class CachedStates:
@@ -87,10 +87,12 @@ class AudioFeatures:
     """Whisper states of clips, in files named by the hash of the clip; `preprocess` may have written them.
 
     whisper  its name in the recipe; different Whispers have different files
+    context_frames  neighbouring frames whose states condition a frame, on either side
     """
 
     features: FeatureFiles
     whisper: str
+    context_frames: int = CONTEXT_FRAMES
 
     def path_of(self, clip: ManifestClip) -> Path:
         """The file of a clip's states: that of `preprocess` and `train-syncnet`, or one of its own.
@@ -123,7 +125,9 @@ class AudioFeatures:
 
     def tokens(self, clip: ManifestClip, frames: range) -> Tensor:
         """The audio tokens (f n d) of the frames."""
-        return states_for_frames(CachedStates(self.path_of(clip)), [frame / VIDEO_FPS for frame in frames])
+        times_s = [frame / VIDEO_FPS for frame in frames]
+        kept = CachedStates(self.path_of(clip))
+        return states_for_frames(kept, times_s, context_frames=self.context_frames)
 
     def states(self, clip: ManifestClip, frames: range) -> Tensor:
         """The Whisper states (t n d) during the frames, two per frame; past the end the last one repeats."""
@@ -312,7 +316,7 @@ def prepare_clips(
     encoder, audio = None, None
     if "whisper" in files:
         encoder = load_whisper(files["whisper"], device=accelerator.device, dtype=torch.float32)
-        audio = AudioFeatures(features, recipe.weights.whisper)
+        audio = AudioFeatures(features, recipe.weights.whisper, recipe.windows.audio_context_frames)
     has_states = isinstance(syncnet, FramewiseSyncNet)
     source, lock = make_source(windows, audio, recipe.windows, has_states=has_states), Lock()
 
@@ -353,4 +357,5 @@ def blank_batch(recipe: UNetTrainingRecipe, syncnet: object, *, device: torch.de
         config = syncnet.config
         states = zeros(frames * STATES_PER_FRAME, config.whisper_states, config.whisper_dim)
         batch["states"] = states
-    return batch | {"audio": zeros(frames, TOKENS, recipe.network.audio_dim)}
+    tokens = LAYERS * states_per_frame(windows.audio_context_frames)
+    return batch | {"audio": zeros(frames, tokens, recipe.network.audio_dim)}

@@ -263,6 +263,7 @@ def export_generator(
         "origin": "trained",
         "resolution": recipe.windows.resolution,
         "prediction_type": build_training_scheduler(recipe.noise).config.prediction_type,
+        "audio_context_frames": recipe.windows.audio_context_frames,
         "networks": dict(networks),
     }
     path = job.output / f"{recipe.generator}.safetensors"
