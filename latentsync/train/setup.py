@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import nn
 
 from latentsync.errors import UsageError
 from latentsync.events import Note, Plan, Report, format_duration
@@ -21,8 +22,8 @@ from latentsync.manifest import ManifestClip
 from latentsync.rates import VIDEO_FPS
 from latentsync.recipe.loading import dump_recipe
 from latentsync.recipe.schema import Recipe
-from latentsync.recipe.training import RunTable
-from latentsync.runtime import DeviceName
+from latentsync.recipe.training import RunTable, TrainingRecipe
+from latentsync.runtime import DeviceName, choose_device
 from latentsync.train.checkpoint import find_last
 from latentsync.train.clips import (
     DecodedCache,
@@ -32,8 +33,8 @@ from latentsync.train.clips import (
     fingerprint,
     refuse_nothing_left,
 )
-from latentsync.train.estimate import Estimate
-from latentsync.train.loop import Ending, Reason
+from latentsync.train.estimate import estimate
+from latentsync.train.loop import Batch, Ending, Objective, Reason
 
 MOST_READERS = 16
 LOCK_NAME = "training.lock"
@@ -152,8 +153,7 @@ def keep_usable(
 @contextmanager
 def started(
     job: TrainingJob,
-    recipe: Recipe,
-    run: RunTable,
+    recipe: TrainingRecipe,
     clips: UsableClips,
     accelerator: Accelerator,
     report: Report,
@@ -172,7 +172,7 @@ def started(
         yield
         return
     with owned_output(job.output, recipe, dropped=clips.dropped):
-        _announce(job, run, clips, accelerator, report, lines)
+        _announce(job, recipe.run, clips, accelerator, report, lines)
         yield
 
 
@@ -202,20 +202,25 @@ def result_of(
 
 def planned(
     job: TrainingJob,
-    recipe: Recipe,
-    needs: Estimate,
+    recipe: TrainingRecipe,
+    model: nn.Module,
+    objective: Objective,
+    batch: Batch,
     report: Report,
     *,
-    held_out: Sequence[str],
+    frozen: Sequence[nn.Module],
     lines: Sequence[str] = (),
 ) -> TrainingResult:
     """Report what a training would need; of the data only the clips are counted.
 
     Args:
+        model, batch, frozen: on the meta device, as `estimate` takes them.
         lines: more of the plan, after the data.
     """
+    device, processes = choose_device(job.device), int(os.environ.get("WORLD_SIZE", "1"))
+    needs = estimate(model, objective, batch, recipe.run, frozen=frozen, device=device, processes=processes)
     if job.data.exists():
-        training, validation = find_clips(job.data, held_out=held_out)
+        training, validation = find_clips(job.data, held_out=recipe.held_out)
         data = f"{count(len(training), 'clip')} to train on, {len(validation)} to validate on"
     else:
         training, data = [], "does not exist yet"

@@ -223,7 +223,7 @@ def test_steps_follow_what_was_trained_and_not_the_autoencoder(bundled: Path, tm
     assert (spec.steps, spec.guidance, spec.timestep_spacing) == (1, 2.0, "trailing")
     assert spec.audio_context_frames == 2
     save_trained(unet, networks=used, audio_context_frames=4)
-    assert store.find_model(str(unet)).audio_context_frames == 4
+    assert models.find_model(str(unet)).audio_context_frames == 4
 
 
 def test_a_trained_unet_takes_the_very_networks_it_was_trained_with(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from latentsync.recipe.train_syncnet import SyncNetRecipe
 from latentsync.runtime import choose_device
 from latentsync.train.checkpoint import export_best
 from latentsync.train.clips import FeatureFiles, choose_decoder, find_clips
-from latentsync.train.estimate import estimate
 from latentsync.train.loop import Score, TrainingRun, train
 from latentsync.train.processes import make_accelerator
 from latentsync.train.setup import TrainingJob, TrainingResult, keep_usable, planned, result_of, started
@@ -46,7 +44,7 @@ def run(job: TrainingJob, recipe: SyncNetRecipe, report: Report) -> TrainingResu
     started_s, device = time.monotonic(), choose_device(job.device)
     check_trackers(job.trackers)
     if job.dry_run:
-        return _plan(job, recipe, device, report)
+        return _plan(job, recipe, report)
     accelerator = make_accelerator(recipe.run, device)
     is_main = accelerator.is_main_process
     report = report if is_main else ignore
@@ -62,7 +60,7 @@ def run(job: TrainingJob, recipe: SyncNetRecipe, report: Report) -> TrainingResu
     clips = keep_usable(job, found, objective.check, accelerator, report, shorter=shorter)
     torch.manual_seed(recipe.seed)  # model initialisation
     model, best_by = objective.build(), recipe.validation.best_by
-    with started(job, recipe, recipe.run, clips, accelerator, report):
+    with started(job, recipe, clips, accelerator, report):
         ending = train(
             TrainingRun(
                 recipe=recipe,
@@ -90,23 +88,15 @@ def run(job: TrainingJob, recipe: SyncNetRecipe, report: Report) -> TrainingResu
     return result_of(job, clips, ending, weights, started_s=started_s, is_main=is_main)
 
 
-def _plan(job: TrainingJob, recipe: SyncNetRecipe, device: torch.device, report: Report) -> TrainingResult:
+def _plan(job: TrainingJob, recipe: SyncNetRecipe, report: Report) -> TrainingResult:
     """What a run would need; the data is only counted."""
     meta = torch.device("meta")
     vae = _load_vae(recipe, device=meta)
     objective = choose_objective(recipe, ClipFiles([], FeatureFiles(job.output), "no"), vae=vae)
     with meta:
         model = objective.build()
-    needs = estimate(
-        model,
-        objective,
-        objective.blank_batch(device=meta),
-        recipe.run,
-        frozen=[] if vae is None else [vae],
-        device=device,
-        processes=int(os.environ.get("WORLD_SIZE", "1")),
-    )
-    return planned(job, recipe, needs, report, held_out=recipe.held_out)
+    batch, frozen = objective.blank_batch(device=meta), [] if vae is None else [vae]
+    return planned(job, recipe, model, objective, batch, report, frozen=frozen)
 
 
 def _network_names(recipe: SyncNetRecipe) -> dict[str, str]:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from latentsync.errors import MediaError, RecipeError, WeightsError
+from latentsync.events import Note, Report
 from latentsync.metrics.networks import load_lpips
 from latentsync.models.autoencoder import AnyAutoencoder
 from latentsync.models.framewise import FramewiseSyncNet
@@ -26,9 +27,10 @@ from latentsync.weights.checkpoints import is_checkpoint, load_checkpoint, read_
 from latentsync.weights.hub import is_present
 from latentsync.weights.judges import RELEASED_SYNCNETS, load_syncnet, videomae_from_released
 from latentsync.weights.models import load_autoencoder
-from latentsync.weights.named import find_named, used_networks
+from latentsync.weights.named import find_named, record_networks, used_networks
 
 SCRATCH, LPIPS = "scratch", "vgg-lpips"
+Networks = Mapping[str, Mapping[str, str]]  # as `record_networks` returns them
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,18 +245,44 @@ def _check_fit(recipe: UNetTrainingRecipe, frozen: FrozenNetworks) -> None:
         )
 
 
-def refuse_other_vae(
-    recipe: UNetTrainingRecipe, files: Mapping[str, Path], networks: Mapping[str, Mapping[str, str]]
-) -> None:
-    """Refuse a latent-space SyncNet that was trained on the latents of another autoencoder.
+def record_weights(
+    recipe: UNetTrainingRecipe, wanted: Mapping[str, str], files: Mapping[str, Path], report: Report
+) -> Networks:
+    """Record the networks at the start, as a path may have other contents at the end, and check their fit.
 
     Args:
+        wanted: their names, by use.
         files: of the weights, by use.
-        networks: their names and hashes, as `record_networks` returns them.
 
     Raises:
-        RecipeError: the SyncNet's file says so.
+        RecipeError: the SyncNet was trained on the latents of another autoencoder.
     """
+    networks = record_networks(wanted, files)
+    _refuse_other_vae(recipe, files, networks)
+    for note in start_differences(files, networks):
+        report(Note(note, "warning"))
+    return networks
+
+
+def start_differences(files: Mapping[str, Path], networks: Networks) -> list[str]:
+    """What the weights that training begins with were trained with and this training is not, a line each.
+
+    Args:
+        files: of the weights that the recipe needs, by use.
+        networks: of this training, as `record_networks` returns them.
+    """
+    start = files.get("start")
+    used = used_networks(read_note(start).facts) if start is not None and is_checkpoint(start) else {}
+    return [
+        f"weights.start was trained with {use} '{used[use].name}', which is not the file of weights.{use} ="
+        f" '{networks[use]['name']}': the first steps repair that"
+        for use in ("vae", "whisper")
+        if use in used and use in networks and used[use].sha256 not in ("", networks[use]["sha256"])
+    ]
+
+
+def _refuse_other_vae(recipe: UNetTrainingRecipe, files: Mapping[str, Path], networks: Networks) -> None:
+    """Refuse a latent-space SyncNet that was trained on the latents of another autoencoder."""
     path = files.get("syncnet")
     if path is None or recipe.loss.sync_space != "latent" or not is_checkpoint(path):
         return

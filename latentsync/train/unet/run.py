@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from functools import partial
 
 import torch
 
-from latentsync.events import Note, Report, ignore
+from latentsync.events import Report, ignore
 from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.runtime import DTYPES, choose_device
-from latentsync.train.estimate import estimate
 from latentsync.train.loop import Score, TrainingRun, train
 from latentsync.train.processes import explaining, make_accelerator
 from latentsync.train.setup import TrainingJob, TrainingResult, planned, result_of, started
 from latentsync.train.trackers import check_trackers
 from latentsync.train.unet.data import LipSamples, blank_batch, prepare_clips
-from latentsync.train.unet.frozen import build_frozen, find_weights, load_frozen, refuse_other_vae
+from latentsync.train.unet.frozen import build_frozen, find_weights, load_frozen, record_weights
 from latentsync.train.unet.objective import choose_objective, wanted_weights
 from latentsync.train.unet.start import (
     build_generator,
     describe_training,
     export_generator,
-    start_differences,
 )
 from latentsync.train.unet.validate import UNetValidation, draw_curves, find_judge
-from latentsync.weights.named import record_networks
 
 
 def run(job: TrainingJob, recipe: UNetTrainingRecipe, report: Report) -> TrainingResult:
@@ -46,16 +42,13 @@ def run(job: TrainingJob, recipe: UNetTrainingRecipe, report: Report) -> Trainin
     wanted = wanted_weights(recipe)
     check_trackers(job.trackers)
     if job.dry_run:
-        return _plan(job, recipe, wanted, device, report)
+        return _plan(job, recipe, wanted, report)
     files = find_weights(wanted, data=job.data, checkpoints=job.checkpoints)
     accelerator = make_accelerator(recipe.run, device)
     is_main = accelerator.is_main_process
     report = report if is_main else ignore
     dtype = DTYPES["fp32" if accelerator.device.type == "cpu" else recipe.run.precision]
-    networks = record_networks(wanted, files)  # now: a path may have other contents at the end
-    refuse_other_vae(recipe, files, networks)
-    for note in start_differences(files, networks) if is_main else ():
-        report(Note(note, "warning"))
+    networks = record_weights(recipe, wanted, files, report)
     with explaining(recipe.run, lambda: "nothing was trained yet"):
         frozen = load_frozen(recipe, files, device=accelerator.device, dtype=dtype)
         model, config = build_generator(recipe, frozen.vae, files.get("start"), report)
@@ -64,7 +57,7 @@ def run(job: TrainingJob, recipe: UNetTrainingRecipe, report: Report) -> Trainin
     objective = choose_objective(recipe, frozen)
     validation = UNetValidation(recipe, clips.validation, source, objective, judge)
     lines = [describe_training(model, objective.weights)]
-    with started(job, recipe, recipe.run, clips, accelerator, report, lines=lines):
+    with started(job, recipe, clips, accelerator, report, lines=lines):
         ending = train(
             TrainingRun(
                 recipe=recipe,
@@ -97,25 +90,14 @@ def _score_of(recipe: UNetTrainingRecipe) -> Score | None:
 
 
 def _plan(
-    job: TrainingJob,
-    recipe: UNetTrainingRecipe,
-    wanted: Mapping[str, str],
-    device: torch.device,
-    report: Report,
+    job: TrainingJob, recipe: UNetTrainingRecipe, wanted: Mapping[str, str], report: Report
 ) -> TrainingResult:
     """What a run would need; the data is only counted, and no weight is loaded."""
     meta = torch.device("meta")
     frozen = build_frozen(recipe, wanted)
     with meta:
         model, _ = build_generator(recipe, frozen.vae, None, ignore)
-    needs = estimate(
-        model,
-        choose_objective(recipe, frozen),
-        blank_batch(recipe, frozen.syncnet, device=meta),
-        recipe.run,
-        frozen=list(frozen.present()),
-        device=device,
-        processes=int(os.environ.get("WORLD_SIZE", "1")),
-    )
-    weights = f"weights: {', '.join(f'{use} {name}' for use, name in wanted.items())}"
-    return planned(job, recipe, needs, report, held_out=recipe.held_out, lines=[weights])
+    objective, batch = choose_objective(recipe, frozen), blank_batch(recipe, frozen.syncnet, device=meta)
+    lines = [f"weights: {', '.join(f'{use} {name}' for use, name in wanted.items())}"]
+    parts = list(frozen.present())
+    return planned(job, recipe, model, objective, batch, report, frozen=parts, lines=lines)

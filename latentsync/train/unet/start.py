@@ -18,9 +18,9 @@ from latentsync.recipe.networks import UNetConfig, Wav2LipConfig
 from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.train.checkpoint import export_best
 from latentsync.train.setup import TrainingJob
+from latentsync.train.unet.frozen import Networks
 from latentsync.train.unet.objective import build_training_scheduler
 from latentsync.weights.checkpoints import config_of, is_checkpoint, load_checkpoint, read_note
-from latentsync.weights.named import used_networks
 from latentsync.weights.read import name_keys, read_tensors
 from latentsync.weights.released import OTHER_UNETS, SAMPLE_CHANNELS, read_unet_file, rename_unet
 
@@ -29,7 +29,6 @@ RESIDUAL = "residual."
 MAY_BE_NEW = (MOTION, RESIDUAL)
 STABLE_DIFFUSION_CHANNELS = 4
 NetworkConfig = UNetConfig | Wav2LipConfig
-Networks = Mapping[str, Mapping[str, str]]  # as `record_networks` returns them
 # Parameters whose size may differ from that in the file; they start at random values.
 FROM_STABLE_DIFFUSION = ("conv_in.weight", "attn2.to_k.weight", "attn2.to_v.weight")
 FROM_OTHER_VIEW = ("conv_in.weight", "conv_out.weight", "conv_out.bias")
@@ -212,23 +211,6 @@ def build_generator(
             model.load_state_dict(begun_with.state_dict())
     train_only(model, recipe.trainable)
     return model, config
-
-
-def start_differences(files: Mapping[str, Path], networks: Networks) -> list[str]:
-    """What the weights that training begins with were trained with and this training is not, a line each.
-
-    Args:
-        files: of the weights that the recipe needs, by use.
-        networks: of this training, as `record_networks` returns them.
-    """
-    start = files.get("start")
-    used = used_networks(read_note(start).facts) if start is not None and is_checkpoint(start) else {}
-    return [
-        f"weights.start was trained with {use} '{used[use].name}', which is not the file of weights.{use} ="
-        f" '{networks[use]['name']}': the first steps repair that"
-        for use in ("vae", "whisper")
-        if use in used and use in networks and used[use].sha256 not in ("", networks[use]["sha256"])
-    ]
 
 
 def train_only(model: nn.Module, patterns: tuple[str, ...]) -> int:

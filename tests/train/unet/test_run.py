@@ -24,9 +24,9 @@ from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.recipe.training import RunTable
 from latentsync.train.setup import TrainingJob, TrainingResult
 from latentsync.train.unet import frozen
+from latentsync.train.unet.frozen import start_differences
 from latentsync.train.unet.objective import wanted_weights
 from latentsync.train.unet.run import run
-from latentsync.train.unet.start import start_differences
 from latentsync.weights.checkpoints import load_checkpoint, read_note, save_checkpoint
 from latentsync.weights.models import find_model
 from latentsync.weights.read import read_tensors
