@@ -28,6 +28,7 @@ _SUBTITLES = {
 }
 # What describes the old file itself, not the film.
 _OWN_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "creation_time"}
+_LONGEST_TAG = 4096  # characters; a longer one is no text about the film
 _STREAM_TAGS = ("language", "title", "handler_name")
 
 
@@ -49,7 +50,11 @@ class CarriedStreams:
         self._open = ExitStack()
         source = self._open.enter_context(open_media(carried.path))
         target.metadata.update(
-            {name: text for name, text in source.metadata.items() if name.lower() not in _OWN_TAGS}
+            {
+                name: text
+                for name, text in source.metadata.items()
+                if name.lower() not in _OWN_TAGS and len(text) <= _LONGEST_TAG
+            }
         )
         if chapters := list(_chapters(source, carried)):
             target.set_chapters(chapters)

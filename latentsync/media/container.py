@@ -30,8 +30,6 @@ _FOR_SOME = Disposition.comment | Disposition.visual_impaired | Disposition.hear
 _TILED_BRANDS = {"heic", "heix", "heim", "heis", "mif1"}
 _ADDRESS = re.compile(r"^([a-z][a-z0-9+.-]+):/+", re.IGNORECASE)
 _HEAD_BYTES = 4096
-_KEPT_TAGS = {"album", "artist", "comment", "copyright", "date", "description", "genre", "title"}
-_LONGEST_TAG = 4096
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders leave transparency out
 StreamT = TypeVar("StreamT", VideoStream, AudioStream)
 
@@ -156,24 +154,6 @@ def need_stream(
     if stream is None:
         raise no_stream(path, container, kind)
     return stream
-
-
-def tags_of(container: InputContainer) -> tuple[tuple[str, str], ...]:
-    """What a file says about its content, such as its title: names and texts."""
-    tags = sorted((name.lower(), text) for name, text in container.metadata.items())
-    return tuple((name, text) for name, text in tags if name in _KEPT_TAGS and len(text) <= _LONGEST_TAG)
-
-
-def left_out(path: Path, container: InputContainer) -> str | None:
-    """One line about subtitles and chapters, which fit no other timeline than their own; None without any."""
-    counts = {
-        "subtitle track": sum(stream.type == "subtitle" for stream in container.streams),
-        "chapter": len(container.chapters()),
-    }
-    found = [f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items() if count]
-    if not found:
-        return None
-    return f"{' and '.join(found)} of '{path}' {'is' if sum(counts.values()) == 1 else 'are'} left out"
 
 
 def decoder_of(stream: Stream, *, threads: int = 0) -> Callable[[Any], Sequence[object]]:

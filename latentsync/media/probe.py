@@ -23,10 +23,8 @@ from latentsync.media.container import (
     choose_stream,
     decoder_of,
     describe_doubt,
-    left_out,
     no_stream,
     open_media,
-    tags_of,
 )
 from latentsync.rates import VIDEO_FPS
 
@@ -51,7 +49,6 @@ class VideoInfo:
     start_s        when the first frame is shown, on the file's clock
     pixel_aspect   width of a pixel over its height
     longest_frame_s  longest time for which one frame is shown; 0 where nothing was counted
-    tags           title, artist and the like: names and texts
     """
 
     width: int
@@ -71,7 +68,6 @@ class VideoInfo:
     start_s: float = 0.0
     pixel_aspect: Fraction = Fraction(1)
     longest_frame_s: float = 0.0
-    tags: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +163,6 @@ def describe_doubts(path: Path, kind: type[StreamT]) -> str | None:
         return describe_doubt(path, container, kind)
 
 
-def describe_left_out(path: Path) -> str | None:
-    """One line if `path` has subtitles or chapters, which no result keeps, else None."""
-    with open_media(path) as container:
-        return left_out(path, container)
-
-
 def _refuse_cut_off(path: Path, container: InputContainer) -> None:
     size_bytes = path.stat().st_size
     if not container.format.name.startswith("mov"):
@@ -212,7 +202,6 @@ def _video_info(path: Path, container: InputContainer, stream: VideoStream) -> V
         is_picture=is_picture,
         start_s=_start_s(stream),
         pixel_aspect=1 / aspect if is_turned else aspect,
-        tags=tags_of(container),
     )
 
 

@@ -136,7 +136,7 @@ class VideoWriter:
         self._part = _reserve_part(path, self._target)
         try:
             with self._explained():
-                container = self._container = _open_output(self._part, container_format, like)
+                container = self._container = _open_output(self._part, container_format)
                 self._tags = _colour_tags(like, encoding)
                 self._stream = self._add_video(container, encoding, like, container_format)
                 if speech is not None:
@@ -370,13 +370,11 @@ def _add_mark(container: OutputContainer, mark: str) -> None:
         container.metadata["comment"] = f"{before}; {mark}" if before else mark
 
 
-def _open_output(part: Path, container_format: str, like: VideoInfo | None) -> OutputContainer:
+def _open_output(part: Path, container_format: str) -> OutputContainer:
     options = {"fflags": "+bitexact"}  # no random identities, which Matroska has for tracks
     if container_format != "matroska":
         options["movflags"] = "+faststart"
-    container = av.open(media_url(part), "w", format=container_format, container_options=options)
-    container.metadata.update(like.tags if like is not None else ())
-    return container
+    return av.open(media_url(part), "w", format=container_format, container_options=options)
 
 
 def _reserve_part(path: Path, target: Path) -> Path:

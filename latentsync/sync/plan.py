@@ -25,7 +25,7 @@ from latentsync.faces.person import person_at, person_in
 from latentsync.files import live_parts, part_beside, sweep_parts
 from latentsync.media.carry import describe_losses
 from latentsync.media.pixels import HLG, PQ, has_alpha
-from latentsync.media.probe import VideoInfo, describe_doubts, describe_left_out
+from latentsync.media.probe import VideoInfo, describe_doubts
 from latentsync.media.read import measure_video, read_frames
 from latentsync.media.sound import lead_s, read_audio
 from latentsync.media.write import Encoding, container_format_of, require_encoder
@@ -223,8 +223,6 @@ def _notes(setup: Setup) -> Iterator[str]:
         yield f"'{job.speech}' is silent: the mouth stays closed"
     if info.color_trc in (PQ, HLG):
         yield f"'{job.video}' is HDR: the result is SDR, tone-mapped to BT.709"
-    if left_out := describe_left_out(job.video):
-        yield left_out
     if has_alpha(info.pix_fmt):
         yield f"transparent parts of '{job.video}' are shown on white"
     if job.output is not None and not info.is_picture:

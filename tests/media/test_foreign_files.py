@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from latentsync.errors import MediaError
+from latentsync.media.carry import Carried
 from latentsync.media.pixels import HLG, PQ, has_alpha, tone_map
-from latentsync.media.probe import describe_doubts, describe_left_out, require_audio, require_video
+from latentsync.media.probe import describe_doubts, require_audio, require_video
 from latentsync.media.read import measure_video, read_frames, read_frames_backward
 from latentsync.media.sound import lead_s, read_audio
 from latentsync.media.write import Encoding, VideoWriter, write_video
@@ -300,7 +301,7 @@ def test_a_video_with_transparency_shows_white_behind_it(tmp_path: Path, codec: 
         assert frame.rgb_u8[:, 40:].mean() < 200
 
 
-def test_what_is_kept_of_a_film_and_what_is_left_out(tmp_path: Path, make_sound: MakeSound) -> None:
+def test_tags_of_a_film_are_kept_unless_they_are_huge(tmp_path: Path, make_sound: MakeSound) -> None:
     path = tmp_path / "film.mkv"
     with av.open(str(path), "w") as container:
         container.metadata.update({"title": "Zoë's talk", "artist": "Zoë", "comment": "x" * 1_000_000})
@@ -312,7 +313,6 @@ def test_what_is_kept_of_a_film_and_what_is_left_out(tmp_path: Path, make_sound:
             picture = moving_picture(number, width=64, height=48)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
-    assert describe_left_out(path) == f"1 chapter of '{path}' is left out"
     out = tmp_path / "out.mp4"
     with VideoWriter(
         out,
@@ -321,7 +321,7 @@ def test_what_is_kept_of_a_film_and_what_is_left_out(tmp_path: Path, make_sound:
         fps=Fraction(25),
         like=require_video(path),
         speech=make_sound(),
-        encoding=Encoding(),
+        carried=Carried(path, 0.0, 1.0),
     ) as writer:
         writer.write(moving_picture(0, width=64, height=48))
     with av.open(str(out)) as container:
