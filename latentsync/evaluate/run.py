@@ -266,7 +266,9 @@ def _with_generated(
         path, reason = folder / pair.setting / f"{pair.name}.mp4", ""
         if not path.exists():
             device = choose_device(job.device)
-            model = model or load_model(spec, device=device, dtype=choose_dtype("auto", device))
+            # Not in bf16 on a CPU that has it: scores of one model may not depend on the processor.
+            dtype = choose_dtype("auto", device, is_exact=True)
+            model = model or load_model(spec, device=device, dtype=dtype)
             reason = _generate(pair, path, recipe, model, report)
         found = Made(spec.name, None if reason else path, reason)
         made[pair.setting, pair.name].append(found)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -437,8 +438,9 @@ class _Clock:
         if torch.cuda.is_available():
             memory = torch.cuda.max_memory_allocated()
         else:
-            # Linux counts in KiB.
-            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            # macOS counts in bytes, Linux in KiB.
+            unit_bytes = 1 if sys.platform == "darwin" else 1024
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
         rate = optimizer.param_groups[0]["lr"]
         return {
             "learning_rate": rate,

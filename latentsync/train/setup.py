@@ -23,7 +23,7 @@ from latentsync.rates import VIDEO_FPS
 from latentsync.recipe.loading import dump_recipe
 from latentsync.recipe.schema import Recipe
 from latentsync.recipe.training import RunTable, TrainingRecipe
-from latentsync.runtime import DeviceName, choose_device
+from latentsync.runtime import DeviceName, choose_device, usable_cores
 from latentsync.train.checkpoint import find_last
 from latentsync.train.clips import (
     DecodedCache,
@@ -72,10 +72,8 @@ class TrainingJob:
         """How many processes read data."""
         if self.workers is not None:
             return self.workers
-        # A container or a job scheduler may give fewer cores than the machine has.
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         # The processes that torchrun started on this machine share its cores.
-        return min(MOST_READERS, max(1, cores - 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        return min(MOST_READERS, max(1, usable_cores() - 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
