@@ -74,7 +74,7 @@ def test_latex_is_escaped_and_marks_what_taught_a_model(report: EvaluationReport
     lines = write_tables(taught, "tex").splitlines()
     assert lines[:2] == [
         r"\begin{table}",
-        r"\caption{Cross. $\dagger$ this network taught the model: its score says little about it.}",
+        r"\caption{Cross. $\dagger$ the model was trained with this network: its score says little.}",
     ]
     assert r"method & sync\_conf (LSE-C) $\uparrow$ & fid $\downarrow$ \\" in lines
     assert r"A|B & 7$^\dagger$ & \textbf{5} \\" in lines
