@@ -38,7 +38,7 @@ def test_stopped_between_two_frames(
         run(job, load_recipe("sync", SyncRecipe), stop_at_third_frame)
     assert stopped.traceback  # the frames of the run are still alive
     assert [path.name for path in folder.iterdir()] == ["speech.wav"]
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads
 
 
 def test_threads_end_when_the_output_cannot_be_written(
@@ -55,7 +55,7 @@ def test_threads_end_when_the_output_cannot_be_written(
     with nearly_full_disk(), pytest.raises(MediaError) as stopped:
         run(job, recipe, ignore)
     assert stopped.traceback  # the frames of the run are still alive
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads
 
 
 def test_ctrl_c(folder: Path, portrait: Path, tiny_model: Path, cut_speech: Callable[..., Path]) -> None:
