@@ -181,7 +181,10 @@ def _load_perceptual(path: Path, *, device: torch.device, dtype: torch.dtype) ->
 def _build_syncnet(recipe: UNetTrainingRecipe) -> SyncNet:
     """The released SyncNet, for windows of as many frames as the recipe cuts: yours may be trained later."""
     released = RELEASED_SYNCNETS["16_pixel_attn" if recipe.loss.sync_space == "pixel" else "16_latent"]
-    return build_syncnet(released.replaced(frames=recipe.windows.frames))
+    audio = released.audio
+    if recipe.windows.frames <= 5:  # 16 columns of mel are one sixteenth wide, where 52 are three
+        audio = audio.replaced(factors=(*audio.factors[:-1], (2, 1)))
+    return build_syncnet(released.replaced(frames=recipe.windows.frames, audio=audio))
 
 
 def _build_perceptual(recipe: UNetTrainingRecipe) -> nn.Module:
