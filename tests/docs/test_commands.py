@@ -115,6 +115,8 @@ def test_the_command_runs(
     monkeypatch.chdir(folder)
     monkeypatch.setenv("LATENTSYNC_CACHE", str(folder / "cache"))
     words += ["--dry-run"] if words[1] in DRY else ["--offline"] if words[1:3] == ["models", "pull"] else []
+    # The estimate of a dry run loads a model and measures: tests/end_to_end does that once.
+    monkeypatch.setattr("latentsync.sync.run.estimate", lambda setup, model: "about 1 s")
     monkeypatch.setattr("sys.argv", words)
     with pytest.raises(SystemExit) as ended:
         app.main()
