@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from typing import TypeVar
@@ -56,12 +56,14 @@ class Sampling:
 class CutFrame:
     """A tracked frame with its aligned crop (h w c), None where there is no face.
 
-    strength is how much of the new mouth is shown, 0..1: below 1 next to frames without a face.
+    strength  how much of the new mouth is shown, 0..1: below 1 next to frames without a face
+    gain      what the crop is multiplied by before the networks, and its new mouth divided by after them
     """
 
     tracked: TrackedFrame
     crop_u8: FrameImage | None
     strength: float = 1.0
+    gain: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +216,8 @@ class _Mouth:
 
         def remembered() -> Iterator[CutFrame]:
             for cut in run:
+                if cut.crop_u8 is not None and not self.sampling.is_exact:
+                    cut = replace(cut, gain=light_gain(cut.crop_u8))
                 held.append(cut)
                 yield cut
 
@@ -228,9 +232,9 @@ class _Mouth:
             frames = [held[first + number] for number in range(latents.shape[1])]
             waiting.append(self._decoded(latents, frames))
             while len(waiting) > behind:
-                yield from _handed_out(waiting.popleft(), held, self._gain)
+                yield from _handed_out(waiting.popleft(), held)
         for crops in waiting:
-            yield from _handed_out(crops, held, self._gain)
+            yield from _handed_out(crops, held)
 
     def _denoised(self, windows: Iterable[tuple[range, list[CutFrame]]]) -> Iterator[tuple[range, Tensor]]:
         """Windows with their clean latents (c f h w), in batches of windows of one length."""
@@ -286,14 +290,10 @@ class _Mouth:
             hint="close what else uses the device, or add --device cpu or --model compact",
         )
 
-    def _gain(self, cut: CutFrame) -> float:
-        """What a crop is multiplied by before the networks, and its new mouth divided by after them."""
-        return 1.0 if self.sampling.is_exact or cut.crop_u8 is None else light_gain(cut.crop_u8)
-
     def _images(self, frames: Sequence[CutFrame]) -> Tensor:
         """The crops (f c h w) of frames in -1..1."""
         levels = np.stack([cut.crop_u8 for cut in frames if cut.crop_u8 is not None])  # f h w c
-        gains = np.array([self._gain(cut) for cut in frames], np.float32)
+        gains = np.array([cut.gain for cut in frames], np.float32)
         if (gains > 1).any():
             levels = np.clip(np.rint(levels * gains[:, None, None, None]), 0, 255).astype(np.uint8)
         crops = torch.from_numpy(levels)
@@ -326,9 +326,7 @@ class _Mouth:
         return list(latents)
 
 
-def _handed_out(
-    crops: Tensor, held: deque[CutFrame], gain: Callable[[CutFrame], float]
-) -> Iterator[GeneratedFrame]:
+def _handed_out(crops: Tensor, held: deque[CutFrame]) -> Iterator[GeneratedFrame]:
     for crop in crops.cpu().numpy():
         cut = held.popleft()
-        yield GeneratedFrame(cut, np.asarray(crop / gain(cut), np.float32))
+        yield GeneratedFrame(cut, np.asarray(crop / cut.gain, np.float32))
