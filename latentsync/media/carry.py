@@ -6,7 +6,6 @@ Title and other tags, chapters, subtitles, further audio tracks. They are played
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,7 +17,7 @@ from av.packet import Packet
 from av.stream import Stream
 from av.subtitles.stream import SubtitleStream
 
-from latentsync.media.container import choose_stream, open_media, reading, streams_of
+from latentsync.media.container import PacketSource, choose_stream, open_media, streams_of
 from latentsync.media.sound import is_copied
 
 _SUBTITLES = {
@@ -41,14 +40,13 @@ class Carried:
     duration_s: float
 
 
-class CarriedStreams:
+class CarriedStreams(PacketSource):
     """Feeds the further streams of a video into an output, in step with its pictures."""
 
     def __init__(self, target: OutputContainer, carried: Carried) -> None:
         """Add the streams, tags and chapters; before anything is written to `target`."""
-        self._target, self._carried = target, carried
-        self._open = ExitStack()
-        source = self._open.enter_context(open_media(carried.path))
+        super().__init__(target, carried.path)
+        self._carried, source = carried, self._source
         target.metadata.update(
             {
                 name: text
@@ -66,25 +64,6 @@ class CarriedStreams:
             )
             self._copies[stream.index] = copy
         self._packets = self._shifted(source)
-        self._next: Packet[Stream] | None = None
-
-    def mux_until(self, time_s: float | None) -> None:
-        """Write the packets that are shown before `time_s`; None: all that are left."""
-        while True:
-            if self._next is None:
-                with reading(self._carried.path):
-                    self._next = next(self._packets, None)
-            packet = self._next
-            if packet is None:
-                return
-            if time_s is not None and float((packet.dts or 0) * packet.time_base) >= time_s:
-                return
-            self._target.mux(packet)
-            self._next = None
-
-    def close(self) -> None:
-        """Close the source."""
-        self._open.close()
 
     def _shifted(self, source: InputContainer) -> Iterator[Packet[Stream]]:
         if not self._copies:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import av
 from av.audio.stream import AudioStream
 from av.codec.context import CodecContext
-from av.container import InputContainer
+from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
@@ -154,6 +154,37 @@ def need_stream(
     if stream is None:
         raise no_stream(path, container, kind)
     return stream
+
+
+class PacketSource:
+    """Packets of one file that go into an output, in step with its pictures. Subclasses set `_packets`."""
+
+    _packets: Iterator[Packet[Stream]]
+
+    def __init__(self, target: OutputContainer, path: Path) -> None:
+        """Open `path`; `close` closes it."""
+        self._target, self._path = target, path
+        self._open = ExitStack()
+        self._source = self._open.enter_context(open_media(path))
+        self._next: Packet[Stream] | None = None
+
+    def mux_until(self, time_s: float | None) -> None:
+        """Write the packets that are played before `time_s`; None: all that are left."""
+        while True:
+            if self._next is None:
+                with reading(self._path):  # its faults are not those of the output
+                    self._next = next(self._packets, None)
+            packet = self._next
+            if packet is None:
+                return
+            if time_s is not None and float((packet.dts or 0) * packet.time_base) >= time_s:
+                return
+            self._target.mux(packet)
+            self._next = None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._open.close()
 
 
 def decoder_of(stream: Stream, *, threads: int = 0) -> Callable[[Any], Sequence[object]]:

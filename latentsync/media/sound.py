@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from array import array
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -27,7 +27,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from latentsync.errors import MediaError
-from latentsync.media.container import choose_stream, need_stream, open_media, reading
+from latentsync.media.container import PacketSource, choose_stream, need_stream, open_media
 from latentsync.media.probe import require_audio
 from latentsync.media.read import decode_packets, read_packets
 from latentsync.rates import AUDIO_HZ
@@ -298,7 +298,7 @@ def _samples(resampler: AudioResampler | None, frame: AudioFrame | None) -> Iter
         yield piece.to_ndarray()[0].astype(np.float32, copy=False)
 
 
-class SpeechTrack:
+class SpeechTrack(PacketSource):
     """Feeds the speech into an output, in step with its pictures, for at most `duration_s`.
 
     Silence comes first where a player of the file would be silent: see `lead_s`.
@@ -309,10 +309,8 @@ class SpeechTrack:
     ) -> None:
         info = require_audio(path, track=track)
         condition = _condition_of(path, track)
-        self._path = path
-        self._target = target
-        self._open = ExitStack()
-        source = self._open.enter_context(open_media(path))
+        super().__init__(target, path)
+        source = self._source
         stream = need_stream(path, source, AudioStream, track)
         late_s = lead_s(path, track=track)
         is_whole = condition.is_sound and not late_s
@@ -323,25 +321,6 @@ class SpeechTrack:
             encoder = _add_encoder(target, info.rate_hz, info.channels)
             frames = decode_audio(source, stream, lead_s=late_s)
             self._packets = _encode(frames, encoder, duration_s, condition.gain)
-        self._next: Packet[Stream] | None = None
-
-    def mux_until(self, time_s: float | None) -> None:
-        """Write the packets that are played before `time_s`; None: all that are left."""
-        while True:
-            if self._next is None:
-                with reading(self._path):  # its faults are not those of the output
-                    self._next = next(self._packets, None)
-            packet = self._next
-            if packet is None:
-                return
-            if time_s is not None and float((packet.dts or 0) * packet.time_base) >= time_s:
-                return
-            self._target.mux(packet)
-            self._next = None
-
-    def close(self) -> None:
-        """Close the speech file."""
-        self._open.close()
 
 
 def is_copied(container: str, codec: str, rate_hz: int) -> bool:
