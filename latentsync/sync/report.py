@@ -101,8 +101,8 @@ def _sync_of(setup: Setup, result: SyncResult, report: Report) -> dict[str, Any]
     samples = setup.speech.samples
     try:
         first_s, crops_u8 = _crops_of_result(setup, result)
-        heard = samples[round(first_s * AUDIO_HZ) :][: round(len(crops_u8) / VIDEO_FPS * AUDIO_HZ)]
-        score = score_sync(choose_judge("auto", device=setup.device), crops_u8, heard)
+        speech = samples[round(first_s * AUDIO_HZ) :][: round(len(crops_u8) / VIDEO_FPS * AUDIO_HZ)]
+        score = score_sync(choose_judge("auto", device=setup.device), crops_u8, speech)
     except LatentSyncError as error:
         return {"missing": str(error)}
     return {
@@ -153,7 +153,7 @@ def _result_frames(setup: Setup, result: SyncResult) -> Iterator[Frame]:
 
 def _thumbnails(setup: Setup, result: SyncResult, report: Report) -> Iterator[_Thumbnail]:
     """Frames spread evenly over the result."""
-    wanted = [round(place * (result.frames - 1) / max(1, THUMBNAILS - 1)) for place in range(THUMBNAILS)]
+    wanted = [round(number * (result.frames - 1) / max(1, THUMBNAILS - 1)) for number in range(THUMBNAILS)]
     for frame in _result_frames(setup, result):
         report(Progress("drawing", frame.index + 1, result.frames))
         if frame.index in wanted:
