@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, Unpack
+from typing import Literal, TypedDict, Unpack
 
 from latentsync.errors import (
     FaceError,
@@ -38,6 +38,7 @@ from latentsync.sync.job import SyncedFrames, SyncJob, SyncResult
 from latentsync.sync.options import Settings, SyncOptions, as_overrides, choose_recipe, make_job
 from latentsync.sync.run import make_frames
 from latentsync.sync.run import run as run_sync
+from latentsync.train.clips import DecodedCache
 from latentsync.train.setup import TrainingJob, TrainingResult
 from latentsync.train.syncnet.run import run as run_train_syncnet
 from latentsync.train.unet.run import run as run_train_unet
@@ -74,7 +75,18 @@ __all__ = [
 ]
 OnEvent = Callable[[Event], None]
 Engine = Literal["local", "ray"]
-DecodedCache = Literal["auto", "yes", "no"]
+
+
+class TrainingOptions(TypedDict, total=False):
+    """Options of both trainings, by the names of the flags; see `latentsync.train.setup.TrainingJob`."""
+
+    device: DeviceName
+    workers: int | None
+    decoded_cache: DecodedCache
+    decoder: Literal["auto", "pyav", "decord"]
+    stop_after_s: float | None
+    trackers: Sequence[str]
+    dry_run: bool
 
 
 class Model:
@@ -296,31 +308,16 @@ def train_syncnet(
     *,
     recipe: str | Path = "syncnet",
     settings: Settings = (),
-    device: DeviceName = "auto",
-    workers: int | None = None,
-    decoded_cache: DecodedCache = "auto",
-    stop_after_s: float | None = None,
-    trackers: Sequence[str] = ("tensorboard",),
-    dry_run: bool = False,
     progress: OnEvent = ignore,
+    **options: Unpack[TrainingOptions],
 ) -> TrainingResult:
     """Train the SyncNet on processed clips: `latentsync train-syncnet`. The same call again resumes.
 
     Raises:
         LatentSyncError: of the kinds that `latentsync.train.syncnet.run.run` names.
     """
-    job = TrainingJob(
-        data=Path(data),
-        output=Path(output),
-        device=device,
-        workers=workers,
-        decoded_cache=decoded_cache,
-        stop_after_s=stop_after_s,
-        trackers=tuple(trackers),
-        dry_run=dry_run,
-    )
     chosen = load_recipe(recipe, SyncNetRecipe, overrides=as_overrides(settings))
-    return run_train_syncnet(job, chosen, progress)
+    return run_train_syncnet(TrainingJob(data=Path(data), output=Path(output), **options), chosen, progress)
 
 
 def train_unet(
@@ -329,31 +326,16 @@ def train_unet(
     *,
     recipe: str | Path = "stage2",
     settings: Settings = (),
-    device: DeviceName = "auto",
-    workers: int | None = None,
-    decoded_cache: DecodedCache = "auto",
-    stop_after_s: float | None = None,
-    trackers: Sequence[str] = ("tensorboard",),
-    dry_run: bool = False,
     progress: OnEvent = ignore,
+    **options: Unpack[TrainingOptions],
 ) -> TrainingResult:
     """Train the U-Net on processed clips: `latentsync train-unet`. The same call again resumes.
 
     Raises:
         LatentSyncError: of the kinds that `latentsync.train.unet.run.run` names.
     """
-    job = TrainingJob(
-        data=Path(data),
-        output=Path(output),
-        device=device,
-        workers=workers,
-        decoded_cache=decoded_cache,
-        stop_after_s=stop_after_s,
-        trackers=tuple(trackers),
-        dry_run=dry_run,
-    )
     chosen = load_recipe(recipe, UNetTrainingRecipe, overrides=as_overrides(settings))
-    return run_train_unet(job, chosen, progress)
+    return run_train_unet(TrainingJob(data=Path(data), output=Path(output), **options), chosen, progress)
 
 
 @contextmanager

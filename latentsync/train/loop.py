@@ -121,7 +121,7 @@ class TrainingRun:
     on_log: Callable[[Sequence[Row]], None] | None = None
     workers: int = 0
     stop_after_s: float | None = None
-    trackers: tuple[str, ...] = ("tensorboard",)
+    trackers: Sequence[str] = ("tensorboard",)
 
 
 @dataclass(frozen=True, slots=True)

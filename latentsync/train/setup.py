@@ -60,7 +60,7 @@ class TrainingJob:
     decoded_cache: DecodedCache = "auto"
     decoder: Literal["auto", "pyav", "decord"] = "auto"
     stop_after_s: float | None = None
-    trackers: tuple[str, ...] = ("tensorboard",)
+    trackers: Sequence[str] = ("tensorboard",)
     dry_run: bool = False
 
     @property

@@ -26,6 +26,7 @@ _END_S = 5.0
 
 def cores() -> int:
     """How many cores this process may use."""
+    # Not `runtime.usable_cores`: this module is loaded before a worker can report that torch cannot be.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
