@@ -169,11 +169,8 @@ class UNetInTraining(nn.Module):
 
     def __init__(self, unet: LipUNet) -> None:
         super().__init__()
-        self.network = unet.network
-        if unet.adapter is not None:
-            self.adapter = unet.adapter
-        if unet.residual is not None:
-            self.residual = unet.residual
+        for name, part in unet.named_children():  # the network, and what it has of adapter and residual
+            self.add_module(name, part)
         self._unet = (unet,)  # in a tuple, so that its parameters are not registered twice
 
     def forward(self, sample: Tensor, timesteps: Tensor, audio: Tensor) -> Tensor:
