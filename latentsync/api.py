@@ -45,6 +45,7 @@ from latentsync.train.unet.run import run as run_train_unet
 from latentsync.types import FrameImage
 from latentsync.weights.models import DEFAULT_MODEL, LipModel, find_model, load_model
 from latentsync.workers.log import parse_shard
+from latentsync.workers.pool import EngineName
 
 __all__ = [
     "EvaluateResult",
@@ -74,7 +75,6 @@ __all__ = [
     "train_unet",
 ]
 OnEvent = Callable[[Event], None]
-Engine = Literal["local", "ray"]
 
 
 class TrainingOptions(TypedDict, total=False):
@@ -217,7 +217,7 @@ def preprocess(
     *,
     recipe: str | Path = "preprocess",
     settings: Settings = (),
-    engine: Engine = "local",
+    engine: EngineName = "local",
     address: str | None = None,
     workers: int | None = None,
     shard: str = "1/1",
@@ -264,7 +264,7 @@ def evaluate(
     identity_network: str | Path | None = None,
     recipe: str | Path = "evaluate",
     settings: Settings = (),
-    engine: Engine = "local",
+    engine: EngineName = "local",
     address: str | None = None,
     workers: int | None = None,
     limit_s: float = 1800.0,

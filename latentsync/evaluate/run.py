@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -58,7 +57,7 @@ from latentsync.weights.checkpoints import is_checkpoint, read_note
 from latentsync.weights.hub import cache_folder
 from latentsync.weights.models import DEFAULT_MODEL, LipModel, ModelSpec, find_model, load_model
 from latentsync.weights.named import used_networks, weights_file
-from latentsync.workers.pool import Work
+from latentsync.workers.pool import EngineName, Work
 
 PAGE, TABLE, NUMBERS = "report.html", "scores.csv", "report.json"
 TABLES = ("tables.md", "tables.csv", "tables.tex")  # the means, as a paper prints them
@@ -99,7 +98,7 @@ class EvaluateJob:
     metrics: tuple[str, ...] | None = None
     identity_network: Path | None = None
     device: DeviceName = "auto"
-    engine: Literal["local", "ray"] = "local"
+    engine: EngineName = "local"
     address: str | None = None
     workers: int | None = None
     limit_s: float = 1800.0

@@ -30,7 +30,7 @@ from latentsync.metrics.metric import ClipMetric, Missing, ScoredClip, SetMetric
 from latentsync.rates import VIDEO_FPS
 from latentsync.recipe.evaluate import Preparing
 from latentsync.workers.local import LocalPool, cores
-from latentsync.workers.pool import Attempt, Rules, Task, Work, describe_fault, run_tasks
+from latentsync.workers.pool import Attempt, EngineName, Rules, Task, Work, describe_fault, run_tasks
 from latentsync.workers.ray import RayPool
 
 REAL = "real"  # the row of the real videos
@@ -336,7 +336,7 @@ class WorkerOptions:
     limit_s  a pair that takes longer is given up
     """
 
-    engine: Literal["local", "ray"] = "local"
+    engine: EngineName = "local"
     address: str | None = None
     workers: int | None = None
     device: str = "cpu"

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -39,7 +39,7 @@ from latentsync.weights.hub import is_present
 from latentsync.workers.local import LocalPool
 from latentsync.workers.log import Entry, Log, Shard, are_others_running, one_at_a_time, read_past
 from latentsync.workers.outputs import RECIPE, explained, keep_recipe, sweep
-from latentsync.workers.pool import Attempt, Rules, Task, WorkerPool, run_tasks
+from latentsync.workers.pool import Attempt, EngineName, Rules, Task, WorkerPool, run_tasks
 from latentsync.workers.ray import RayPool
 
 
@@ -57,7 +57,6 @@ class _Settled:
 
 
 _SETTLED = TypeAdapter(_Settled)
-EngineName = Literal["local", "ray"]
 LOG, LOCK = "log", "merge.turn"
 _SHOWN_REASONS = 4  # beside the progress bar
 

@@ -29,7 +29,7 @@ from latentsync.weights.models import LipModel, find_model, load_model
 from latentsync.workers.local import LocalPool
 from latentsync.workers.log import Entry, Log, Shard, read_past
 from latentsync.workers.outputs import explained
-from latentsync.workers.pool import Attempt, Rules, Task, WorkerPool, describe_fault, run_tasks
+from latentsync.workers.pool import Attempt, EngineName, Rules, Task, WorkerPool, describe_fault, run_tasks
 from latentsync.workers.ray import RayPool
 
 LOG = "batch"
@@ -53,7 +53,7 @@ class BatchJob:
     model: str
     device: DeviceName = "auto"
     dtype: DtypeName = "auto"
-    engine: Literal["local", "ray"] = "local"
+    engine: EngineName = "local"
     address: str | None = None
     workers: int | None = None
     retry_failed: bool = False

@@ -16,6 +16,7 @@ from typing import Any, Literal, NoReturn, Protocol
 
 from latentsync.errors import LatentSyncError, MemoryShortage, RecipeError, UsageError, WeightsError
 
+EngineName = Literal["local", "ray"]  # processes of this machine, or a Ray cluster
 Work = Callable[[Any], Any]
 # Run once in each worker: loads what is slow to load; has to survive pickling.
 WorkerFactory = Callable[[], Work]
