@@ -24,11 +24,13 @@ class Frame:
     rgb_u8  (h w c) RGB
     index   position from the start of the file, 0 first
     time_s  when it is shown, from the first frame of the file
+    source  its `index` where the file was read, once it is shown at another position; None: the same
     """
 
     rgb_u8: FrameImage
     index: int
     time_s: float
+    source: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,8 +49,8 @@ FaceOption = Annotated[
     str,
     typer.Option(
         metavar="CHOICE",
-        help="Which face: largest, left, right, a number from the left (0 first), x,y in pixels, @TIME:x,y, "
-        "or a picture.",
+        help="Which face: largest, left, right, speaker (whoever speaks), a number from the left (0 first), "
+        "x,y in pixels, @TIME:x,y, or a picture.",
     ),
 ]
 StartOption = Annotated[

@@ -1,14 +1,15 @@
-"""Which of several faces is meant: the largest, the leftmost, a number, a point, a person by the look."""
+"""Which of several faces is meant: by size, position, a point, a picture, or by who speaks."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from latentsync.errors import FaceError, UsageError
 from latentsync.faces.appearance import Look
@@ -17,8 +18,25 @@ from latentsync.times import seconds_from
 from latentsync.types import Face
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
-Rule = Literal["largest", "left", "right", "index", "point", "point_at", "picture", "look"]
+Rule = Literal["largest", "left", "right", "index", "point", "point_at", "picture", "look", "speaker"]
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The chosen face in one frame: 68 points (68, 2) or None, and the number of the turn it belongs to."""
+
+    points: NDArray[np.float32] | None
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """From when to when a face is the chosen one, in seconds from the first frame; person 0 is nobody."""
+
+    start_s: float
+    end_s: float
+    person: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +48,8 @@ class FaceChoice:
     picture  of the face
     looks    of the person, for "look": what "point_at" and "picture" become once they were looked up
     others   looks of people who are not meant
+    seen     for "speaker", once that is known: the face by the number of the frame, as it is read
+    turns    for "speaker": who speaks when
     """
 
     rule: Rule = "largest"
@@ -39,10 +59,12 @@ class FaceChoice:
     picture: Path | None = None
     looks: tuple[Look, ...] = field(default=(), compare=False)
     others: tuple[Look, ...] = field(default=(), compare=False)
+    seen: Mapping[int, Seen] = field(default_factory=dict, compare=False, repr=False)
+    turns: tuple[Turn, ...] = field(default=(), compare=False)
 
 
 def parse_face_choice(text: str) -> FaceChoice:
-    """Read what `--face` takes: largest, left, right, a number from the left, x,y, @TIME:x,y, or a picture.
+    """Read what `--face` takes: largest, left, right, speaker, a number, x,y, @TIME:x,y, or a picture.
 
     Raises:
         UsageError: it is none of these.
@@ -51,7 +73,7 @@ def parse_face_choice(text: str) -> FaceChoice:
     ((640.0, 360.0), 90.5)
     """
     word = text.strip().lower()
-    if word in ("largest", "left", "right"):
+    if word in ("largest", "left", "right", "speaker"):
         return FaceChoice(cast(Rule, word))
     if re.fullmatch(r"\d+", word):
         return FaceChoice("index", index=int(word))
@@ -64,8 +86,8 @@ def parse_face_choice(text: str) -> FaceChoice:
         return FaceChoice("picture", picture=Path(text.strip()))
     raise UsageError(
         f"--face '{text}': unknown value",
-        hint="use largest, left, right, a number counted from the left (0 first), a pixel such as 640,360, "
-        "a pixel at a time such as @12.5:640,360, or a picture of the face",
+        hint="use largest, left, right, speaker, a number counted from the left (0 first), a pixel such as "
+        "640,360, a pixel at a time such as @12.5:640,360, or a picture of the face",
     )
 
 

@@ -72,11 +72,11 @@ class Follower:
 
     def see(self, frame: Frame) -> Sight:
         """The chosen face in the next frame."""
-        is_jump = self._has_jumped(frame.rgb_u8)
+        is_jump = self.has_jumped(frame.rgb_u8)
         before = self._points
         points, confidence = self._keep(frame.rgb_u8)
         is_cut = is_jump and (
-            before is None or points is None or _moved(before, points) > self._settings.same_position
+            before is None or points is None or moved(before, points) > self._settings.same_position
         )
         if is_cut:
             points = None
@@ -96,7 +96,7 @@ class Follower:
         else:  # what was hidden must not be interpolated: the other person was in front of it
             is_new, self._is_hidden = is_new or self._is_hidden, False
         if points is not None and self._known is not None:
-            is_new |= _moved(self._known, points) > self._settings.largest_step * (1 + self._lost_frames)
+            is_new |= moved(self._known, points) > self._settings.largest_step * (1 + self._lost_frames)
         self._remember(points)
         return Sight(frame, points, confidence if points is not None else 0.0, bool(is_new))
 
@@ -107,7 +107,8 @@ class Follower:
         for look in self._choice.others:
             self._others.learn(look)
 
-    def _has_jumped(self, rgb_u8: FrameImage) -> bool:
+    def has_jumped(self, rgb_u8: FrameImage) -> bool:
+        """Whether this frame looks so unlike the one before that a shot may begin."""
         step = max(1, min(rgb_u8.shape[1] // THUMBNAIL[0], rgb_u8.shape[0] // THUMBNAIL[1]) // SAMPLES)
         small = cv2.resize(rgb_u8[::step, ::step], THUMBNAIL, interpolation=cv2.INTER_AREA)
         grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.float32)
@@ -119,10 +120,10 @@ class Follower:
         if self._points is None:
             return None, 0.0
         points, confidence = self._landmarker.points(rgb_u8, square_around(self._points))
-        if _moved(self._points, points) > 0.15:  # the square was beside the face: centre it
+        if moved(self._points, points) > 0.15:  # the square was beside the face: centre it
             points, confidence = self._landmarker.points(rgb_u8, square_around(points))
-        is_same = _moved(self._points, points) < self._settings.largest_step
-        is_face = confidence >= self._settings.confidence and 0.7 < _growth(self._points, points) < 1.4
+        is_same = moved(self._points, points) < self._settings.largest_step
+        is_face = confidence >= self._settings.confidence and 0.7 < growth(self._points, points) < 1.4
         return (points, confidence) if is_face and is_same else (None, confidence)
 
     def _looks_otherwise(self, rgb_u8: FrameImage, points: NDArray[np.float32]) -> bool:
@@ -231,7 +232,7 @@ class Follower:
             points, _ = self._landmarker.points(rgb_u8, _square_of(found))
             points, confidence = self._landmarker.points(rgb_u8, square_around(points))
             face = face_from(points, confidence)
-            is_double = any(_moved(other.points, points) < 0.5 for other in faces)
+            is_double = any(moved(other.points, points) < 0.5 for other in faces)
             if confidence >= self._settings.confidence and not is_double:
                 faces.append(face)
         return faces
@@ -243,7 +244,7 @@ class Follower:
         near = [
             number
             for number, face in enumerate(faces)
-            if _moved(known, face.points) < reach and 0.6 < _growth(known, face.points) < 1.67
+            if moved(known, face.points) < reach and 0.6 < growth(known, face.points) < 1.67
         ]
         alike = [number for number in near if own[number] < 1 and not is_other[number]]
         if not alike and len(near) == 1 and not is_other[near[0]]:
@@ -282,10 +283,11 @@ def _extent(points: NDArray[np.float32]) -> float:
     return max(1e-6, float((points.max(0) - points.min(0)).max()))
 
 
-def _growth(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:
+def growth(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:
+    """How many times as large a face became."""
     return _extent(after) / _extent(before)
 
 
-def _moved(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:
+def moved(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:
     """How far a face moved, in extents."""
     return float(np.linalg.norm(after.mean(0) - before.mean(0))) / _extent(before)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentsync.faces.align import control_points, fit_as_released, fit_similarity, template
-from latentsync.faces.choice import FaceChoice, parse_face_choice
+from latentsync.faces.choice import FaceChoice, Seen, parse_face_choice
 from latentsync.faces.detect import FaceFinder
 from latentsync.faces.follow import Follower, FollowSettings, Sight, face_from
 from latentsync.faces.landmarks import Landmarker
@@ -71,7 +71,7 @@ def track(
         FaceError: the first frame with faces does not have the one chosen.
     """
     settings = settings or TrackSettings()
-    follower = Follower(choice, detector, landmarker, settings.follow)
+    follower = follow(choice, detector, landmarker, settings.follow)
     crops = _Crops(resolution, settings)
     past: deque[_Row] = deque(maxlen=settings.ahead_frames)
     ahead: deque[_Row] = deque()
@@ -83,6 +83,31 @@ def track(
     while ahead:
         yield crops.crop(past, ahead)
         past.append(_without_picture(ahead.popleft()))
+
+
+def follow(
+    choice: FaceChoice, detector: FaceFinder, landmarker: Landmarker, settings: FollowSettings
+) -> Follower | Found:
+    """What sees the chosen face in each frame."""
+    if choice.rule == "speaker":
+        return Found(choice.seen)
+    return Follower(choice, detector, landmarker, settings)
+
+
+class Found:
+    """Gives the faces that were chosen before."""
+
+    def __init__(self, seen: Mapping[int, Seen]) -> None:
+        self._seen = seen
+        self._last: tuple[int, int] | None = None  # number and turn of the frame before
+
+    def see(self, frame: Frame) -> Sight:
+        number = frame.index if frame.source is None else frame.source
+        found = self._seen.get(number, Seen(None, 0))
+        # Where the video starts again, the face is elsewhere.
+        is_near = self._last is not None and abs(number - self._last[0]) <= 1 and found.turn == self._last[1]
+        self._last = number, found.turn
+        return Sight(frame, found.points, 0.0 if found.points is None else 1.0, not is_near)
 
 
 class _Crops:

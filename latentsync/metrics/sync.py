@@ -20,7 +20,7 @@ from latentsync.audio.mel import mel_spectrogram, mel_window
 from latentsync.audio.mfcc import MFCC_STEPS_PER_S, mfcc
 from latentsync.audio.whisper import WhisperEncoder, encode_speech
 from latentsync.axes import expect_axes
-from latentsync.errors import MediaError
+from latentsync.errors import MediaError, WeightsError
 from latentsync.faces.align import WINDOW_HEIGHT, WINDOW_WIDTH
 from latentsync.files import sha256_of
 from latentsync.metrics.metric import ClipMetric, MetricSetup, Missing, ScoredClip, Value
@@ -257,6 +257,18 @@ def choose_judge(
     if name == V2 or (name == "auto" and is_present(find_entry(V2))):
         return SyncNetV2Judge(syncnet_v2_from_released(need(V2), device=device), torch.device(device))
     return own_judge(load_syncnet(BUNDLED / "syncnet.safetensors", device=device), torch.device(device))
+
+
+def bundled_judge(*, device: torch.device | str = "cpu") -> BundledJudge:
+    """Our own SyncNet, which says how lips and speech fit in every window.
+
+    Raises:
+        WeightsError: the package is damaged.
+    """
+    judge = choose_judge("compact", device=device)
+    if not isinstance(judge, BundledJudge):
+        raise WeightsError(f"{BUNDLED_SYNCNET} is another network", hint="install the package again")
+    return judge
 
 
 def own_judge(syncnet: SyncNet | FramewiseSyncNet, device: torch.device) -> SyncJudge:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from latentsync.faces.choice import FaceChoice
+from latentsync.faces.choice import FaceChoice, Turn
 from latentsync.media.mix import KeepAudio
 from latentsync.media.write import PixelFormat
 from latentsync.runtime import DeviceName, DtypeName
@@ -64,6 +64,7 @@ class SyncResult:
 
     untouched  spans in seconds of the output where there was no face, so that the source shows
     bridged    frames whose face was interpolated between its neighbours
+    turns      who was chosen from when to when in the video, for `--face speaker`
     stages     where the time went, see `stages.StageTime`; stages run side by side
     """
 
@@ -79,6 +80,7 @@ class SyncResult:
     untouched: tuple[tuple[float, float], ...]
     duration_s: float
     took_s: float
+    turns: tuple[Turn, ...] = ()
     stages: Mapping[str, StageTime] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, object]:
@@ -94,6 +96,10 @@ class SyncResult:
             "frames_with_face": self.frames_with_face,
             "bridged_frames": self.bridged,
             "untouched_s": [list(span) for span in self.untouched],
+            "turns": [
+                {"from_s": round(turn.start_s, 2), "to_s": round(turn.end_s, 2), "face": turn.person or None}
+                for turn in self.turns
+            ],
             "duration_s": round(self.duration_s, 3),
             "took_s": round(self.took_s, 2),
         }

@@ -19,23 +19,26 @@ from latentsync.events import Note, Progress, Report
 from latentsync.faces.align import mouth_mask
 from latentsync.faces.choice import FaceChoice
 from latentsync.faces.detect import Detector
+from latentsync.faces.everyone import follow_everyone
 from latentsync.faces.follow import Follower, FollowSettings
 from latentsync.faces.landmarks import Landmarker, choose_landmarker
 from latentsync.faces.person import person_at, person_in
 from latentsync.files import live_parts, part_beside, sweep_parts
 from latentsync.media.carry import describe_losses
 from latentsync.media.pixels import HLG, PQ, has_alpha
-from latentsync.media.probe import VideoInfo, describe_doubts
+from latentsync.media.probe import VideoInfo, describe_doubts, probe
 from latentsync.media.read import measure_video, read_frames
 from latentsync.media.sound import lead_s, read_audio
 from latentsync.media.write import Encoding, container_format_of, require_encoder
+from latentsync.metrics.sync import bundled_judge
 from latentsync.recipe.sync import SyncRecipe
 from latentsync.runtime import choose_device, choose_dtype
 from latentsync.sync.effort import choose_sampling, describe_sampling
 from latentsync.sync.generate import Sampling
 from latentsync.sync.job import SyncJob
+from latentsync.sync.speaker import decide, describe, gather
 from latentsync.sync.timeline import SquarePixels, frame_count, shown_fps
-from latentsync.types import AudioTrack
+from latentsync.types import AudioTrack, Frame
 from latentsync.weights.models import LipModel, ModelSpec, find_model
 
 LOOK_EVERY_S = 0.4  # how densely the video is searched for its first face before anything is loaded
@@ -111,7 +114,7 @@ def prepare(job: SyncJob, recipe: SyncRecipe, model: LipModel | None, report: Re
         detector=Detector(),
         landmarker=choose_landmarker(),
     )
-    setup = replace(setup, job=replace(job, face=_whom(setup)))
+    setup = replace(setup, job=replace(job, face=_whom(setup, report)))
     if job.output is not None:
         require_encoder(setup.encoding, job.output, setup.size)
     mouth_mask(spec.resolution, job.mask)
@@ -120,7 +123,7 @@ def prepare(job: SyncJob, recipe: SyncRecipe, model: LipModel | None, report: Re
     return setup
 
 
-def _whom(setup: Setup) -> FaceChoice:
+def _whom(setup: Setup, report: Report) -> FaceChoice:
     """The face that is meant, as one that can be followed: a point at a time and a picture are looked up."""
     job, choice, pixels = setup.job, setup.job.face, SquarePixels(setup.info)
     if choice.rule == "point_at":
@@ -130,7 +133,40 @@ def _whom(setup: Setup) -> FaceChoice:
     if choice.picture is not None:
         picture = next(iter(read_frames(choice.picture))).rgb_u8
         return person_in(picture, choice.picture, setup.detector, setup.landmarker)
-    return choice
+    return _who_speaks(setup, report) if choice.rule == "speaker" else choice
+
+
+def _who_speaks(setup: Setup, report: Report) -> FaceChoice:
+    """Whose lips go with the video's own sound, frame by frame."""
+    job, info, pixels = setup.job, setup.info, SquarePixels(setup.info)
+    sound = probe(job.video).audio
+    if sound is None or info.is_picture:
+        raise UsageError(
+            f"--face speaker: '{job.video}' has no sound that could tell who speaks",
+            hint="choose a face, for example --face largest",
+        )
+    samples = read_audio(job.video, start_s=job.start_s + info.start_s - sound.start_s).samples
+    # What comes later than the result ends needs no choice.
+    end_s = min(job.end_s or info.duration_s, job.start_s + setup.duration_s + AFTER_END_S)
+    frames = read_frames(job.video, start_s=job.start_s, end_s=end_s, track=job.video_track)
+
+    def counted() -> Iterator[Frame]:
+        for number, frame in enumerate(frames, 1):
+            report(Progress("looking for who speaks", number, round((end_s - job.start_s) * info.fps)))
+            yield pixels.square(frame)
+
+    settings = FollowSettings(check_every_frames=setup.recipe.faces.detect_every_frames)
+    people = follow_everyone(
+        counted(), detector=setup.detector, landmarker=setup.landmarker, settings=settings
+    )
+    seen, turns = decide(gather(people, samples, bundled_judge(device=setup.device)))
+    if not any(turn.person for turn in turns):
+        raise FaceError(
+            f"'{job.video}': nobody's lips go with its sound",
+            hint="choose a face, for example --face largest",
+        )
+    report(Note(f"speaker: {describe(turns)}"))
+    return replace(job.face, seen=seen, turns=turns)
 
 
 def _check_span(job: SyncJob, info: VideoInfo) -> None:
@@ -237,6 +273,8 @@ def _notes(setup: Setup) -> Iterator[str]:
 def find_first_face(setup: Setup, report: Report) -> None:
     """Search a few frames a second for a face, so that a video without one fails at once."""
     job, fps = setup.job, float(setup.info.fps)
+    if job.face.turns:  # everybody was looked for already
+        return
     settings = FollowSettings(check_every_frames=sys.maxsize)  # look in every frame that is shown to it
     pixels = SquarePixels(setup.info)
     follower = Follower(pixels.choice(job.face), setup.detector, setup.landmarker, settings)
@@ -257,6 +295,11 @@ def find_first_face(setup: Setup, report: Report) -> None:
         f"'{job.video}': no face in any of {looked} frames searched over {seen / fps:.1f} s",
         hint="give a video that shows a real face from the front, at least 40 pixels wide",
     )
+
+
+def why_untouched(setup: Setup) -> str:
+    """Why frames without a chosen face are left as they are."""
+    return "nobody in view speaks" if setup.job.face.turns else "no face"
 
 
 def plan_lines(setup: Setup) -> tuple[str, ...]:

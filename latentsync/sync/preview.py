@@ -12,12 +12,13 @@ import numpy as np
 from latentsync.errors import MediaError, UsageError
 from latentsync.events import Note, Plan, Progress, Report
 from latentsync.faces.align import control_points, fit_similarity, mouth_mask, square_from_window
-from latentsync.faces.follow import Follower, FollowSettings, face_from
+from latentsync.faces.follow import FollowSettings, face_from
+from latentsync.faces.track import follow
 from latentsync.files import whole_or_nothing
 from latentsync.media.read import read_frames
 from latentsync.recipe.sync import SyncRecipe
 from latentsync.sync.job import SyncJob
-from latentsync.sync.plan import Setup, find_first_face, plan_lines, prepare
+from latentsync.sync.plan import Setup, find_first_face, plan_lines, prepare, why_untouched
 from latentsync.sync.run import render_start
 from latentsync.sync.timeline import SquarePixels
 from latentsync.types import Frame, FrameImage
@@ -86,7 +87,8 @@ def preview(job: SyncJob, recipe: SyncRecipe, report: Report) -> PreviewResult:
     looks = tuple(look for look, _ in seen)
     without = sum(look.side_px is None for look in looks)
     if without:
-        report(Note(f"{without} of {len(looks)} frames looked at have no face: they are left as they are"))
+        why = why_untouched(setup)
+        report(Note(f"{why} in {without} of {len(looks)} frames looked at: they are left as they are"))
     clip_s = render_start(setup, clip, RESULT_S, report)
     return PreviewResult(sheet, clip, clip_s, looks)
 
@@ -95,14 +97,14 @@ def _look(setup: Setup, report: Report) -> Iterator[tuple[Look, FrameImage]]:
     """Frames spread evenly over the part of the video that is used, with what was found in each."""
     job, pixels = setup.job, SquarePixels(setup.info)
     settings = FollowSettings(check_every_frames=1)
-    follower = Follower(pixels.choice(job.face), setup.detector, setup.landmarker, settings)
+    follower = follow(pixels.choice(job.face), setup.detector, setup.landmarker, settings)
     for number, frame in enumerate(_spread(setup)):
         report(Progress("looking", number + 1, None))
         square = pixels.square(frame)
         sight = follower.see(square)
         picture = square.rgb_u8.copy()
         if sight.points is None:
-            look = Look(frame.time_s, None, "no face: left as it is")
+            look = Look(frame.time_s, None, f"{why_untouched(setup)}: left as it is")
         else:
             look = Look(frame.time_s, _draw(picture, sight.points, sight.confidence, setup))
         yield look, _tile(picture, look)
@@ -116,7 +118,7 @@ def _spread(setup: Setup) -> Iterator[Frame]:
         time_s = job.start_s + (end_s - job.start_s) * number / looks
         frame = next(iter(read_frames(job.video, start_s=time_s, track=job.video_track)), None)
         if frame is not None:
-            yield Frame(frame.rgb_u8, number, time_s)
+            yield Frame(frame.rgb_u8, number, time_s, source=round((time_s - job.start_s) * info.fps))
 
 
 def _draw(picture: FrameImage, points: np.ndarray, confidence: float, setup: Setup) -> int:

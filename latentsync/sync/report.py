@@ -28,7 +28,7 @@ from latentsync.media.read import read_frames
 from latentsync.metrics.sync import choose_judge, score_sync
 from latentsync.rates import AUDIO_HZ, VIDEO_FPS
 from latentsync.sync.job import SyncResult
-from latentsync.sync.plan import Setup
+from latentsync.sync.plan import Setup, why_untouched
 from latentsync.types import Frame, FrameImage
 
 JUDGED_S = 10.0  # of the result: more would not change the score much
@@ -78,7 +78,8 @@ def _facts(setup: Setup, result: SyncResult, report: Report) -> dict[str, Any]:
         "speech": str(job.speech),
         **result.as_dict(),
         "untouched": [
-            {"from_s": start_s, "to_s": end_s, "why": "no face"} for start_s, end_s in result.untouched
+            {"from_s": start_s, "to_s": end_s, "why": why_untouched(setup)}
+            for start_s, end_s in result.untouched
         ],
         "sync": _sync_of(setup, result, report),
         "stages": {

@@ -31,7 +31,7 @@ from latentsync.sync.finish import FinishedFrame, finish
 from latentsync.sync.generate import Sampling, batch_windows, cut_crops, generate
 from latentsync.sync.job import SyncedFrames, SyncJob, SyncResult
 from latentsync.sync.pace import Pace
-from latentsync.sync.plan import Setup, claimed, find_first_face, plan_lines, prepare
+from latentsync.sync.plan import Setup, claimed, find_first_face, plan_lines, prepare, why_untouched
 from latentsync.sync.report import write_report
 from latentsync.sync.stages import Background, Meter
 from latentsync.sync.timeline import SquarePixels, play
@@ -102,10 +102,9 @@ def run(job: SyncJob, recipe: SyncRecipe, report: Report, *, model: LipModel | N
                 _make(setup, job.output, model, tally, meter, report)
     finally:
         meter.switch("")
+    why = why_untouched(setup)
     for start_s, end_s in tally.spans():
-        report(
-            Note(f"no face from {start_s:.2f} s to {end_s:.2f} s: the source is left unchanged", "warning")
-        )
+        report(Note(f"{why} from {start_s:.2f} s to {end_s:.2f} s: the source is left unchanged", "warning"))
     result = SyncResult(
         output=None if job.dry_run else job.output,
         model=setup.spec.name,
@@ -119,6 +118,7 @@ def run(job: SyncJob, recipe: SyncRecipe, report: Report, *, model: LipModel | N
         untouched=tally.spans(),
         duration_s=setup.frames / float(setup.fps) if job.dry_run else tally.end_s,
         took_s=time.monotonic() - started,
+        turns=setup.job.face.turns,
         stages=meter.stages,
     )
     if job.report is not None and not job.dry_run:

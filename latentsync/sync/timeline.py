@@ -87,13 +87,13 @@ def _repeated(frames: Iterator[Frame], duration_s: float, fps: Fraction) -> Iter
             pieces = math.ceil(gap_s * VIDEO_FPS - _ROUNDING_FRAMES)
             for piece in range(1, pieces):
                 if (time_s := last.time_s + gap_s * piece / pieces) < end_s:
-                    yield Frame(last.rgb_u8, number, time_s)
+                    yield replace(last, index=number, time_s=time_s)
                     number += 1
-        last = Frame(frame.rgb_u8, number, frame.time_s)
+        last = replace(frame, index=number)
         yield last
         number += 1
     while last is not None and (time_s := last.time_s + period_s) < end_s:
-        last = Frame(last.rgb_u8, number, time_s)
+        last = replace(last, index=number, time_s=time_s)
         yield last
         number += 1
 
@@ -118,7 +118,7 @@ def _source_frames(
             time_s = offset_s + span_of_pass_s if info.is_variable else number * period_s
             if number and time_s >= end_of_output_s:
                 return
-            last = Frame(frame.rgb_u8, number, time_s)
+            last = Frame(frame.rgb_u8, number, time_s, source=frame.index)
             yield last
             number += 1
         if first_time_s is None:
@@ -127,7 +127,7 @@ def _source_frames(
     if last is None or (policy == "video" and not info.is_picture):
         return
     while (time_s := last.time_s + period_s if info.is_variable else number * period_s) < end_of_output_s:
-        last = Frame(last.rgb_u8, number, time_s)
+        last = replace(last, index=number, time_s=time_s)
         yield last
         number += 1
 
@@ -165,7 +165,7 @@ class SquarePixels:
             return frame
         size = (self._width, frame.rgb_u8.shape[0])
         resized = cv2.resize(frame.rgb_u8, size, interpolation=cv2.INTER_LINEAR)
-        return Frame(np.asarray(resized, np.uint8), frame.index, frame.time_s)
+        return replace(frame, rgb_u8=np.asarray(resized, np.uint8))
 
     def squared(self, frames: Iterator[Frame]) -> Iterator[Frame]:
         """The frames with square pixels; the stored ones are kept until they leave through `restored`."""

@@ -12,9 +12,16 @@ import numpy as np
 import pytest
 
 from latentsync.errors import LatentSyncError, UsageError
+from latentsync.events import ignore
+from latentsync.faces.choice import parse_face_choice
 from latentsync.files import part_beside
 from latentsync.media.write import VideoWriter
-from latentsync.sync.plan import claimed
+from latentsync.recipe.loading import load_recipe
+from latentsync.recipe.sync import SyncRecipe
+from latentsync.sync.job import SyncJob
+from latentsync.sync.plan import Setup, claimed, prepare, why_untouched
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def write(path: Path, *, replaces: bool = True) -> None:
@@ -25,6 +32,34 @@ def write(path: Path, *, replaces: bool = True) -> None:
 def part_of(path: Path, pid: int) -> Path:
     """A part of `path` as another process would have made it."""
     return path.with_name(part_beside(path).name.replace(f"-{os.getpid()}-", f"-{pid}-"))
+
+
+def prepared(video: Path, start_s: float, end_s: float) -> Setup:
+    speech = REPOSITORY / "examples" / "speech.wav"
+    job = SyncJob(
+        video=video,
+        speech=speech,
+        output=None,
+        start_s=start_s,
+        end_s=end_s,
+        duration="video",
+        face=parse_face_choice("speaker"),
+    )
+    return prepare(job, load_recipe("sync", SyncRecipe), None, ignore)
+
+
+def test_the_speaker_of_a_video_is_found(media: Path) -> None:
+    setup = prepared(media / "test" / "two_people_interview.mp4", 11, 13)
+    (turn,) = setup.job.face.turns  # the right one speaks, the left one's lips are shut
+    assert (turn.start_s, round(turn.end_s, 2)) == (0, 1.96)
+    points = [seen.points for seen in setup.job.face.seen.values()]
+    assert all(found is not None and found[:, 0].mean() > 640 for found in points)
+    assert why_untouched(setup) == "nobody in view speaks"
+
+
+def test_a_video_without_sound_has_no_speaker() -> None:
+    with pytest.raises(UsageError, match="has no sound that could tell who speaks"):
+        prepared(REPOSITORY / "examples" / "portrait.mp4", 0, 1)
 
 
 def test_a_second_run_says_who_writes_the_output(tmp_path: Path) -> None:
