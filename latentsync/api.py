@@ -121,7 +121,7 @@ class Model:
     def sync(
         self,
         video: str | Path | Images,
-        speech: str | Path | Samples,
+        speech: str | Path | Samples | None,
         output: str | Path,
         *,
         fps: float = 25.0,
@@ -131,7 +131,7 @@ class Model:
     ) -> SyncResult:
         """Make the mouth in `video` follow `speech`, and write the result to `output`.
 
-        It appears whole or not at all. An exception in `progress` ends the run.
+        It appears whole or not at all. An exception in `progress` ends the run. Speech is None for a `cast`.
 
         Raises:
             LatentSyncError: of the kinds that `latentsync.sync.run.run` names.
@@ -143,7 +143,7 @@ class Model:
     def frames(
         self,
         video: str | Path | Images,
-        speech: str | Path | Samples,
+        speech: str | Path | Samples | None,
         *,
         fps: float = 25.0,
         speech_hz: int = 16_000,
@@ -164,7 +164,9 @@ class Model:
             # Arrays lie in temporary files, which must live until the last frame was taken.
             return replace(made, images=_kept_until_read(made.images, stack.pop_all()))
 
-    def _job(self, video: Path, speech: Path, output: str | Path | None, options: SyncOptions) -> SyncJob:
+    def _job(
+        self, video: Path, speech: Path | None, output: str | Path | None, options: SyncOptions
+    ) -> SyncJob:
         return replace(make_job(video, speech, output, options), model=self.name)
 
 
@@ -192,7 +194,7 @@ def load(
 
 def sync(
     video: str | Path,
-    speech: str | Path,
+    speech: str | Path | None,
     output: str | Path,
     *,
     model: str | Path = DEFAULT_MODEL,
@@ -201,7 +203,9 @@ def sync(
     progress: OnEvent = ignore,
     **options: Unpack[SyncOptions],
 ) -> SyncResult:
-    """Make the mouth in one video follow speech: `latentsync sync`. For several, `load` a model once.
+    """Make the mouth in one video follow speech, or those of several people that of a `cast`.
+
+    This is `latentsync sync`. For several videos, `load` a model once.
 
     Raises:
         LatentSyncError: of the kinds that `latentsync.sync.run.run` names.
@@ -340,19 +344,20 @@ def train_unet(
 
 @contextmanager
 def _as_files(
-    video: str | Path | Images, speech: str | Path | Samples, *, fps: float, speech_hz: int
-) -> Iterator[tuple[Path, Path]]:
+    video: str | Path | Images, speech: str | Path | Samples | None, *, fps: float, speech_hz: int
+) -> Iterator[tuple[Path, Path | None]]:
     """The inputs as files: arrays are written to a folder that lasts as long as the context."""
     with ExitStack() as stack:
 
         def folder() -> Path:
             return Path(stack.enter_context(TemporaryDirectory(prefix="latentsync-")))
 
-        is_video_file, is_speech_file = (isinstance(one, str | Path) for one in (video, speech))
-        yield (
-            Path(video) if is_video_file else save_images(video, folder(), fps=fps),
-            Path(speech) if is_speech_file else save_samples(speech, folder(), rate_hz=speech_hz),
-        )
+        if isinstance(speech, str | Path):
+            sound: Path | None = Path(speech)
+        else:
+            sound = None if speech is None else save_samples(speech, folder(), rate_hz=speech_hz)
+        is_video_file = isinstance(video, str | Path)
+        yield Path(video) if is_video_file else save_images(video, folder(), fps=fps), sound
 
 
 def _kept_until_read(images: Iterator[FrameImage], files: ExitStack) -> Iterator[FrameImage]:

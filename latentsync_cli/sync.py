@@ -53,6 +53,14 @@ FaceOption = Annotated[
         "x,y in pixels, @TIME:x,y, or a picture.",
     ),
 ]
+CastOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Several people with speech of their own, instead of SPEECH: a .csv with the columns who (as "
+        "--face takes it), speech and from.",
+    ),
+]
 StartOption = Annotated[
     str, typer.Option(metavar="TIME", help="Use the video from here: seconds, or HH:MM:SS(.ms).")
 ]
@@ -150,6 +158,7 @@ def sync(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     face: FaceOption = "largest",
+    cast: CastOption = None,
     start: StartOption = "0",
     end: EndOption = None,
     video_track: VideoTrackOption = None,
@@ -190,6 +199,7 @@ def sync(
 
     options = SyncOptions(
         face=face,
+        cast=cast,
         start=start,
         end=end,
         duration=duration,
@@ -219,7 +229,7 @@ def sync(
         where = BatchFlags(device, dtype, engine, address, workers, retry_failed, dry_run)
         run_list(batch, output, options, model or "compact", where, as_json=as_json, quiet=quiet)
         return
-    if video is None or speech is None:
+    if video is None or (speech is None and cast is None):
         raise UsageError("VIDEO and SPEECH are needed", hint="for example: latentsync sync in.mp4 voice.wav")
     job = make_job(video, speech, output or Path(f"{video.stem}_synced.mp4"), options)
     job = replace(job, model=model or "compact", device=device, dtype=dtype)

@@ -1,9 +1,9 @@
-"""The original sound of a video under the new speech: mixed at a level, or lowered while somebody speaks."""
+"""The sound of a result: the speech of several people, and the original sound under it, mixed or lowered."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -60,8 +60,8 @@ def parse_keep_audio(text: str) -> KeepAudio:
 
 
 def mix_sound(
-    speech: Path,
-    original: Path,
+    speech: Path | Sequence[tuple[Path, float]],
+    original: Path | None,
     path: Path,
     *,
     keep: KeepAudio,
@@ -73,6 +73,8 @@ def mix_sound(
     """Write `speech` with the sound of `original` under it as AAC, 48 kHz stereo, to `path`.
 
     Args:
+        speech: one file, or several with the seconds at which each begins.
+        original: None: the speech alone.
         duration_s: length of the result.
         skip_s: of the original, left out at its start; below zero: silence before it.
         original_s: how much of the original is used; None: all. It is not repeated.
@@ -82,9 +84,14 @@ def mix_sound(
         MediaError: one of them cannot be decoded.
     """
     left = round(duration_s * MIX_HZ)
-    spoken = _seconds_of(speech, speech_track, skip=0, most=None)
+    files = [(speech, 0.0)] if isinstance(speech, Path) else speech
+    voices = [
+        _seconds_of(file, speech_track, skip=-round(from_s * MIX_HZ), most=None) for file, from_s in files
+    ]
     most = None if original_s is None else round(original_s * MIX_HZ)
-    under = _seconds_of(original, None, skip=round(skip_s * MIX_HZ), most=most)
+    under = (
+        iter(()) if original is None else _seconds_of(original, None, skip=round(skip_s * MIX_HZ), most=most)
+    )
     lowering = _Lowering(keep.level_db)
     with av.open(media_url(path), "w", format="mp4") as target:
         encoder: AudioStream = target.add_stream("aac", rate=MIX_HZ)
@@ -92,10 +99,8 @@ def mix_sound(
         encoder.bit_rate = _BIT_RATE
         position = 0
         while left > 0:
-            voice, background = (
-                _length(next(blocks, np.zeros((0, CHANNELS), np.float32)), MIX_HZ)
-                for blocks in (spoken, under)
-            )
+            voice: Block = np.sum([_next_second(blocks) for blocks in voices], axis=0)
+            background = _next_second(under)
             gain = lowering.gain(voice) if keep.rule == "duck" else 10 ** (keep.level_db / 20)
             mixed = np.clip(voice + background * gain, -1, 1).astype(np.float32)[:left]
             frame = AudioFrame.from_ndarray(mixed.reshape(1, -1), format="flt", layout="stereo")
@@ -171,6 +176,8 @@ def _stereo(piece: AudioFrame) -> Block:
     return finite if finite.shape[1] == CHANNELS else np.repeat(finite, CHANNELS, axis=1)
 
 
-def _length(block: Block, samples: int) -> Block:
-    padded: Block = np.pad(block, ((0, samples - len(block)), (0, 0)))
+def _next_second(blocks: Iterator[Block]) -> Block:
+    """The next second; silence after the end."""
+    block = next(blocks, np.zeros((0, CHANNELS), np.float32))
+    padded: Block = np.pad(block, ((0, MIX_HZ - len(block)), (0, 0)))
     return padded

@@ -296,7 +296,7 @@ def _digest(row: BatchRow) -> str:
     """Changes with whatever changes the result: options, recipe, and size and time of the inputs."""
     # Without `force`, which decides whether a file is replaced, not what is in it.
     facts = {name: str(value) for name, value in asdict(replace(row.job, force=False)).items()}
-    inputs = [_stamp(path) for path in (row.job.video, row.job.speech)]
+    inputs = [_stamp(path) for path in row.job.inputs]
     text = json.dumps([facts, inputs, dump_recipe(row.recipe)], sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 

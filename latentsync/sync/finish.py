@@ -30,12 +30,14 @@ class FinishedFrame:
     """A picture (h w c) to be written, and what is counted about it; nothing else of its frame is held.
 
     time_s  when it is shown, from the start of the output
+    who     of a cast has a new mouth in it
     """
 
     rgb_u8: FrameImage
     time_s: float
     has_face: bool
     is_interpolated: bool
+    who: tuple[str, ...] = ()
 
 
 def finish(generated_frames: Iterable[GeneratedFrame], setup: Setup) -> Iterator[FinishedFrame]:

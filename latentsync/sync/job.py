@@ -10,6 +10,7 @@ from latentsync.faces.choice import FaceChoice, Turn
 from latentsync.media.mix import KeepAudio
 from latentsync.media.write import PixelFormat
 from latentsync.runtime import DeviceName, DtypeName
+from latentsync.sync.cast import Line
 from latentsync.sync.stages import StageTime
 from latentsync.sync.timeline import Duration
 from latentsync.types import FrameImage
@@ -32,6 +33,7 @@ class SyncJob:
     mark            say in the tag "comment" that the mouth is synthetic
     label           a text that is drawn into a corner of every frame; "" for none
     keep_audio      what becomes of the original sound
+    cast            who says what from when, instead of `face` and `speech`, which is then the first of theirs
     """
 
     video: Path
@@ -53,15 +55,22 @@ class SyncJob:
     mark: bool = True
     label: str = ""
     keep_audio: KeepAudio = field(default_factory=KeepAudio)
+    cast: tuple[Line, ...] = ()
     report: Path | None = None
     force: bool = False
     dry_run: bool = False
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """The files that are read."""
+        return (self.video, *((line.speech for line in self.cast) if self.cast else (self.speech,)))
 
 
 @dataclass(frozen=True, slots=True)
 class SyncResult:
     """What was made, and how the latents were denoised.
 
+    cast       in how many frames each person of a cast has a new mouth
     untouched  spans in seconds of the output where there was no face, so that the source shows
     bridged    frames whose face was interpolated between its neighbours
     turns      who was chosen from when to when in the video, for `--face speaker`
@@ -81,6 +90,7 @@ class SyncResult:
     duration_s: float
     took_s: float
     turns: tuple[Turn, ...] = ()
+    cast: Mapping[str, int] = field(default_factory=dict)
     stages: Mapping[str, StageTime] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, object]:
@@ -100,6 +110,7 @@ class SyncResult:
                 {"from_s": round(turn.start_s, 2), "to_s": round(turn.end_s, 2), "face": turn.person or None}
                 for turn in self.turns
             ],
+            "cast": dict(self.cast),
             "duration_s": round(self.duration_s, 3),
             "took_s": round(self.took_s, 2),
         }

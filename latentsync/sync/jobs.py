@@ -107,13 +107,16 @@ def _row(
 ) -> BatchRow:
     values = {**defaults, **_checked(cells)}
     for name in ("video", "speech"):
-        if not values.get(name):
+        if not values.get(name) and (name == "video" or not values.get("cast")):
             raise UsageError(f"'{name}' is missing", hint=f"fill the column '{name}' with a path")
-    for name in ("video", "speech", "mask"):
+    for name in ("video", "speech", "mask", "cast"):
         # A path of the command line, unlike one of the list, is relative to the working directory.
-        if values.get(name) and name in cells:
+        if isinstance(values.get(name), str | Path) and values[name] and name in cells:
             values[name] = folder / values[name]
-    video, speech = Path(values["video"]).absolute(), Path(values["speech"]).absolute()
+    if isinstance(values.get("cast"), list) and "cast" in cells:
+        values["cast"] = [(who, folder / speech, from_s) for who, speech, from_s in values["cast"]]
+    video = Path(values["video"]).absolute()
+    speech = Path(values["speech"]).absolute() if values.get("speech") else None
     output = (out / values.get("output", f"{video.stem}_synced.mp4")).absolute()
     if values.get("report") is not None:
         values["report"] = (out / values["report"]).absolute()

@@ -9,11 +9,13 @@ from typing import Literal
 
 from typing_extensions import TypedDict  # pydantic reads the one of `typing` only from Python 3.12 on
 
+from latentsync.errors import UsageError
 from latentsync.faces.choice import parse_face_choice
 from latentsync.media.mix import parse_keep_audio
 from latentsync.media.write import PixelFormat
 from latentsync.recipe.loading import load_recipe
 from latentsync.recipe.sync import SyncRecipe
+from latentsync.sync.cast import Cast, read_cast
 from latentsync.sync.job import SyncJob
 from latentsync.sync.timeline import Duration
 from latentsync.times import seconds_from
@@ -45,10 +47,12 @@ class SyncOptions(TypedDict, total=False):
     """The options of `latentsync sync`, as docs/sync.md explains them.
 
     start, end  seconds, or a text such as "00:01:30.250"
+    cast        who says what from when: a CSV, or (who, speech, from) triples; then without a speech
     settings    other keys of the recipe: {"paste.region": "crop"}, or ["paste.region=crop"]
     """
 
     face: str
+    cast: Cast | None
     start: float | str
     end: float | str | None
     duration: Duration
@@ -75,18 +79,28 @@ class SyncOptions(TypedDict, total=False):
 
 
 def make_job(
-    video: str | Path, speech: str | Path, output: str | Path | None, options: SyncOptions
+    video: str | Path, speech: str | Path | None, output: str | Path | None, options: SyncOptions
 ) -> SyncJob:
     """The job that inputs and options stand for; where it runs stays open.
 
     Raises:
         UsageError: an option cannot be read.
     """
+    cast = options.get("cast")
+    lines = () if cast is None else read_cast(cast)
+    if (speech is None) is not bool(lines):
+        raise UsageError(
+            "neither speech nor a cast" if speech is None else f"'{speech}': a cast brings its own speech",
+            hint="give either SPEECH or --cast",
+        )
+    if lines and options.get("face", "largest") != "largest":
+        raise UsageError("--face and --cast exclude each other", hint="name the faces in the cast")
     start, end = options.get("start", 0.0), options.get("end")
     mask, report = options.get("mask"), options.get("report")
     return SyncJob(
         video=Path(video),
-        speech=Path(speech),
+        speech=lines[0].speech if speech is None else Path(speech),
+        cast=lines,
         output=None if output is None else Path(output),
         face=parse_face_choice(options.get("face", "largest")),
         start_s=seconds_from("--start", start),

@@ -14,13 +14,13 @@ import torch
 from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
 
-from latentsync.errors import FaceError, MediaError, UsageError
+from latentsync.errors import FaceError, LatentSyncError, MediaError, UsageError
 from latentsync.events import Note, Progress, Report
 from latentsync.faces.align import mouth_mask
 from latentsync.faces.choice import FaceChoice
 from latentsync.faces.detect import Detector
 from latentsync.faces.everyone import follow_everyone
-from latentsync.faces.follow import Follower, FollowSettings
+from latentsync.faces.follow import Follower, FollowSettings, Sight, moved
 from latentsync.faces.landmarks import Landmarker, choose_landmarker
 from latentsync.faces.person import person_at, person_in
 from latentsync.files import live_parts, part_beside, sweep_parts
@@ -33,6 +33,7 @@ from latentsync.media.write import Encoding, container_format_of, require_encode
 from latentsync.metrics.sync import bundled_judge
 from latentsync.recipe.sync import SyncRecipe
 from latentsync.runtime import choose_device, choose_dtype
+from latentsync.sync.cast import Part, mixed, read_parts
 from latentsync.sync.effort import choose_sampling, describe_sampling
 from latentsync.sync.generate import Sampling
 from latentsync.sync.job import SyncJob
@@ -44,6 +45,7 @@ from latentsync.weights.models import LipModel, ModelSpec, find_model
 LOOK_EVERY_S = 0.4  # how densely the video is searched for its first face before anything is loaded
 REPORTS = (".json", ".html")
 SILENT_PEAK = 1e-3  # -60 dB
+SAME_FACE = 0.5  # extents between two faces that are one
 AFTER_END_S = 1.0  # of speech that is read past the end of the video, because a frame depends on what follows
 
 
@@ -51,7 +53,9 @@ AFTER_END_S = 1.0  # of speech that is read past the end of the video, because a
 class Setup:
     """A job with everything that was found out before it starts.
 
-    fps  of the output: higher than the video's where that is too slow for lips
+    fps     of the output: higher than the video's where that is too slow for lips
+    people  of a cast: the same with the face and the speech of each; `speech` is then that of all
+    who     in the words of the cast
     """
 
     job: SyncJob
@@ -66,6 +70,8 @@ class Setup:
     duration_s: float
     detector: Detector
     landmarker: Landmarker
+    people: tuple[Setup, ...] = ()
+    who: str = ""
 
     @property
     def frames(self) -> int:
@@ -92,9 +98,13 @@ def prepare(job: SyncJob, recipe: SyncRecipe, model: LipModel | None, report: Re
     is_cut = job.duration == "video" and not info.is_picture
     video_s = min(info.duration_s, job.end_s or info.duration_s) - job.start_s
     # What is planned is what can be decoded: a stated length of the speech may be missing or wrong.
-    late_s = lead_s(job.speech, track=job.audio_track)
-    end_s = video_s + AFTER_END_S - late_s if is_cut else None
-    speech = read_audio(job.speech, start_s=-late_s, end_s=end_s, track=job.audio_track)
+    parts = read_parts(job.cast, track=job.audio_track)
+    if parts:
+        speech = mixed(parts)
+    else:
+        late_s = lead_s(job.speech, track=job.audio_track)
+        end_s = video_s + AFTER_END_S - late_s if is_cut else None
+        speech = read_audio(job.speech, start_s=-late_s, end_s=end_s, track=job.audio_track)
     spec = model.spec if model else find_model(job.model, resolution=recipe.sampling.resolution)
     device = model.device if model else choose_device(job.device)
     dtype = (
@@ -114,6 +124,7 @@ def prepare(job: SyncJob, recipe: SyncRecipe, model: LipModel | None, report: Re
         detector=Detector(),
         landmarker=choose_landmarker(),
     )
+    setup = replace(setup, people=tuple(_person(setup, part, report) for part in parts))
     setup = replace(setup, job=replace(job, face=_whom(setup, report)))
     if job.output is not None:
         require_encoder(setup.encoding, job.output, setup.size)
@@ -121,6 +132,15 @@ def prepare(job: SyncJob, recipe: SyncRecipe, model: LipModel | None, report: Re
     for message in _notes(setup):
         report(Note(message, "warning"))
     return setup
+
+
+def _person(setup: Setup, part: Part, report: Report) -> Setup:
+    """The setup of one of a cast: with their face and their speech."""
+    own = replace(setup, job=replace(setup.job, face=part.face), speech=part.speech)
+    try:
+        return replace(own, job=replace(own.job, face=_whom(own, report)), who=part.who)
+    except LatentSyncError as error:
+        raise type(error)(f"{part.origin}: {error}", hint=error.hint) from error
 
 
 def _whom(setup: Setup, report: Report) -> FaceChoice:
@@ -204,7 +224,7 @@ def _check_outputs(job: SyncJob) -> None:
 
 def _check_output(path: Path, job: SyncJob) -> None:
     """Refuse a path that is taken or cannot be written."""
-    for source in (job.video, job.speech):
+    for source in job.inputs:
         with suppress(FileNotFoundError):
             if path.samefile(source):
                 raise UsageError(f"'{path}': is an input of this run", hint="name another output")
@@ -253,8 +273,9 @@ def _notes(setup: Setup) -> Iterator[str]:
     job, info = setup.job, setup.info
     if job.video_track is None and (doubt := describe_doubts(job.video, VideoStream)):
         yield doubt
-    if job.audio_track is None and (doubt := describe_doubts(job.speech, AudioStream)):
-        yield doubt
+    for speech in job.inputs[1:]:
+        if job.audio_track is None and (doubt := describe_doubts(speech, AudioStream)):
+            yield doubt
     if len(setup.speech.samples) and abs(setup.speech.samples).max() < SILENT_PEAK:
         yield f"'{job.speech}' is silent: the mouth stays closed"
     if info.color_trc in (PQ, HLG):
@@ -271,10 +292,30 @@ def _notes(setup: Setup) -> Iterator[str]:
 
 
 def find_first_face(setup: Setup, report: Report) -> None:
-    """Search a few frames a second for a face, so that a video without one fails at once."""
+    """Search a few frames a second for a face, so that a video without one fails at once.
+
+    Raises:
+        FaceError: there is none, or not the one that was asked for.
+        UsageError: two of a cast are the same face.
+    """
+    found: list[tuple[Setup, Sight]] = []
+    for person in setup.people or (setup,):
+        first = _first_sight(person, report)
+        for other, sight in found:
+            if first is not None and _is_same(first, sight):
+                raise UsageError(
+                    f"'{other.who}' and '{person.who}' are the same face at {first.frame.time_s:.2f} s",
+                    hint="name it in the same words in all its rows",
+                )
+        if first is not None:
+            found.append((person, first))
+
+
+def _first_sight(setup: Setup, report: Report) -> Sight | None:
+    """Where the face is seen first; None where that is known already."""
     job, fps = setup.job, float(setup.info.fps)
     if job.face.turns:  # everybody was looked for already
-        return
+        return None
     settings = FollowSettings(check_every_frames=sys.maxsize)  # look in every frame that is shown to it
     pixels = SquarePixels(setup.info)
     follower = Follower(pixels.choice(job.face), setup.detector, setup.landmarker, settings)
@@ -284,10 +325,12 @@ def find_first_face(setup: Setup, report: Report) -> None:
         if frame.index % every == 0:
             report(Progress("looking for a face", seen, setup.info.frames))
             try:
-                if follower.see(pixels.square(frame)).points is not None:
-                    return
+                sight = follower.see(pixels.square(frame))
             except FaceError as error:  # --face asks for one that is not there
-                raise FaceError(f"'{job.video}': {error}", hint=error.hint) from error
+                who = f" ('{setup.who}' of the cast)" if setup.who else ""
+                raise FaceError(f"'{job.video}': {error}{who}", hint=error.hint) from error
+            if sight.points is not None:
+                return sight
     if seen == 0:
         raise MediaError(f"'{job.video}': no picture could be decoded", hint="give another video")
     looked = -(-seen // every)
@@ -295,6 +338,13 @@ def find_first_face(setup: Setup, report: Report) -> None:
         f"'{job.video}': no face in any of {looked} frames searched over {seen / fps:.1f} s",
         hint="give a video that shows a real face from the front, at least 40 pixels wide",
     )
+
+
+def _is_same(one: Sight, other: Sight) -> bool:
+    """Whether two sights are of one face in one frame."""
+    if one.points is None or other.points is None or one.frame.index != other.frame.index:
+        return False
+    return moved(one.points, other.points) < SAME_FACE
 
 
 def why_untouched(setup: Setup) -> str:
@@ -312,6 +362,7 @@ def plan_lines(setup: Setup) -> tuple[str, ...]:
         f"device  {setup.device} {number_format}, {setup.spec.resolution} px",
         f"effort  {describe_sampling(setup.recipe, setup.sampling)}",
         f"video   {job.video} ({info.width}x{info.height}, {source})",
-        f"speech  {job.speech} ({setup.speech.duration_s:.2f} s)",
+        *(f"cast    {line.who}: {line.speech}, from {line.from_s:.2f} s" for line in job.cast),
+        *(() if job.cast else (f"speech  {job.speech} ({setup.speech.duration_s:.2f} s)",)),
         f"output  {job.output or 'frames'} ({setup.frames} frames, {setup.duration_s:.2f} s)",
     )

@@ -95,18 +95,26 @@ def preview(job: SyncJob, recipe: SyncRecipe, report: Report) -> PreviewResult:
 
 def _look(setup: Setup, report: Report) -> Iterator[tuple[Look, FrameImage]]:
     """Frames spread evenly over the part of the video that is used, with what was found in each."""
-    job, pixels = setup.job, SquarePixels(setup.info)
+    pixels = SquarePixels(setup.info)
     settings = FollowSettings(check_every_frames=1)
-    follower = follow(pixels.choice(job.face), setup.detector, setup.landmarker, settings)
+    followers = [
+        follow(pixels.choice(person.job.face), setup.detector, setup.landmarker, settings)
+        for person in setup.people or (setup,)
+    ]
     for number, frame in enumerate(_spread(setup)):
         report(Progress("looking", number + 1, None))
         square = pixels.square(frame)
-        sight = follower.see(square)
         picture = square.rgb_u8.copy()
-        if sight.points is None:
-            look = Look(frame.time_s, None, f"{why_untouched(setup)}: left as it is")
+        sights = [follower.see(square) for follower in followers]
+        sides_px = [
+            _draw(picture, sight.points, sight.confidence, setup)
+            for sight in sights
+            if sight.points is not None
+        ]
+        if sides_px:
+            look = Look(frame.time_s, max(sides_px))
         else:
-            look = Look(frame.time_s, _draw(picture, sight.points, sight.confidence, setup))
+            look = Look(frame.time_s, None, f"{why_untouched(setup)}: left as it is")
         yield look, _tile(picture, look)
 
 

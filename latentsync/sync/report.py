@@ -75,7 +75,7 @@ def _facts(setup: Setup, result: SyncResult, report: Report) -> dict[str, Any]:
         "device_name": _device_name(setup.device),
         "dtype": str(setup.dtype).split(".")[-1],
         "video": str(job.video),
-        "speech": str(job.speech),
+        "speech": [str(path) for path in job.inputs[1:]] if job.cast else str(job.speech),
         **result.as_dict(),
         "untouched": [
             {"from_s": start_s, "to_s": end_s, "why": why_untouched(setup)}
@@ -97,7 +97,11 @@ def _device_name(device: torch.device) -> str:
 
 
 def _sync_of(setup: Setup, result: SyncResult, report: Report) -> dict[str, Any]:
-    """How well the lips of the result fit the speech, in the first run of frames with a face."""
+    """How well the lips of the result fit the speech, in the first run of frames with a face.
+
+    Of a cast, those of the first person.
+    """
+    setup = setup.people[0] if setup.people else setup
     report(Progress("judging", 0, None))
     samples = setup.speech.samples
     try:

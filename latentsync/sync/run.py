@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from latentsync import __version__
 from latentsync.audio.whisper import SpeechStates
@@ -36,7 +38,7 @@ from latentsync.sync.report import write_report
 from latentsync.sync.stages import Background, Meter
 from latentsync.sync.timeline import SquarePixels, play
 from latentsync.sync.wav2lip import MelColumns
-from latentsync.types import FrameImage
+from latentsync.types import Frame, FrameImage
 from latentsync.weights.models import LipModel, load_model
 
 __all__ = ["SyncJob", "SyncResult", "SyncedFrames", "make_frames", "run"]
@@ -53,12 +55,14 @@ class _Tally:
     frames: int = 0
     with_face: int = 0
     bridged: int = 0
+    of_cast: Counter[str] = field(default_factory=Counter)
     untouched: list[tuple[float, float]] = field(default_factory=list)
     end_s: float = 0.0
 
     def add(self, finished: FinishedFrame, period_s: float) -> None:
         self.frames += 1
         self.bridged += finished.is_interpolated
+        self.of_cast.update(finished.who)
         self.end_s = finished.time_s + period_s
         if finished.has_face:
             self.with_face += 1
@@ -118,6 +122,7 @@ def run(job: SyncJob, recipe: SyncRecipe, report: Report, *, model: LipModel | N
         untouched=tally.spans(),
         duration_s=setup.frames / float(setup.fps) if job.dry_run else tally.end_s,
         took_s=time.monotonic() - started,
+        cast={person.who: tally.of_cast[person.who] for person in setup.people},
         turns=setup.job.face.turns,
         stages=meter.stages,
     )
@@ -184,9 +189,13 @@ def _finished(setup: Setup, model: LipModel | None, meter: Meter) -> Generator[F
 
     The model is loaded while the first frames are decoded and tracked.
     """
+    played = meter.through("decode", _played(setup))
+    if setup.people:
+        yield from _finished_cast(setup, played, model, meter)
+        return
     recipe = setup.recipe
     ahead = queue_frames(setup.sampling, setup.spec.resolution, setup.device)
-    tracked_frames = meter.through("track", _tracked(setup, meter))
+    tracked_frames = meter.through("track", _tracked(setup, played))
     cuts = meter.through(
         "cut", cut_crops(tracked_frames, fade_frames=round(recipe.paste.fade_s * float(setup.fps)))
     )
@@ -203,6 +212,70 @@ def _finished(setup: Setup, model: LipModel | None, meter: Meter) -> Generator[F
                 yield from finished_frames
 
 
+def _finished_cast(
+    setup: Setup, played: Iterator[Frame], model: LipModel | None, meter: Meter
+) -> Iterator[FinishedFrame]:
+    """All frames with a new mouth for each of the cast: one works on what the one before made.
+
+    In one thread, because the networks are shared: only encoding runs beside it.
+    """
+    meter.switch("load")
+    model = model or load_model(setup.spec, device=setup.device, dtype=setup.dtype)
+    mask = mouth_mask(setup.spec.resolution, setup.job.mask)
+    meter.switch("encode")
+    passages: dict[int, _Passage] = {}
+    frames = _begun(played, passages, keeps_picture=setup.job.compare)
+    for person in setup.people:
+        alone = replace(person, job=replace(person.job, compare=False))
+        finished_frames = meter.through("paste", _finished_person(alone, frames, model, mask, meter))
+        frames = _handed_on(finished_frames, person.who, passages)
+    for number, frame in enumerate(frames):
+        passage = passages.pop(number)
+        rgb_u8 = frame.rgb_u8
+        if passage.source_u8 is not None:
+            rgb_u8 = np.concatenate([passage.source_u8, rgb_u8], axis=1)
+        yield FinishedFrame(
+            rgb_u8, frame.time_s, bool(passage.who), passage.is_interpolated, tuple(passage.who)
+        )
+
+
+@dataclass(slots=True)
+class _Passage:
+    """What is known of a frame on its way through the cast. `who` has a new mouth in it so far."""
+
+    source: int | None
+    source_u8: FrameImage | None
+    who: list[str] = field(default_factory=list)
+    is_interpolated: bool = False
+
+
+def _begun(played: Iterator[Frame], passages: dict[int, _Passage], *, keeps_picture: bool) -> Iterator[Frame]:
+    for number, frame in enumerate(played):
+        passages[number] = _Passage(frame.source, frame.rgb_u8 if keeps_picture else None)
+        yield frame
+
+
+def _finished_person(
+    setup: Setup, frames: Iterator[Frame], model: LipModel, mask: NDArray[np.float32], meter: Meter
+) -> Iterator[FinishedFrame]:
+    fade_frames = round(setup.recipe.paste.fade_s * float(setup.fps))
+    tracked_frames = meter.through("track", _tracked(setup, frames))
+    cuts = meter.through("cut", cut_crops(tracked_frames, fade_frames=fade_frames))
+    made = generate(cuts, model, _encode_speech(setup, model), mask, setup.sampling)
+    return finish(meter.through("generate", made), setup)
+
+
+def _handed_on(
+    finished_frames: Iterator[FinishedFrame], who: str, passages: dict[int, _Passage]
+) -> Iterator[Frame]:
+    for number, finished in enumerate(finished_frames):
+        passage = passages[number]
+        if finished.has_face:
+            passage.who.append(who)
+            passage.is_interpolated |= finished.is_interpolated
+        yield Frame(finished.rgb_u8, number, finished.time_s, source=passage.source)
+
+
 def queue_frames(sampling: Sampling, side_px: int, device: torch.device) -> int:
     """How many frames may wait before and behind the networks.
 
@@ -213,12 +286,12 @@ def queue_frames(sampling: Sampling, side_px: int, device: torch.device) -> int:
     return 2 * sampling.window_frames * batch_windows(sampling, side_px, device)
 
 
-def _tracked(setup: Setup, meter: Meter) -> Iterator[TrackedFrame]:
-    """The frames of the output, with the face followed through them."""
-    job, recipe, info = setup.job, setup.recipe, setup.info
-    frames = play(
+def _played(setup: Setup) -> Iterator[Frame]:
+    """The frames of the output as the source shows them."""
+    job = setup.job
+    return play(
         job.video,
-        info,
+        setup.info,
         policy=job.duration,
         duration_s=setup.duration_s,
         start_s=job.start_s,
@@ -226,16 +299,21 @@ def _tracked(setup: Setup, meter: Meter) -> Iterator[TrackedFrame]:
         track=job.video_track,
         fps=setup.fps,
     )
+
+
+def _tracked(setup: Setup, frames: Iterator[Frame]) -> Iterator[TrackedFrame]:
+    """The frames with the face followed through them."""
+    recipe = setup.recipe
     settings = TrackSettings(
         smoothing="released" if setup.sampling.is_exact else "steady",
         sigma_s=recipe.faces.smoothing_s,
         gap_frames=recipe.faces.max_gap_frames,
         follow=FollowSettings(check_every_frames=recipe.faces.detect_every_frames),
     )
-    pixels = SquarePixels(info)
+    pixels = SquarePixels(setup.info)
     tracked_frames = track(
-        pixels.squared(meter.through("decode", frames)),
-        choice=pixels.choice(job.face),
+        pixels.squared(frames),
+        choice=pixels.choice(setup.job.face),
         resolution=setup.spec.resolution,
         detector=setup.detector,
         landmarker=setup.landmarker,
@@ -290,21 +368,19 @@ def _source_s(setup: Setup) -> float:
 
 
 def _mixed_sound(setup: Setup, stack: ExitStack) -> Path | None:
-    """The speech over the original sound, in a file that lasts as long as `stack`; None: the speech alone."""
+    """The sound of the result, in a file that lasts as long as `stack`, if it is not the speech alone."""
     job, info = setup.job, setup.info
-    if job.keep_audio.rule == "replace" or info.is_picture:
-        return None
-    sound = probe(job.video).audio
-    if sound is None:
+    sound = None if job.keep_audio.rule == "replace" or info.is_picture else probe(job.video).audio
+    if sound is None and not job.cast:
         return None
     path = Path(stack.enter_context(TemporaryDirectory(prefix="latentsync-"))) / "mixed.m4a"
     mix_sound(
-        job.speech,
-        job.video,
+        [(line.speech, line.from_s) for line in job.cast] or job.speech,
+        None if sound is None else job.video,
         path,
         keep=job.keep_audio,
         duration_s=setup.duration_s,
-        skip_s=job.start_s + info.start_s - sound.start_s,
+        skip_s=0.0 if sound is None else job.start_s + info.start_s - sound.start_s,
         original_s=_source_s(setup),
         speech_track=job.audio_track,
     )

@@ -127,6 +127,8 @@ def test_json_is_all_there_is_on_stdout(calls: Calls, run_cli: RunCli) -> None:
         "frames_with_face": 4,
         "bridged_frames": 1,
         "untouched_s": [[0.0, 0.04]],
+        "turns": [],
+        "cast": {},
         "duration_s": 0.2,
         "took_s": 1.5,
     }

@@ -69,6 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_data_sets(folder)
     (folder / "latentsync").symlink_to(REPOSITORY / "latentsync")
     (folder / "jobs.csv").write_text("video,speech\nin.mp4,voice.wav\n", encoding="utf-8")
+    (folder / "cast.csv").write_text("who,speech,from\nleft,voice.wav,0.5\n", encoding="utf-8")
     write_pairs(folder)
     trainings = [
         name for name in bundled_names() if re.search(r"unet|syncnet|stage", name) and "compact" not in name

@@ -53,5 +53,13 @@ def test_the_snippets_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     printed = capsys.readouterr().out
     for words in ("10 ()", "no face in any of", "sync: 10 of 10", "'nothing.mp4' does not exist"):
         assert words in printed
-    for made in ("dubbed.mp4", "new_in.mp4", "new_interview.mp4", "crop.mp4", "shown.mp4", "evaluation"):
+    for made in (
+        "dubbed.mp4",
+        "new_in.mp4",
+        "new_interview.mp4",
+        "crop.mp4",
+        "cast.mp4",
+        "shown.mp4",
+        "evaluation",
+    ):
         assert (folder / made).exists()

@@ -53,6 +53,15 @@ def test_json_lines_hold_values_with_types(tmp_path: Path) -> None:
     assert (second.job.end_s, second.job.compare) == (2.5, True)
 
 
+def test_a_cast_is_relative_to_the_list(tmp_path: Path) -> None:
+    (tmp_path / "cast.csv").write_text("who,speech\nleft,a.wav\n", encoding="utf-8")
+    (row,) = read(tmp_path / "jobs.csv", "video,cast\nv.mp4,cast.csv\n")
+    assert row.job.inputs == (tmp_path / "v.mp4", tmp_path / "a.wav")
+    line = {"video": "v.mp4", "cast": [["left", "a.wav", 2]]}
+    (row,) = read(tmp_path / "jobs.jsonl", json.dumps(line))
+    assert row.job.cast[0].speech == tmp_path / "a.wav" and row.job.cast[0].from_s == 2
+
+
 def test_a_folder_has_pairs_of_one_name(tmp_path: Path) -> None:
     for name in ("b.mp4", "b.wav", "a.PNG", "a.mp3", "lonely.mov", "notes.txt"):
         (tmp_path / name).touch()
