@@ -72,9 +72,14 @@ class Efforts(Table):
 
 
 class SpeechEncoding(Table):
-    """How long speech passes Whisper, which takes 30 s at a time."""
+    """How speech is read.
+
+    mode      how long speech passes Whisper, which takes 30 s at a time
+    activity  whether loud sound that is no speech is taken for silence; sampling mode "exact" takes all
+    """
 
     mode: Literal["overlap", "exact"]
+    activity: Literal["auto", "off"]
 
 
 class FaceTracking(Table):

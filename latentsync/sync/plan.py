@@ -14,6 +14,7 @@ import torch
 from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
 
+from latentsync.audio.activity import noise_spans, without_noise
 from latentsync.errors import FaceError, LatentSyncError, MediaError, UsageError
 from latentsync.events import Note, Progress, Report
 from latentsync.faces.align import mouth_mask
@@ -98,13 +99,17 @@ def prepare(job: SyncJob, recipe: SyncRecipe, model: LipModel | None, report: Re
     is_cut = job.duration == "video" and not info.is_picture
     video_s = min(info.duration_s, job.end_s or info.duration_s) - job.start_s
     # What is planned is what can be decoded: a stated length of the speech may be missing or wrong.
+    heeds_noise = recipe.audio.activity == "auto" and recipe.sampling.mode != "exact"
     parts = read_parts(job.cast, track=job.audio_track)
+    if heeds_noise:
+        parts = tuple(replace(part, speech=_speech_alone(part.speech, report)) for part in parts)
     if parts:
         speech = mixed(parts)
     else:
         late_s = lead_s(job.speech, track=job.audio_track)
         end_s = video_s + AFTER_END_S - late_s if is_cut else None
         speech = read_audio(job.speech, start_s=-late_s, end_s=end_s, track=job.audio_track)
+        speech = _speech_alone(speech, report) if heeds_noise else speech
     spec = model.spec if model else find_model(job.model, resolution=recipe.sampling.resolution)
     device = model.device if model else choose_device(job.device)
     dtype = (
@@ -132,6 +137,16 @@ def prepare(job: SyncJob, recipe: SyncRecipe, model: LipModel | None, report: Re
     for message in _notes(setup):
         report(Note(message, "warning"))
     return setup
+
+
+def _speech_alone(speech: AudioTrack, report: Report) -> AudioTrack:
+    """The speech with silence where there is only noise or music: the networks would move the mouth to it."""
+    spans = noise_spans(speech.samples)
+    if spans:
+        noise_s = sum(end_s - start_s for start_s, end_s in spans)
+        remedy = "--set audio.activity=off moves it"
+        report(Note(f"the mouth is closed in {noise_s:.1f} s of noise or music; {remedy}"))
+    return AudioTrack(without_noise(speech.samples, spans), speech.rate_hz)
 
 
 def _person(setup: Setup, part: Part, report: Report) -> Setup:
