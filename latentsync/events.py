@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,8 @@ class Plan:
 class Progress:
     """`done` of `total` units of work are finished; `total` is None while it is unknown.
 
-    note  what else is counted on the way, such as clips that were dropped
+    note     what else is counted on the way, such as clips that were dropped
+    picture  gives the frame that was just finished, (h w c) uint8 RGB, where there is one
     """
 
     stage: str
@@ -25,6 +27,7 @@ class Progress:
     total: int | None
     unit: str = "frames"
     note: str = ""
+    picture: Callable[[], Any] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

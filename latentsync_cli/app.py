@@ -23,7 +23,7 @@ from latentsync_cli.curves import curves
 from latentsync_cli.doctor import doctor
 from latentsync_cli.evaluate import evaluate
 from latentsync_cli.preprocess import preprocess
-from latentsync_cli.serve import serve
+from latentsync_cli.serve import serve, ui
 from latentsync_cli.sync import sync
 from latentsync_cli.train import train_syncnet, train_unet
 
@@ -88,6 +88,7 @@ app.command()(train_syncnet)
 app.command()(train_unet)
 app.command()(curves)
 app.command()(serve)
+app.command()(ui)
 app.command()(doctor)
 app.add_typer(models.app, name="models")
 app.add_typer(recipes.app, name="recipes")

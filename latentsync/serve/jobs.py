@@ -12,16 +12,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
+import numpy as np
+
 from latentsync.errors import LatentSyncError
 from latentsync.events import Event, Note, Progress
 from latentsync.recipe.sync import SyncRecipe
 from latentsync.sync.job import SyncJob
 from latentsync.sync.run import run
+from latentsync.types import FrameImage
 from latentsync.weights.models import LipModel
 
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
 ENDED = ("done", "failed", "cancelled")
 RESULT = "result.mp4"
+PREVIEW_EVERY_S = 0.5
 
 
 class _Cancelled(Exception):
@@ -36,15 +41,19 @@ class ServedJob:
     folder: Path
     job: SyncJob
     recipe: SyncRecipe
+    title: str = ""
     status: Status = "queued"
     stage: str = ""
     done: int = 0
     total: int | None = None
+    preview_u8: FrameImage | None = None
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # of the notes
     result: dict[str, Any] | None = None
     error: str | None = None
     hint: str | None = None
     ended_s: float | None = None
+    seen_s: float = 0.0  # when the preview was taken
     is_unwanted: bool = False
 
     def as_dict(self) -> dict[str, Any]:
@@ -66,7 +75,11 @@ class ServedJob:
 class JobQueue:
     """Works on jobs one after the other. Ended ones are forgotten, files and all, after `keep_s` seconds."""
 
-    def __init__(self, folder: Path, model: LipModel, *, most_waiting: int, keep_s: float) -> None:
+    def __init__(
+        self, folder: Path, model: LipModel, *, most_waiting: int, keep_s: float, preview_px: int = 0
+    ) -> None:
+        """With `preview_px`, each job shows a finished frame of at most that width every second."""
+        self.preview_px = preview_px
         self.folder, self.keep_s = folder, keep_s
         self.most_waiting = most_waiting
         self._model = model
@@ -88,9 +101,9 @@ class JobQueue:
         with self._lock:
             return sum(job.status == "queued" for job in self._jobs.values()) >= self.most_waiting
 
-    def add(self, folder: Path, job: SyncJob, recipe: SyncRecipe) -> ServedJob:
+    def add(self, folder: Path, job: SyncJob, recipe: SyncRecipe, *, title: str = "") -> ServedJob:
         """Queue a job whose uploads are in `folder`."""
-        served = ServedJob(folder.name, folder, job, recipe)
+        served = ServedJob(folder.name, folder, job, recipe, title)
         with self._lock:
             self._jobs[served.identity] = served
         self._waiting.put(served)
@@ -151,6 +164,16 @@ class JobQueue:
             if served.is_unwanted:
                 shutil.rmtree(served.folder, ignore_errors=True)
 
+    def _keep_preview(self, served: ServedJob, event: Progress) -> None:
+        now_s = time.monotonic()
+        if not self.preview_px or event.picture is None or now_s - served.seen_s < PREVIEW_EVERY_S:
+            return
+        served.seen_s = now_s
+        rgb_u8 = event.picture()
+        shrink = max(1.0, rgb_u8.shape[1] / self.preview_px)
+        size = (round(rgb_u8.shape[1] / shrink), round(rgb_u8.shape[0] / shrink))
+        served.preview_u8 = np.asarray(cv2.resize(rgb_u8, size, interpolation=cv2.INTER_AREA), np.uint8)
+
     def _run(self, served: ServedJob) -> None:
         def report(event: Event) -> None:
             if served.is_unwanted:
@@ -158,8 +181,11 @@ class JobQueue:
             match event:
                 case Progress(stage, done, total):
                     served.stage, served.done, served.total = stage, done, total
-                case Note(message, _):
+                    self._keep_preview(served, event)
+                case Note(message, level):
                     served.notes.append(message)
+                    served.warnings += [message] if level == "warning" else []
 
+        served.seen_s = time.monotonic()
         result = run(served.job, served.recipe, report, model=self._model)
         served.result, served.status = result.as_dict(), "done"

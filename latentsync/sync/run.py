@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -181,7 +182,12 @@ def _make(
         for finished in _written(setup, output, finished_frames):
             tally.add(finished, float(1 / setup.fps))
             pace.note(tally.frames, report)
-            report(Progress("sync", tally.frames, max(setup.frames, tally.frames)))
+            total = max(setup.frames, tally.frames)
+            report(Progress("sync", tally.frames, total, picture=partial(_picture_of, finished)))
+
+
+def _picture_of(finished: FinishedFrame) -> FrameImage:
+    return finished.rgb_u8
 
 
 def _finished(setup: Setup, model: LipModel | None, meter: Meter) -> Generator[FinishedFrame, None, None]:

@@ -50,7 +50,8 @@ def all_commands() -> list[tuple[str, str]]:
         for line in commands_of(page)
         if not LEFT_OUT.search(line)
         and words_of(line)[:1] == ["latentsync"]
-        and words_of(line)[1:2] != ["serve"]  # which ends only when it is stopped: tests/serve
+        and words_of(line)[1:2]
+        not in (["serve"], ["ui"])  # which end only when they are stopped: tests/serve
     ]
     return list(dict.fromkeys(found))
 
