@@ -69,12 +69,13 @@ class Mouth:
         """The generated crops, and the crops through the autoencoder, as (f h w c)."""
         model, frames = self.model, len(crops_u8)
         images, others = self._images(crops_u8), self._images(reference_u8)  # f c h w
+        audio = audio.to(model.device, model.dtype)
         latents = denoise(
             model.unet,
             self.scheduler,
             self.noise.expand(-1, -1, frames, -1, -1),
-            condition(self.view, images, others, model.vae.encode),
-            audio.to(model.device, model.dtype),
+            condition(self.view, images, others, model.vae.encode, warp=model.unet.warp_for(audio)),
+            audio,
             steps=model.spec.steps,
             guidance=self.guidance,
         )

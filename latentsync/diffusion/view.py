@@ -16,6 +16,7 @@ from latentsync.diffusion.conditioning import Conditioning
 from latentsync.recipe.networks import FOLD
 
 ViewName = Literal["face", "mouth"]
+Warp = Callable[[Tensor, Tensor], Tensor]  # windows of references (n 3 h w), and what is known of the targets
 Encode = Callable[[Tensor], Tensor]  # pictures (n 3 h w) in -1..1 to latents (n c h w)
 
 # The window around mouth and chin, as shares of the side of the aligned face. Source: landmarks of 31 people;
@@ -106,7 +107,13 @@ def build_view(name: ViewName, mask: Tensor, *, factor: int) -> View:
 
 
 def condition(
-    view: View, faces: Tensor, references: Tensor, encode: Encode, *, frames: int | None = None
+    view: View,
+    faces: Tensor,
+    references: Tensor,
+    encode: Encode,
+    *,
+    frames: int | None = None,
+    warp: Warp | None = None,
 ) -> Conditioning:
     """What the U-Net sees of windows of frames beside their noisy latents.
 
@@ -115,9 +122,14 @@ def condition(
         references: (b·f 3 h w) of the same person.
         encode: the autoencoder's.
         frames: of each window; None: all are of one.
+        warp: moves the windows of the references before they are encoded.
     """
     frames = frames or len(faces)
-    reference = batch_to_frames(encode(view.cut(references)), frames=frames)
+    shown = view.cut(references)
+    if warp is not None:
+        shown = warp(shown, view.known(faces, encode))
+    # Before what is known of the faces, because both may draw from one generator.
+    reference = batch_to_frames(encode(shown), frames=frames)
     return Conditioning(
         mask=view.small(view.mask).to(reference).expand(len(reference), 1, frames, -1, -1),
         masked=batch_to_frames(view.known(faces, encode), frames=frames).to(reference),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from latentsync.axes import batch_to_frames, expect_axes, frames_to_batch
 from latentsync.compat import make_torchvision_importable
 from latentsync.models.adapter import AudioAdapter
 from latentsync.models.network_keys import keep_network_keys
+from latentsync.models.warp import ReferenceWarp, Warped
 from latentsync.recipe.networks import UNetConfig
 
 
@@ -55,6 +57,9 @@ class LipUNet(nn.Module):
         self.adapter: AudioAdapter | None = None
         if config.adapter_dim:
             self.adapter = AudioAdapter(states_dim=config.audio_dim, dim=config.adapter_dim)
+        self.warp: ReferenceWarp | None = None
+        if config.warp_widths:
+            self.warp = ReferenceWarp(config.warp_widths, tokens_dim=config.adapter_dim)
         self.residual: nn.Conv2d | None = None
         if config.reference_residual:
             self.residual = nn.Conv2d(config.latent_channels, config.latent_channels, 3, padding=1)
@@ -93,6 +98,26 @@ class LipUNet(nn.Module):
             reference = frames_to_batch(sample[:, -self.config.latent_channels :])  # b·f c h w
             predicted = predicted + batch_to_frames(self.residual(reference), frames=frames)
         return predicted
+
+    def warp_reference(self, references_pm1: Tensor, known: Tensor, audio: Tensor) -> Warped:
+        """Warp windows of references (n 3 h w) to the frames of which `known` (n k h w) is seen.
+
+        Args:
+            audio: (n t d) as for `forward`.
+
+        Raises:
+            ValueError: the network has nothing to warp with.
+        """
+        if self.warp is None or self.adapter is None:
+            raise ValueError("this network takes references as they are: it has no warp_widths")
+        warped: Warped = self.warp(references_pm1, known, self.adapter(audio)[0])
+        return warped
+
+    def warp_for(self, audio: Tensor) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """What `condition` warps references with, for the speech (n t d); None where nothing is warped."""
+        if self.warp is None:
+            return None
+        return lambda references, known: self.warp_reference(references, known, audio).pictures
 
     def enable_gradient_checkpointing(self) -> None:
         """Trade time for memory in training: activations inside the blocks are computed again."""

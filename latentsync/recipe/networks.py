@@ -41,6 +41,8 @@ class UNetConfig(Table):
                         window of half its side around mouth and chin
     reference_residual  whether the network predicts a change to the reference, which a convolution of it
                         adds to the output; for prediction = "clean"
+    warp_widths         widths of the levels of the network that warps the reference to the target's pose and
+                        speech, the finest first; empty for none. See `latentsync.models.warp`
     latent_channels     of the autoencoder; training takes it from the VAE of the recipe
     """
 
@@ -57,6 +59,7 @@ class UNetConfig(Table):
     motion_max_frames: Count
     view: Literal["face", "mouth"]
     reference_residual: bool
+    warp_widths: tuple[Annotated[int, Field(ge=8, multiple_of=8)], ...] = Field(strict=False)
     latent_channels: Count = 4
 
     @property
@@ -76,7 +79,9 @@ class UNetConfig(Table):
         if not isinstance(values, dict):
             return values
         values = dict(values)
-        values.setdefault("reference_residual", False)  # a checkpoint before version 0.2
+        # A checkpoint before version 0.2.
+        values.setdefault("reference_residual", False)
+        values.setdefault("warp_widths", ())
         if "motion_place" in values:
             modules = values.pop("motion_place")
             values["motion_modules"] = "all" if modules == "everywhere" else modules
@@ -109,6 +114,8 @@ class UNetConfig(Table):
                     raise ValueError(f"{channels} channels cannot be split into {divisor} {name}")
         if self.adapter_dim and self.motion:
             raise ValueError("adapter_dim needs motion = false")
+        if self.warp_widths and not (self.adapter_dim and self.view == "mouth"):
+            raise ValueError('warp_widths needs view = "mouth" and an adapter_dim')
         return self
 
 

@@ -72,6 +72,8 @@ class LossWeights(Table):
                      anyway a quarter
     reconstruction   mean absolute error of pixels: of a Wav2Lip; and of the mouth, with its edges, next to
                      `clean`
+    warp             mean absolute error of the warped reference, and of the mouth in it with its edges; where
+                     this is the only weight, nothing but the warp is trained
     sync             of SyncNet, which sees decoded frames ("pixel") or the predicted latents ("latent")
     perceptual       LPIPS of the lower half
     trepa            distance of the features of a video encoder
@@ -82,6 +84,7 @@ class LossWeights(Table):
     clean: Amount
     mouth: Amount
     reconstruction: Amount
+    warp: Amount
     sync: Amount
     sync_space: Literal["pixel", "latent"]
     perceptual: Amount
@@ -150,6 +153,10 @@ class UNetTrainingRecipe(TrainingRecipe):
     def _refuse_other_objective(self) -> None:
         """What is predicted decides which part of the loss must be there, and which cannot."""
         loss = self.loss
+        if loss.warp and not self.network.warp_widths:
+            raise ValueError("loss.warp needs network.warp_widths")
+        if loss.warp and not any((loss.noise, loss.clean, loss.reconstruction, loss.sync, loss.trepa)):
+            return
         wanted, unwanted = {
             ("wav2lip", "noise"): ("reconstruction", ("noise", "clean")),
             ("wav2lip", "clean"): ("reconstruction", ("noise", "clean")),

@@ -313,12 +313,13 @@ class _Mouth:
         times_s = [cut.tracked.frame.time_s for cut in cuts]
         context = model.spec.audio_context_frames
         audio = states_for_frames(self.states, times_s, context_frames=context)  # b·f n d
+        audio = audio.to(model.device, model.dtype)
         latents = denoise(
             model.unet,
             self.scheduler,
             self.noise.expand(len(windows), -1, frames, -1, -1),
-            condition(self.view, images, images, encode, frames=frames),
-            audio.to(model.device, model.dtype),
+            condition(self.view, images, images, encode, frames=frames, warp=model.unet.warp_for(audio)),
+            audio,
             steps=self.sampling.steps,
             guidance=self.sampling.guidance,
             shortcuts=self.sampling.shortcuts,

@@ -181,6 +181,7 @@ def unet_config_of(tensors: Mapping[str, Tensor], path: Path) -> UNetConfig:
             norm_over="window",
             view="face",
             reference_residual=False,
+            warp_widths=(),
         )
     except ValueError as error:
         raise WeightsError(f"{str(path)!r} is not a LatentSync U-Net: {error}", hint=NAMED) from error

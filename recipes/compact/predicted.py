@@ -148,7 +148,7 @@ class Predictor:
             model.unet,
             self.scheduler,
             shared_noise((1, model.vae.latent_channels, frames, side, side), generator),
-            condition(self.view, target, reference, model.vae.encode),
+            condition(self.view, target, reference, model.vae.encode, warp=model.unet.warp_for(audio)),
             audio,
             steps=model.spec.steps,
             guidance=model.spec.guidance,

@@ -155,6 +155,8 @@ def test_every_ablation_is_a_row_of_a_table() -> None:
     [
         ("loss.synk=1", r"--set loss\.synk: no such key"),
         ("loss.noise=0", r"needs loss\.noise above 0"),
+        ("loss.warp=1", r"loss\.warp needs network\.warp_widths"),
+        ("network.warp_widths=[8]", r"warp_widths needs view = \"mouth\""),
         ("noise.prediction=clean", r"\"clean\" needs loss\.clean above 0 and loss\.noise = 0"),
         ("loss.reconstruction=1", r"\"noise\" needs .* loss\.clean = 0 and loss\.reconstruction = 0"),
         ("network.adapter_dim=64", r"network: adapter_dim needs motion = false"),

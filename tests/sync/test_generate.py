@@ -98,7 +98,14 @@ def test_an_overlap_that_leaves_nothing_new(overlap: int) -> None:
         next(cut_windows([1, 2], window=4, overlap=overlap))
 
 
-class Echo(nn.Module):
+class Unwarped(nn.Module):
+    """A network that takes references as they are."""
+
+    def warp_for(self, audio: Tensor) -> None:
+        return None
+
+
+class Echo(Unwarped):
     """A U-Net that says what it was shown (channels from `first` on) and keeps what it heard."""
 
     def __init__(self, first: int, channels: int) -> None:
@@ -113,7 +120,7 @@ class Echo(nn.Module):
         return sample[:, self.shown]
 
 
-class Shrink(nn.Module):
+class Shrink(Unwarped):
     """An autoencoder whose latents are the picture, made smaller."""
 
     factor, latent_channels = 8, 3

@@ -55,7 +55,7 @@ class StandInLpips(nn.Module):
         return (self.layer(first) - self.layer(second)).square().mean((1, 2, 3), keepdim=True)
 
 
-def write_networks(folder: Path) -> Path:
+def write_networks(folder: Path, *, whisper_layers: int = 1) -> Path:
     """The files vae, syncnet, temporal and whisper (.safetensors), with random weights."""
     torch.manual_seed(5)
     for kind, config, build in (
@@ -65,7 +65,9 @@ def write_networks(folder: Path) -> Path:
     ):
         make: Any = build
         save_checkpoint(folder / f"{kind}.safetensors", make(config).state_dict(), kind=kind, config=config)
-    dims = WhisperDims(n_mels=80, n_audio_ctx=1500, n_audio_state=16, n_audio_head=2, n_audio_layer=1)
+    dims = WhisperDims(
+        n_mels=80, n_audio_ctx=1500, n_audio_state=16, n_audio_head=2, n_audio_layer=whisper_layers
+    )
     encoder = WhisperEncoder(dims).transformer.state_dict()
     config = {name: getattr(dims, name) for name in WhisperDims.model_fields}
     note = {"format": "latentsync-1", "kind": "whisper", "config": json.dumps(config), "facts": "{}"}

@@ -23,6 +23,7 @@ from latentsync.audio.whisper import WhisperEncoder, encode_speech
 from latentsync.audio.windows import CONTEXT_FRAMES, states_for_frames, states_per_frame
 from latentsync.errors import MediaError
 from latentsync.events import Report
+from latentsync.files import sha256_of
 from latentsync.manifest import ManifestClip
 from latentsync.media.sound import read_audio
 from latentsync.models.framewise import FramewiseSyncNet
@@ -86,13 +87,15 @@ class CachedStates:
 class AudioFeatures:
     """Whisper states of clips, in files named by the hash of the clip; `preprocess` may have written them.
 
-    whisper  its name in the recipe; different Whispers have different files
+    whisper  its name in the recipe
+    digest   SHA-256 of its file: Whispers of one name in different folders have different files here
     context_frames  neighbouring frames whose states condition a frame, on either side
     """
 
     features: FeatureFiles
     whisper: str
     context_frames: int = CONTEXT_FRAMES
+    digest: str = ""
 
     def path_of(self, clip: ManifestClip) -> Path:
         """The file of a clip's states: that of `preprocess` and `train-syncnet`, or one of its own.
@@ -103,7 +106,8 @@ class AudioFeatures:
         made_by = read_metadata(shared).get("whisper") if shared.exists() else COMPACT
         if self.whisper in NAMES_IN_PREPROCESS and made_by == NAMES_IN_PREPROCESS[self.whisper]:
             return shared
-        return self.features.path_of(clip, f"{Path(self.whisper).stem}-states.safetensors")
+        name = "-".join(part for part in (Path(self.whisper).stem, self.digest[:8], "states") if part)
+        return self.features.path_of(clip, f"{name}.safetensors")
 
     def prepare(self, clip: ManifestClip, encoder: WhisperEncoder, lock: Lock) -> None:
         """Compute the states of a clip, unless they exist.
@@ -316,7 +320,8 @@ def prepare_clips(
     encoder, audio = None, None
     if "whisper" in files:
         encoder = load_whisper(files["whisper"], device=accelerator.device, dtype=torch.float32)
-        audio = AudioFeatures(features, recipe.weights.whisper, recipe.windows.audio_context_frames)
+        name, digest = recipe.weights.whisper, sha256_of(files["whisper"])
+        audio = AudioFeatures(features, name, recipe.windows.audio_context_frames, digest)
     has_states = isinstance(syncnet, FramewiseSyncNet)
     source, lock = make_source(windows, audio, recipe.windows, has_states=has_states), Lock()
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from accelerate.utils import extract_model_from_parallel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,17 +23,19 @@ from latentsync.axes import batch_to_frames, expect_axes, frames_to_batch, to_pm
 from latentsync.diffusion.conditioning import Conditioning
 from latentsync.diffusion.noise import mixed_noise, shared_noise
 from latentsync.diffusion.sampling import build_scheduler, denoise, one_step_clean
-from latentsync.diffusion.view import build_view, condition
+from latentsync.diffusion.view import Encode, build_view, condition
 from latentsync.faces.align import mouth_mask
 from latentsync.models.framewise import FramewiseSyncNet, cut_region
 from latentsync.models.syncnet import SyncNet, stack_frames
 from latentsync.models.videomae import VideoEncoder, trepa_distance
+from latentsync.models.warp import Warped
 from latentsync.models.wav2lip import lower_half_out
 from latentsync.recipe.train_unet import LossWeights, NoiseTable, UNetTrainingRecipe
 from latentsync.runtime import Seeds
 from latentsync.train.loop import Batch
 from latentsync.train.losses import mouth_region, mouth_weights, reconstruction_loss, sync_loss
 from latentsync.train.unet.frozen import LPIPS, SCRATCH, FrozenNetworks
+from latentsync.train.unet.warp import ShownReferences, warp_loss
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler
@@ -94,8 +97,13 @@ class UNetObjective:
         encoded = self.encode(batch)
         noisy = self.scheduler.add_noise(encoded.latents, encoded.noise, encoded.timesteps)
         audio = batch["audio"].flatten(0, 1)  # b·f n d
-        predicted = model(encoded.conditioning.join(noisy), encoded.timesteps, audio)  # b c f h w
-        prediction = UNetPrediction(batch, encoded, noisy, predicted, self)
+        sample, warped = encoded.conditioning.join(noisy), None
+        if encoded.shown is None:
+            predicted = model(sample, encoded.timesteps, audio)  # b c f h w
+        else:  # the network encodes the reference once it is warped
+            sample = sample[:, : -noisy.shape[1]]
+            predicted, warped = model(sample, encoded.timesteps, audio, encoded.shown)
+        prediction = UNetPrediction(batch, encoded, noisy, predicted, self, warped)
         return compute_losses(prediction, self.recipe.loss, self.frozen)
 
     @torch.no_grad()
@@ -112,6 +120,7 @@ class UNetObjective:
         other: list[Tensor] = []
         noise: list[Tensor] = []
         timesteps: list[Tensor] = []
+        warps, frames = bool(self.recipe.network.warp_widths), target.shape[2]
         last = len(self.scheduler.alphas_cumprod)
         for index, number in enumerate(batch["number"].tolist()):
             generator = Seeds(self.recipe.seed).generator(f"noise/{number}")
@@ -119,13 +128,15 @@ class UNetObjective:
             own, others = (frames_to_batch(video[index, None]) for video in (target, reference))  # f c h w
             latents.append(sample(self.view.cut(own)).movedim(0, 1))  # c f h w
             masked.append(self.view.known(own, sample).movedim(0, 1))
-            other.append(sample(self.view.cut(others)).movedim(0, 1))
+            if warps:  # encoded once it is warped; until then nothing
+                other.append(torch.zeros_like(latents[-1]))
+            else:
+                other.append(sample(self.view.cut(others)).movedim(0, 1))
             noise.append(draw_noise(latents[-1][None].shape, generator, self.recipe.noise)[0])
             # Both are always drawn, so that `noisiest_share` shifts no other draw.
             anywhere = torch.randint(last, (), generator=generator)
             is_noisiest = bool(torch.rand((), generator=generator) < self.recipe.noise.noisiest_share)
             timesteps.append(torch.tensor(last - 1) if is_noisiest else anywhere)
-        frames = target.shape[2]
         known = Conditioning(
             mask=self.view.small(self.view.mask).float().expand(len(target), 1, frames, -1, -1),
             masked=torch.stack(masked).float(),
@@ -137,7 +148,14 @@ class UNetObjective:
             conditioning=known,
             noise=torch.stack(noise).to(target.device),
             timesteps=torch.stack(timesteps).to(target.device),
+            shown=self.show(target, reference, encode=self.vae.encode) if warps else None,
         )
+
+    def show(self, target: Tensor, reference: Tensor, *, encode: Encode | None) -> ShownReferences:
+        """References (b 3 f h w), or one for all frames (b 3 1 h w), as a network that warps takes them."""
+        faces, others = (frames_to_batch(video) for video in (target, reference.expand_as(target)))
+        known = self.view.known(faces, self.vae.encode)
+        return ShownReferences(self.view.cut(others), known, encode)
 
     def decode(self, latents: Tensor, target: Tensor) -> Tensor:
         """Decode scaled latents (b c f h w) into the frames `target` (b 3 f h w) in -1..1; gradients pass."""
@@ -155,14 +173,41 @@ class UNetObjective:
         """
         target = to_video(batch["target_u8"]).to(self.view.mask)  # b c f h w
         faces, table = frames_to_batch(target), self.recipe.validation  # f c h w
-        known = condition(self.view, faces, faces, lambda images: self.vae.encode(images).float())
+        audio = batch["audio"].flatten(0, 1)  # b·f n d
+        known = condition(
+            self.view,
+            faces,
+            faces,
+            lambda images: self.vae.encode(images).float(),
+            warp=_unwrapped(model).warp_for(audio),
+        )
         generator = Seeds(self.recipe.seed).generator("validation")
         shared = self.recipe.noise.replaced(kind="shared")  # as `sync` draws it
         noise = draw_noise(known.reference.shape, generator, shared).to(target.device)
-        audio = batch["audio"].flatten(0, 1)  # b·f n d
         scheduler = build_training_scheduler(self.recipe.noise)
         latents = denoise(model, scheduler, noise, known, audio, steps=table.steps, guidance=table.guidance)
         made = frames_to_batch(self.decode(latents, target))  # f c h w
+        return _to_frames_u8(made * (1 - self.view.mask) + faces * self.view.mask)
+
+
+class WarpObjective(UNetObjective):
+    """The warp of the reference alone; nothing is encoded, denoised or decoded."""
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """The loss `warp` of a micro-batch of `LipSamples`."""
+        target, reference = (
+            to_video(batch[name]).to(self.view.mask) for name in ("target_u8", "reference_u8")
+        )  # b c f h w
+        shown = self.show(target, reference, encode=None)
+        warped = model(None, None, batch["audio"].flatten(0, 1), shown)
+        return {"warp": warp_loss(warped, frames_to_batch(target), self.view)}
+
+    def generate(self, model: nn.Module, batch: Batch) -> NDArray[np.uint8]:
+        """Warp a batch of one window, whose reference is the target itself: the frames (f h w c)."""
+        target = to_video(batch["target_u8"]).to(self.view.mask)  # b c f h w
+        faces, shown = frames_to_batch(target), self.show(target, target, encode=None)
+        warped = model(None, None, batch["audio"].flatten(0, 1), shown)
+        made = self.view.insert(warped.pictures, faces)
         return _to_frames_u8(made * (1 - self.view.mask) + faces * self.view.mask)
 
 
@@ -194,7 +239,10 @@ class Wav2LipObjective:
 
 def choose_objective(recipe: UNetTrainingRecipe, frozen: FrozenNetworks) -> UNetObjective | Wav2LipObjective:
     """The objective of the generator that the recipe trains."""
-    return UNetObjective(recipe, frozen) if recipe.generator == "unet" else Wav2LipObjective(recipe, frozen)
+    if recipe.generator == "wav2lip":
+        return Wav2LipObjective(recipe, frozen)
+    is_warp_alone = loss_weights(recipe.loss).keys() == {"warp"}
+    return WarpObjective(recipe, frozen) if is_warp_alone else UNetObjective(recipe, frozen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +254,7 @@ class Encoded:
     conditioning  what the U-Net is given beside the noisy latents
     noise         (b c f h w)  to be predicted
     timesteps     (b)
+    shown         the references, where they are to be warped; `conditioning` has zeros for their latents then
     """
 
     target: Tensor
@@ -213,6 +262,7 @@ class Encoded:
     conditioning: Conditioning
     noise: Tensor
     timesteps: Tensor
+    shown: ShownReferences | None = None
 
 
 @dataclass(frozen=True)
@@ -221,6 +271,7 @@ class UNetPrediction:
 
     noisy      (b c f h w)  the latents that it was given
     predicted  (b c f h w)  the noise, or with noise.prediction = "clean" the latents
+    warped     the references, if the network warps them
     """
 
     batch: Batch
@@ -228,6 +279,7 @@ class UNetPrediction:
     noisy: Tensor
     predicted: Tensor
     objective: UNetObjective
+    warped: Warped | None = None
 
     @property
     def target(self) -> Tensor:
@@ -360,6 +412,10 @@ def _reconstruction(prediction: Any, frozen: FrozenNetworks, table: LossWeights)
     return mouth_loss(prediction.frames, prediction.target)
 
 
+def _warp(prediction: Any, frozen: FrozenNetworks, table: LossWeights) -> Tensor:
+    return warp_loss(prediction.warped, frames_to_batch(prediction.target), prediction.objective.view)
+
+
 def _perceptual(prediction: Any, frozen: FrozenNetworks, table: LossWeights) -> Tensor:
     if frozen.perceptual is None:
         raise ValueError("the loss perceptual needs LPIPS, and it was not loaded")
@@ -380,6 +436,7 @@ LOSSES = (
         lambda it, frozen, table: clean_loss(it.predicted, it.encoded.latents, it.objective.latent_weights),
     ),
     LossTerm("reconstruction", _reconstruction),
+    LossTerm("warp", _warp),
     LossTerm("sync", _sync, network="syncnet"),
     LossTerm("perceptual", _perceptual, network="perceptual"),
     LossTerm("trepa", _trepa, network="temporal"),
@@ -418,6 +475,11 @@ def resized(video: Tensor, side: int) -> Tensor:
         return video
     images = functional.interpolate(frames_to_batch(video), (side, side), mode="bilinear", antialias=True)
     return batch_to_frames(images, frames=video.shape[2])
+
+
+def _unwrapped(model: nn.Module) -> Any:
+    """The network itself, without what distributes it."""
+    return extract_model_from_parallel(model)
 
 
 def _region(video: Tensor, syncnet: FramewiseSyncNet) -> Tensor:

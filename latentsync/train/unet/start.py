@@ -9,10 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from latentsync.axes import batch_to_frames
+from latentsync.diffusion.view import Warp
 from latentsync.errors import RecipeError, WeightsError
 from latentsync.events import Note, Report
 from latentsync.models.autoencoder import AnyAutoencoder
 from latentsync.models.unet import LipUNet, build_unet
+from latentsync.models.warp import Warped
 from latentsync.models.wav2lip import build_wav2lip
 from latentsync.recipe.networks import UNetConfig, Wav2LipConfig
 from latentsync.recipe.train_unet import UNetTrainingRecipe
@@ -20,13 +23,14 @@ from latentsync.train.checkpoint import export_best
 from latentsync.train.setup import TrainingJob
 from latentsync.train.unet.frozen import Networks
 from latentsync.train.unet.objective import build_training_scheduler
+from latentsync.train.unet.warp import ShownReferences
 from latentsync.weights.checkpoints import config_of, is_checkpoint, load_checkpoint, read_note
 from latentsync.weights.read import name_keys, read_tensors
 from latentsync.weights.released import OTHER_UNETS, SAMPLE_CHANNELS, read_unet_file, rename_unet
 
 MOTION = ".motion_modules."
-RESIDUAL = "residual."
-MAY_BE_NEW = (MOTION, RESIDUAL)
+RESIDUAL, WARP = "residual.", "warp."
+MAY_BE_NEW = (MOTION, RESIDUAL, WARP)
 STABLE_DIFFUSION_CHANNELS = 4
 NetworkConfig = UNetConfig | Wav2LipConfig
 # Parameters whose size may differ from that in the file; they start at random values.
@@ -64,8 +68,8 @@ def start_unet(config: UNetConfig, path: Path | None) -> tuple[LipUNet, Start]:
 
     From Stable Diffusion 1.5, the first convolution (13 channels for 4) and the keys and values of the
     attention to speech (384 for 768 wide) are new; from a network with another view of the face, the first
-    and the last convolution. From a network without motion modules or reference residual, those are new; into
-    one without motion modules, they are left out. Anything else that does not fit is an error.
+    and the last convolution. From a network without motion modules, reference residual or warp, those are
+    new; into one without motion modules, they are left out. Anything else that does not fit is an error.
 
     Args:
         path: a U-Net of diffusers, of a LatentSync release, or trained here; None: random values from torch's
@@ -173,9 +177,26 @@ class UNetInTraining(nn.Module):
             self.add_module(name, part)
         self._unet = (unet,)  # in a tuple, so that its parameters are not registered twice
 
-    def forward(self, sample: Tensor, timesteps: Tensor, audio: Tensor) -> Tensor:
-        predicted: Tensor = self._unet[0](sample, timesteps, audio)
-        return predicted
+    def forward(
+        self, sample: Tensor, timesteps: Tensor, audio: Tensor, shown: ShownReferences | None = None
+    ) -> Tensor | Warped | tuple[Tensor, Warped]:
+        """What `LipUNet` predicts; with `shown` also the warped references, whose latents `sample` lacks.
+
+        The warped references alone, if `shown` has no `encode`.
+        """
+        unet = self._unet[0]
+        if shown is None:
+            return torch.as_tensor(unet(sample, timesteps, audio))
+        warped = unet.warp_reference(shown.windows_pm1, shown.known, audio)
+        if shown.encode is None:
+            return warped
+        # The warp has a loss of its own: through the autoencoder it would learn to please the U-Net.
+        latents = batch_to_frames(shown.encode(warped.pictures.detach()), frames=sample.shape[2])
+        return unet(torch.cat([sample, latents.to(sample)], dim=1), timesteps, audio), warped
+
+    def warp_for(self, audio: Tensor) -> Warp | None:
+        """As `LipUNet.warp_for`."""
+        return self._unet[0].warp_for(audio)
 
 
 def build_generator(

@@ -83,6 +83,18 @@ def train(data: Path, output: Path, recipe: UNetTrainingRecipe, **changes: Any) 
     return run(TrainingJob(data=data, output=output, device="cpu", workers=0, **changes), recipe, report)
 
 
+def write_autoencoder(path: Path) -> Path:
+    sizes = TinyAutoencoderConfig(
+        latent_channels=4,
+        encoder_channels=(4, 4, 4),
+        encoder_blocks=(1, 0, 0),
+        decoder_channels=(4, 4, 4),
+        decoder_blocks=(1, 0, 0),
+    )
+    save_checkpoint(path, build_tiny_autoencoder(sizes).state_dict(), kind="autoencoder", config=sizes)
+    return path
+
+
 def with_run(recipe: UNetTrainingRecipe, **changes: Any) -> UNetTrainingRecipe:
     table = RunTable.model_validate(recipe.run.model_dump() | changes)
     return recipe.model_copy(update={"run": table})
@@ -121,16 +133,7 @@ def test_stage_one_learns_and_sync_finds_the_result(data: Path, networks: Path, 
 def test_a_window_around_the_mouth_is_learnt_and_its_file_says_so(
     data: Path, networks: Path, tmp_path: Path
 ) -> None:
-    sizes = TinyAutoencoderConfig(
-        latent_channels=4,
-        encoder_channels=(4, 4, 4),
-        encoder_blocks=(1, 0, 0),
-        decoder_channels=(4, 4, 4),
-        decoder_blocks=(1, 0, 0),
-    )
-    vae = tmp_path / "vae.safetensors"
-    state = build_tiny_autoencoder(sizes).state_dict()
-    save_checkpoint(vae, state, kind="autoencoder", config=sizes)
+    vae = write_autoencoder(tmp_path / "vae.safetensors")
     recipe = lip_recipe(networks)
     recipe = recipe.replaced(
         windows=recipe.windows.replaced(resolution=64),
@@ -143,6 +146,32 @@ def test_a_window_around_the_mouth_is_learnt_and_its_file_says_so(
     assert read_tensors(result.weights)["conv_in.weight"].shape[1] == 105
     plan = train(data, tmp_path / "other", recipe, dry_run=True).plan
     assert plan is not None and plan["parameters"] > 0
+
+
+def test_a_warp_is_learnt_alone_and_then_with_the_unet(data: Path, tmp_path: Path) -> None:
+    recipe = lip_recipe(write_networks(tmp_path, whisper_layers=4))
+    write_autoencoder(tmp_path / "vae.safetensors")
+    warping = recipe.replaced(
+        windows=recipe.windows.replaced(frames=1, reference="frame", resolution=64),
+        network=recipe.network.replaced(view="mouth", motion=False, adapter_dim=8, warp_widths=(8, 8)),
+        noise=recipe.noise.replaced(prediction="clean"),
+        trainable=("warp.", "adapter."),
+        loss=recipe.loss.replaced(noise=0.0, warp=1.0),
+    )
+    torch.manual_seed(warping.seed)
+    begun = build_unet(warping.network.replaced(latent_channels=4)).state_dict()
+    first = train(data, tmp_path / "warp", warping)
+    both = warping.replaced(
+        loss=recipe.loss.replaced(noise=0.0, clean=1.0, warp=1.0),
+        weights=warping.weights.replaced(start=str(first.weights)),
+        trainable=(),
+    )
+    second = train(data, tmp_path / "both", both)
+    learnt, then = read_tensors(first.weights), read_tensors(second.weights)
+    moved = {key.partition(".")[0] for key, tensor in learnt.items() if (tensor != begun[key]).any()}
+    assert moved == {"warp", "adapter"}
+    moved = {key.partition(".")[0] for key, tensor in then.items() if (tensor != learnt[key]).any()}
+    assert moved >= {"warp", "adapter", "conv_in", "conv_out"}
 
 
 def test_stage_two_trains_what_it_should_and_continues_bit_for_bit(

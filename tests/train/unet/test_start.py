@@ -103,6 +103,14 @@ def test_a_reference_residual_may_be_new(tmp_path: Path) -> None:
     assert set(begun.new) == {"residual.weight", "residual.bias"}
 
 
+def test_a_warp_may_be_new(tmp_path: Path) -> None:
+    path, sizes = tmp_path / "unet.safetensors", PLAIN.replaced(view="mouth", adapter_dim=8)
+    save_checkpoint(path, build_unet(sizes).state_dict(), kind="unet", config=sizes)
+    unet, begun = start_unet(sizes.replaced(warp_widths=(8,)), path)
+    assert unet.warp is not None
+    assert set(begun.new) == {f"warp.{name}" for name in unet.warp.state_dict()}
+
+
 def test_scratch_copies_nothing() -> None:
     unet, begun = start_unet(PLAIN, None)
     assert (begun.copied, set(begun.new)) == (0, set(unet.state_dict()))
