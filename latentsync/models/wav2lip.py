@@ -1,10 +1,10 @@
-"""Wav2Lip's generator: face pictures and a little mel to face pictures, each frame by itself."""
+"""Wav2Lip's generator, each frame by itself, and the discriminator that judges its lower halves."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from latentsync.axes import batch_to_frames, expect_axes, frames_to_batch
 from latentsync.recipe.networks import Wav2LipConfig
 
 MEL_BANDS = 80
+Mode = Literal["train", "judge"]
 MEL_STEPS = 16  # columns that one frame takes: 0.2 s
 
 
@@ -107,6 +108,55 @@ class Wav2Lip(nn.Module):
         # The sigmoid is Wav2Lip's, whose pictures lie in 0..1.
         drawn: Tensor = torch.sigmoid(self.output(hidden)) * 2 - 1
         return batch_to_frames(drawn, frames=frames)
+
+
+class LowerHalfDiscriminator(nn.Module):
+    """Tells real lower halves of faces from generated ones, each frame by itself.
+
+    Source: the visual quality discriminator of Prajwal et al. 2020, section 3.3, and `Wav2Lip_disc_qual` of
+    the released code: widths 32, 64, 128, 256, 512, 512 at 96 px, no normalisation, leaky ReLU.
+    """
+
+    def __init__(self, config: Wav2LipConfig) -> None:
+        super().__init__()
+        levels = range(config.halvings + 1)
+        widths = [min(2 * config.first_channels << level, config.most_channels) for level in levels]
+        layers = [_Convolution(3, widths[0], 7, padding=3)]
+        for level, (before, width) in enumerate(pairwise(widths)):
+            # A lower half is twice as wide as high: the first step halves the columns alone.
+            stride = (1, 2) if level == 0 else (2, 2)
+            kernel = 5 if level < 3 else 3
+            layers.append(_Convolution(before, width, kernel, stride, kernel // 2))
+            layers.append(_Convolution(width, width, kernel, padding=kernel // 2))
+        last, side = widths[-1], config.resolution >> config.halvings
+        layers += [_Convolution(last, last, side), _Convolution(last, last, 1)]
+        self.layers = nn.ModuleList(layers)
+        self.score = _Convolution(last, 1, 1)
+
+    def forward(self, video_pm1: Tensor, *, mode: Mode) -> Tensor:
+        """Score frames (b 3 f h w) in -1..1: logits (b·f), above 0 where they look real.
+
+        Args:
+            mode: "judge" passes gradients to the frames and none to the discriminator.
+        """
+        expect_axes(video_pm1, "b c f h w", c=3)
+        images = frames_to_batch(video_pm1)  # b·f c h w
+        hidden = (images[:, :, images.shape[2] // 2 :] + 1) / 2  # Wav2Lip's pictures lie in 0..1
+        for layer in self.layers:
+            hidden = functional.leaky_relu(layer(hidden, mode))
+        scores: Tensor = self.score(hidden, mode)
+        return scores.flatten()
+
+
+class _Convolution(nn.Conv2d):
+    """A convolution whose parameters are constants where it only judges."""
+
+    def forward(self, images: Tensor, mode: Mode = "train") -> Tensor:
+        weight, bias = self.weight, self.bias
+        if mode == "judge":
+            weight, bias = weight.detach(), None if bias is None else bias.detach()
+        convolved: Tensor = self._conv_forward(images, weight, bias)
+        return convolved
 
 
 def build_wav2lip(config: Wav2LipConfig) -> Wav2Lip:

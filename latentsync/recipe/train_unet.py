@@ -75,6 +75,7 @@ class LossWeights(Table):
     warp             mean absolute error of the warped reference, and of the mouth in it with its edges; where
                      this is the only weight, nothing but the warp is trained
     sync             of SyncNet, which sees decoded frames ("pixel") or the predicted latents ("latent")
+    adversarial      of a discriminator that is trained beside a Wav2Lip, on the lower half of its frames
     perceptual       LPIPS of the lower half
     trepa            distance of the features of a video encoder
     trepa_normalise  "mean" over the features, as the official code, or the paper's "sum", 1408 times that
@@ -87,6 +88,7 @@ class LossWeights(Table):
     warp: Amount
     sync: Amount
     sync_space: Literal["pixel", "latent"]
+    adversarial: Amount
     perceptual: Amount
     trepa: Amount
     trepa_normalise: Literal["mean", "sum"]
@@ -145,6 +147,8 @@ class UNetTrainingRecipe(TrainingRecipe):
             )
         if self.generator == "wav2lip" and self.windows.reference != "window":
             raise ValueError('generator = "wav2lip" needs windows.reference = "window"')
+        if self.generator == "unet" and loss.adversarial:
+            raise ValueError('loss.adversarial is of generator = "wav2lip" only')
         self._refuse_other_objective()
         if self.generator == "wav2lip" and loss.sync and loss.sync_space == "latent":
             raise ValueError('generator = "wav2lip" has no latents: loss.sync_space must be "pixel"')

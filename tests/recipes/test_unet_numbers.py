@@ -112,6 +112,15 @@ ROWS: dict[str, dict[str, Any]] = {
         "windows.frames": 5,
         "weights.syncnet": "runs/syncnet-wav2lip/syncnet.safetensors",
     },
+    "unet-wav2lip-adversarial": WAV2LIP
+    | {
+        "loss.reconstruction": 0.9,
+        "loss.adversarial": 0.07,
+        "loss.trepa": 0.0,
+        "optimizer.weight_decay": 0.0,
+        "windows.frames": 5,
+        "weights.syncnet": "runs/syncnet-wav2lip/syncnet.safetensors",
+    },
 }
 
 

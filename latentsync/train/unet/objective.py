@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 KEPT_WEIGHT = 0.25  # in `clean`, of latents outside the mask: the U-Net is given them, so copying is easy
 EDGE_WEIGHT = 0.5
+DISCRIMINATOR = "discriminator"  # in the log, the loss of the discriminator of a Wav2Lip
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,13 +215,17 @@ class WarpObjective(UNetObjective):
 class Wav2LipObjective:
     """Pixels, and the same SyncNet, LPIPS and TREPA as the U-Net's.
 
-    Source: Prajwal et al. 2020, sections 3.2 and 3.3, without the adversarial loss, which the paper's table 4
-    does not need; TREPA as in the paper, table 4.
+    With the loss `adversarial` the model is a `Wav2LipInTraining`, whose discriminator's own loss is taken
+    with a weight of 1. Both networks take their step from the same frames, as in the released code, where the
+    discriminator sees the frames that were generated before the generator's step.
+
+    Source: Prajwal et al. 2020, sections 3.2 and 3.3; TREPA as in the paper, table 4.
     """
 
     def __init__(self, recipe: UNetTrainingRecipe, frozen: FrozenNetworks) -> None:
         self.recipe, self.frozen = recipe, frozen
-        self.weights = loss_weights(recipe.loss)
+        self.is_adversarial = recipe.loss.adversarial > 0
+        self.weights = loss_weights(recipe.loss) | ({DISCRIMINATOR: 1.0} if self.is_adversarial else {})
         self.resolution = recipe.wav2lip.resolution
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -228,13 +233,23 @@ class Wav2LipObjective:
         target, reference = (
             resized(to_video(batch[name]), self.resolution) for name in ("target_u8", "reference_u8")
         )  # b c f h w
-        frames = model(lower_half_out(target), reference, batch["frame_mel"])
-        return compute_losses(FramePrediction(batch, target, frames), self.recipe.loss, self.frozen)
+        frames, *scores = self._draw(model, target, reference, batch)
+        prediction = FramePrediction(batch, target, frames, *scores[:1])
+        losses = compute_losses(prediction, self.recipe.loss, self.frozen)
+        if self.is_adversarial:
+            losses[DISCRIMINATOR] = discriminator_loss(*scores[1:])
+        return losses
 
     def generate(self, model: nn.Module, batch: Batch) -> NDArray[np.uint8]:
         """Generate a batch of one window, whose reference is the target itself: the frames (f h w c)."""
         target = resized(to_video(batch["target_u8"]), self.resolution)
-        return _to_frames_u8(frames_to_batch(model(lower_half_out(target), target, batch["frame_mel"])))
+        return _to_frames_u8(frames_to_batch(self._draw(model, target, target, batch)[0]))
+
+    def _draw(self, model: nn.Module, target: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, ...]:
+        """The frames (b 3 f h w), and with a discriminator its scores, as `Wav2LipInTraining` gives them."""
+        given = (lower_half_out(target), reference, batch["frame_mel"])
+        drawn: tuple[Tensor, ...] = model(*given, target) if self.is_adversarial else (model(*given),)
+        return drawn
 
 
 def choose_objective(recipe: UNetTrainingRecipe, frozen: FrozenNetworks) -> UNetObjective | Wav2LipObjective:
@@ -299,11 +314,15 @@ class UNetPrediction:
 
 @dataclass(frozen=True, slots=True)
 class FramePrediction:
-    """What Wav2Lip generated for a batch: `frames` and `target` (b 3 f h w) in -1..1."""
+    """What Wav2Lip generated for a batch: `frames` and `target` (b 3 f h w) in -1..1.
+
+    scores  (b·f) of the discriminator, whose parameters are constants here
+    """
 
     batch: Batch
     target: Tensor
     frames: Tensor
+    scores: Tensor | None = None
 
 
 def compute_losses(
@@ -363,6 +382,23 @@ def pixel_sync_loss(made: Tensor, batch: Batch, syncnet: SyncNet | FramewiseSync
     return latent_sync_loss(batch_to_frames(images, frames=frames), batch, syncnet)
 
 
+def adversarial_loss(scores: Tensor) -> Tensor:
+    """Binary cross-entropy of the logits (n) of generated frames, which are to be taken for real ones.
+
+    Source: Prajwal et al. 2020, section 3.3, and `perceptual_forward` of the released code.
+    """
+    return functional.binary_cross_entropy_with_logits(scores.float(), torch.ones_like(scores.float()))
+
+
+def discriminator_loss(generated: Tensor, real: Tensor) -> Tensor:
+    """Binary cross-entropy of the logits (n) of generated and of real frames, the sum of both means.
+
+    Source: Prajwal et al. 2020, section 3.3; the sum as in the released code.
+    """
+    fake = functional.binary_cross_entropy_with_logits(generated.float(), torch.zeros_like(generated.float()))
+    return fake + adversarial_loss(real)
+
+
 def latent_sync_loss(video: Tensor, batch: Batch, syncnet: SyncNet | FramewiseSyncNet) -> Tensor:
     """How badly latents (b c f h w), or frames of the SyncNet's own size, fit the speech `mel` (b 80 t)."""
     if isinstance(syncnet, FramewiseSyncNet):
@@ -416,6 +452,10 @@ def _warp(prediction: Any, frozen: FrozenNetworks, table: LossWeights) -> Tensor
     return warp_loss(prediction.warped, frames_to_batch(prediction.target), prediction.objective.view)
 
 
+def _adversarial(prediction: Any, frozen: FrozenNetworks, table: LossWeights) -> Tensor:
+    return adversarial_loss(prediction.scores)
+
+
 def _perceptual(prediction: Any, frozen: FrozenNetworks, table: LossWeights) -> Tensor:
     if frozen.perceptual is None:
         raise ValueError("the loss perceptual needs LPIPS, and it was not loaded")
@@ -438,6 +478,7 @@ LOSSES = (
     LossTerm("reconstruction", _reconstruction),
     LossTerm("warp", _warp),
     LossTerm("sync", _sync, network="syncnet"),
+    LossTerm("adversarial", _adversarial),
     LossTerm("perceptual", _perceptual, network="perceptual"),
     LossTerm("trepa", _trepa, network="temporal"),
 )

@@ -19,6 +19,8 @@ from latentsync.train.unet.data import LipSamples, blank_batch, prepare_clips
 from latentsync.train.unet.frozen import build_frozen, find_weights, load_frozen, record_weights
 from latentsync.train.unet.objective import choose_objective, wanted_weights
 from latentsync.train.unet.start import (
+    UNetInTraining,
+    Wav2LipInTraining,
     build_generator,
     describe_training,
     export_generator,
@@ -62,7 +64,7 @@ def run(job: TrainingJob, recipe: UNetTrainingRecipe, report: Report) -> Trainin
             TrainingRun(
                 recipe=recipe,
                 model=model,
-                network="network" if recipe.generator == "unet" else "",
+                network="network" if isinstance(model, UNetInTraining | Wav2LipInTraining) else "",
                 kind=recipe.generator,
                 config=config,
                 objective=objective,

@@ -16,7 +16,7 @@ from latentsync.events import Note, Report
 from latentsync.models.autoencoder import AnyAutoencoder
 from latentsync.models.unet import LipUNet, build_unet
 from latentsync.models.warp import Warped
-from latentsync.models.wav2lip import build_wav2lip
+from latentsync.models.wav2lip import LowerHalfDiscriminator, Wav2Lip, build_wav2lip
 from latentsync.recipe.networks import UNetConfig, Wav2LipConfig
 from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.train.checkpoint import export_best
@@ -199,6 +199,27 @@ class UNetInTraining(nn.Module):
         return self._unet[0].warp_for(audio)
 
 
+class Wav2LipInTraining(nn.Module):
+    """A Wav2Lip and the discriminator that is trained beside it: checkpoints hold it, exports do not."""
+
+    def __init__(self, network: Wav2Lip) -> None:
+        super().__init__()
+        self.network = network
+        self.discriminator = LowerHalfDiscriminator(network.config)
+
+    def forward(self, masked: Tensor, reference: Tensor, mel: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        """The frames (b 3 f h w) in -1..1, and three times logits (b·f).
+
+        They are of these frames for the generator's loss, and of these frames and of `target` for the
+        discriminator's. Gradients of the first do not reach the discriminator, those of the others not the
+        generator.
+        """
+        frames: Tensor = self.network(masked, reference, mel)
+        judged = self.discriminator(frames, mode="judge")
+        generated = self.discriminator(frames.detach(), mode="train")
+        return frames, judged, generated, self.discriminator(target, mode="train")
+
+
 def build_generator(
     recipe: UNetTrainingRecipe, vae: AnyAutoencoder | None, start: Path | None, report: Report
 ) -> tuple[nn.Module, NetworkConfig]:
@@ -221,12 +242,13 @@ def build_generator(
         model = UNetInTraining(unet)
     else:
         config = recipe.wav2lip
-        model = build_wav2lip(config)
+        wav2lip = build_wav2lip(config)
         if start is not None:
             begun_with = load_checkpoint(
                 start, kind="wav2lip", config_type=Wav2LipConfig, build=build_wav2lip
             )
-            model.load_state_dict(begun_with.state_dict())
+            wav2lip.load_state_dict(begun_with.state_dict())
+        model = Wav2LipInTraining(wav2lip) if recipe.loss.adversarial else wav2lip
     train_only(model, recipe.trainable)
     return model, config
 

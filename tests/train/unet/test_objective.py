@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,9 @@ from latentsync.train.unet.frozen import FrozenNetworks
 from latentsync.train.unet.objective import (
     UNetObjective,
     Wav2LipObjective,
+    adversarial_loss,
     clean_loss,
+    discriminator_loss,
     draw_noise,
     loss_weights,
     noise_loss,
@@ -33,6 +36,9 @@ from tests.networks import BUNDLED_SYNCNET, PAPER_SYNCNET, STAGE2_RECIPE
 from tests.train.made_lips import FRAMES, STAGE1, STAGE2, SYNCNET, TEMPORAL, VAE, StandInLpips, lip_recipe
 
 NOWHERE = Path("nowhere")
+ADVERSARIAL = STAGE2_RECIPE.loss.replaced(
+    noise=0, reconstruction=0.9, adversarial=0.07, sync=0, perceptual=0, trepa=0
+)
 
 
 class Guess(nn.Module):
@@ -235,6 +241,33 @@ def test_the_mouth_counts_more_than_what_is_seen() -> None:
     predicted = latents.clone()
     predicted[..., 0, 0] = -1
     assert clean_loss(predicted, latents, weights) == pytest.approx(3 / 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "trained"), [("adversarial", "network."), ("discriminator", "discriminator.")]
+)
+def test_each_adversarial_loss_trains_its_own_network(name: str, trained: str) -> None:
+    recipe = lip_recipe(NOWHERE, generator="wav2lip", loss=ADVERSARIAL)
+    model, _ = build_generator(recipe, None, None, ignore)
+    objective = Wav2LipObjective(recipe, FrozenNetworks())
+    losses = objective.losses(model, batch(0, 1))
+    assert losses.keys() == objective.weights.keys() == {"reconstruction", "adversarial", "discriminator"}
+    assert objective.weights["discriminator"] == 1
+    losses[name].backward()
+    for key, parameter in model.named_parameters():
+        moved = parameter.grad is not None and bool(parameter.grad.isfinite().all() and parameter.grad.any())
+        # Biases in front of BatchNorm have no gradient but rounding.
+        assert moved or not key.startswith(trained) or key.endswith("layer.bias"), key
+        assert parameter.grad is None or key.startswith(trained), key
+    assert objective.generate(model.eval(), batch(0)).shape == (FRAMES, 32, 32, 3)
+
+
+def test_the_losses_of_an_undecided_discriminator() -> None:
+    """Wav2Lip's: at even odds ln 2 for the generator, and twice that for the sum over real and generated."""
+    even, sure = torch.zeros(4), torch.full((4,), 20.0)
+    assert adversarial_loss(even) == pytest.approx(math.log(2))
+    assert discriminator_loss(even, even) == pytest.approx(2 * math.log(2))
+    assert adversarial_loss(sure) < 1e-6 and discriminator_loss(-sure, sure) < 1e-6
 
 
 def test_wav2lip_draws_pixels_and_is_judged_alike(frozen: FrozenNetworks) -> None:

@@ -224,6 +224,32 @@ def test_wav2lip_is_trained_alike(data: Path, networks: Path, tmp_path: Path) ->
     assert log_of(tmp_path / "out")[0]["losses"].keys() == {"reconstruction", "sync", "trepa"}
 
 
+def test_an_adversarial_wav2lip_resumes_with_its_discriminator(
+    data: Path, networks: Path, tmp_path: Path
+) -> None:
+    loss = STAGE2_RECIPE.loss.replaced(
+        noise=0, reconstruction=0.9, adversarial=0.07, sync=0.03, perceptual=0, trepa=0
+    )
+    recipe = lip_recipe(networks, loss=loss, generator="wav2lip")
+    whole = train(data, tmp_path / "whole", recipe)
+    train(data, tmp_path / "out", with_run(recipe, samples=8))
+    resumed = train(data, tmp_path / "out", recipe)
+    names = {"reconstruction", "sync", "adversarial", "discriminator"}
+    assert log_of(tmp_path / "out")[0]["losses"].keys() == names
+    assert whole.checkpoint is not None and resumed.checkpoint is not None
+    states = [
+        torch.load(result.checkpoint / "state.pt", weights_only=True)["rest"]["model.safetensors"]
+        for result in (whole, resumed)
+        if result.checkpoint
+    ]
+    assert states[0] and all(key.startswith("discriminator.") for key in states[0])
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert resumed.weights is not None and whole.weights is not None
+    made = [read_tensors(result) for result in (whole.weights, resumed.weights)]
+    assert all(torch.equal(made[0][key], made[1][key]) for key in made[0])
+    load_checkpoint(resumed.weights, kind="wav2lip", config_type=Wav2LipConfig, build=build_wav2lip)
+
+
 def test_frozen_networks_are_still_and_unwanted_ones_are_not_loaded(networks: Path) -> None:
     recipe = lip_recipe(networks, loss=STAGE2_RECIPE.loss.replaced(perceptual=0, trepa=0))
     files = frozen.find_weights(wanted_weights(recipe), data=networks, checkpoints=networks)
