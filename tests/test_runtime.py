@@ -1,12 +1,18 @@
-"""Which number format "auto" means, and how many threads a stage gets."""
+"""Which number format "auto" means, how many threads a stage gets, and what happens to freed memory."""
 
 from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+import weakref
+from pathlib import Path
 
 import cv2
 import pytest
 import torch
 
-from latentsync.runtime import choose_dtype, stage_threads
+from latentsync.runtime import choose_dtype, release_memory, stage_threads
 
 
 @pytest.mark.parametrize(
@@ -36,3 +42,36 @@ def test_threads_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (torch.get_num_threads(), cv2.getNumThreads()) == (1, 1)
         raise ZeroDivisionError
     assert (torch.get_num_threads(), cv2.getNumThreads()) == before
+
+
+def test_objects_in_a_circle_are_freed() -> None:
+    class Frame:
+        side: object = None
+
+    gc.disable()
+    try:
+        frame, side = Frame(), Frame()
+        frame.side, side.side = side, frame
+        seen = weakref.ref(frame)
+        del frame, side
+        assert seen() is not None
+        release_memory()
+        assert seen() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc"
+)
+def test_what_is_free_below_a_block_in_use_goes_back_to_the_system() -> None:
+    def resident_pages() -> int:
+        return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+
+    blocks = [bytearray(1000) for _ in range(100_000)]
+    last = blocks.pop()
+    blocks.clear()
+    before = resident_pages()
+    release_memory()
+    assert before - resident_pages() > 40_000_000 // 4096
+    assert len(last) == 1000

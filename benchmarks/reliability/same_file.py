@@ -1,9 +1,9 @@
 """Whether the same command gives the same file on a busy machine, byte for byte.
 
-    python benchmarks/reliability/same_file.py VIDEO SPEECH [--runs 10] [--writes 40] [--json FILE]
+    python benchmarks/reliability/same_file.py VIDEO SPEECH [--runs 10] [--writes 40] [--seconds 1]
 
-Whole runs of `latentsync sync` on one second of VIDEO, and the encoder alone on 25 frames of it, each in a
-process of its own, while infinite loops keep the cores busy. glibc fills new memory with another byte in each
+Whole runs of `latentsync sync` on the first seconds of VIDEO, and the encoder alone on 25 frames of it, each
+in a process of its own, while infinite loops keep the cores busy. glibc fills new memory with another byte in each
 process (MALLOC_PERTURB_): what memory was used for before is what differs most on a busy machine.
 The exit code is 1 if the files of one kind differ. Linux only.
 """
@@ -71,6 +71,7 @@ def main() -> int:
     parser.add_argument("speech", type=Path)
     parser.add_argument("--runs", type=int, default=10, help="of the whole command")
     parser.add_argument("--writes", type=int, default=40, help="of the encoder alone")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of VIDEO that each run uses")
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--loops", type=int, default=cores, help="that keep the machine busy")
     parser.add_argument("--flags", default="--effort draft", help="more flags of the command, in one string")
@@ -81,12 +82,12 @@ def main() -> int:
         write_only(arguments.video, arguments.write_only)
         return 0
     result: dict[str, Any] = {"circumstances": circumstances(), "busy_loops": arguments.loops}
-    result["flags"] = arguments.flags
+    result |= {"flags": arguments.flags, "seconds_of_video": arguments.seconds}
     inputs = [str(arguments.video), str(arguments.speech)]
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, busy(arguments.loops):
         out = Path(folder) / "out.mp4"
-        span = ["--duration", "video", "--end", "1", *arguments.flags.split()]
+        span = ["--duration", "video", "--end", str(arguments.seconds), *arguments.flags.split()]
         sync = [latentsync_command(), "sync", *inputs, "-o", str(out), "--force", "--quiet", *span]
         write = [sys.executable, __file__, *inputs, "--write-only", str(out)]
         for name, line, runs in (("writes", write, arguments.writes), ("runs", sync, arguments.runs)):

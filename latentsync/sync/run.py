@@ -29,7 +29,7 @@ from latentsync.media.probe import probe
 from latentsync.media.write import VideoWriter
 from latentsync.rates import AUDIO_HZ
 from latentsync.recipe.sync import SyncRecipe
-from latentsync.runtime import stage_threads
+from latentsync.runtime import release_memory, stage_threads
 from latentsync.sync.finish import FinishedFrame, finish
 from latentsync.sync.generate import Sampling, batch_windows, cut_crops, generate
 from latentsync.sync.job import SyncedFrames, SyncJob, SyncResult
@@ -90,6 +90,14 @@ def run(job: SyncJob, recipe: SyncRecipe, report: Report, *, model: LipModel | N
         FaceError: there is no face, or not the one that was asked for.
         WeightsError: the model is missing, damaged or another network's.
     """
+    try:
+        return _run(job, recipe, report, model)
+    finally:
+        if model is not None:  # further jobs may follow
+            release_memory()
+
+
+def _run(job: SyncJob, recipe: SyncRecipe, report: Report, model: LipModel | None) -> SyncResult:
     if job.output is None:
         raise ValueError("a job without an output has frames only: see make_frames")
     started = time.monotonic()
