@@ -36,7 +36,8 @@ from latentsync.weights.read import read_metadata, read_tensors, write_tensors
 MODEL, EMA_WEIGHTS, STATE = "model.safetensors", "average.safetensors", "state.pt"
 POSITION, RECIPE = "position.json", "recipe.toml"
 SUMS = "SHA256SUMS"  # of the other files, as `sha256sum --check` takes it
-OWN_NAMES = ("adapter.", "residual.")  # parts of a U-Net that its weights file holds under their names
+# Parts of a U-Net that its weights file holds under their names.
+OWN_NAMES = ("adapter.", "residual.", "warp.")
 _STEP_NAME = re.compile(r"step-\d+")
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
