@@ -3,8 +3,8 @@
     python benchmarks/reliability/same_file.py VIDEO SPEECH [--runs 10] [--writes 40] [--seconds 1]
 
 Whole runs of `latentsync sync` on the first seconds of VIDEO, and the encoder alone on 25 frames of it, each
-in a process of its own, while infinite loops keep the cores busy. glibc fills new memory with another byte in each
-process (MALLOC_PERTURB_): what memory was used for before is what differs most on a busy machine.
+in a process of its own, while infinite loops keep the cores busy. glibc fills new memory with another byte
+in each process (MALLOC_PERTURB_): what memory was used for before is what differs most on a busy machine.
 The exit code is 1 if the files of one kind differ. Linux only.
 """
 
