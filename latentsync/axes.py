@@ -5,16 +5,22 @@ b batch, f frames, c channels, h rows, w columns, t audio steps, n tokens or lan
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from latentsync.errors import ShapeError
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
 
-def expect_axes(tensor: Tensor | np.ndarray, axes: str, **sizes: int) -> None:
+class Shaped(Protocol):
+    """A tensor, an array or a picture."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+def expect_axes(tensor: Shaped, axes: str, **sizes: int) -> None:
     """Refuse `tensor` unless it has one dimension per letter of `axes`, with the stated sizes.
 
     Raises:
@@ -24,7 +30,7 @@ def expect_axes(tensor: Tensor | np.ndarray, axes: str, **sizes: int) -> None:
     >>> expect_axes(numpy.zeros((1, 4, 16, 32, 32)), "b c f h w", c=4)
     """
     letters = axes.split()
-    if tensor.ndim != len(letters):
+    if len(tensor.shape) != len(letters):
         raise ShapeError(f"expected axes ({axes}), got a tensor of shape {tuple(tensor.shape)}")
     for letter, size in zip(letters, tensor.shape, strict=True):
         if size != sizes.get(letter, size):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,20 +17,78 @@ PredictionType = Literal["epsilon", "v_prediction", "sample"]
 TimestepSpacing = Literal["leading", "trailing", "linspace"]
 
 
+class Picture(Protocol):
+    """RGB pixels (h w c) of a frame: an array, or something that makes RGB of the rectangle asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, region: tuple[slice, slice], /) -> FrameImage: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One decoded picture of a video, upright (rotation applied).
 
-    rgb_u8  (h w c) RGB
-    index   position from the start of the file, 0 first
-    time_s  when it is shown, from the first frame of the file
-    source  its `index` where the file was read, once it is shown at another position; None: the same
+    picture  (h w c) RGB, perhaps not yet converted
+    index    position from the start of the file, 0 first
+    time_s   when it is shown, from the first frame of the file
+    source   its `index` where the file was read, once it is shown at another position; None: the same
     """
 
-    rgb_u8: FrameImage
+    picture: Picture
     index: int
     time_s: float
     source: int | None = None
+
+    @property
+    def rgb_u8(self) -> FrameImage:
+        """The whole picture (h w c) in RGB, converted anew each time where it is not an array."""
+        return whole(self.picture)
+
+
+@dataclass(frozen=True, slots=True)
+class Patched:
+    """A picture of which a rectangle was replaced by other pixels (h w c), which may be none.
+
+    left, top  of the rectangle, in pixels of the picture
+    """
+
+    picture: Picture
+    left: int
+    top: int
+    patch_u8: FrameImage
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.picture.shape
+
+    @property
+    def rgb_u8(self) -> FrameImage:
+        """The whole picture (h w c) in RGB: a copy."""
+        copied = np.array(whole(self.picture))
+        copied[self.rows, self.columns] = self.patch_u8
+        return copied
+
+    @property
+    def rows(self) -> slice:
+        """Of the rectangle."""
+        return slice(self.top, self.top + self.patch_u8.shape[0])
+
+    @property
+    def columns(self) -> slice:
+        """Of the rectangle."""
+        return slice(self.left, self.left + self.patch_u8.shape[1])
+
+
+def unpatched(picture: Picture) -> Patched:
+    """The picture as it is."""
+    return Patched(picture, 0, 0, np.zeros((0, 0, 3), np.uint8))
+
+
+def whole(picture: Picture) -> FrameImage:
+    """All pixels (h w c) of a picture in RGB; an array is given back itself."""
+    return picture if isinstance(picture, np.ndarray) else picture[:, :]
 
 
 @dataclass(frozen=True, slots=True)

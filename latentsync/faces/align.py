@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from latentsync.axes import expect_axes
 from latentsync.errors import MediaError
-from latentsync.types import AffineFrame, FrameImage
+from latentsync.types import AffineFrame, FrameImage, Picture
 
 TEMPLATE = np.array(
     [[17.0, 20.0], [58.0, 20.0], [37.5, 40.0]]
@@ -100,42 +100,53 @@ def _fit(control: NDArray[np.floating], resolution: int) -> tuple[NDArray[np.flo
     return np.column_stack([turn, target_mean - turn @ source_mean]), wanted[2] - source[2]
 
 
-def align(rgb_u8: FrameImage, affine: AffineFrame) -> FrameImage:
-    """Cut the square crop (h w c) of side `affine.resolution` out of a frame.
+def align(picture: Picture, affine: AffineFrame) -> FrameImage:
+    """Cut the square crop (h w c) of side `affine.resolution` out of a frame's picture.
 
     Source: the official crop, a bilinear warp to the upright window and Lanczos to the square. Ours: a face
     larger than the crop is averaged down first, so that it does not flicker.
     """
     square = (affine.resolution, affine.resolution)
     return np.asarray(
-        cv2.resize(warp_window(rgb_u8, affine), square, interpolation=cv2.INTER_LANCZOS4), np.uint8
+        cv2.resize(warp_window(picture, affine), square, interpolation=cv2.INTER_LANCZOS4), np.uint8
     )
 
 
-def warp_window(rgb_u8: FrameImage, affine: AffineFrame) -> FrameImage:
-    """The upright window (h w c), 75:100, of a frame; grey outside the frame."""
-    expect_axes(rgb_u8, "h w c", c=3)
-    source, matrix = rgb_u8, affine.crop_from_frame
+def warp_window(picture: Picture, affine: AffineFrame) -> FrameImage:
+    """The upright window (h w c), 75:100, of a frame's picture; grey outside the frame."""
+    expect_axes(picture, "h w c", c=3)
+    left, top, right, bottom = crop_bounds(affine, picture.shape[1], picture.shape[0], margin_px=4)
+    width, height = window_px(affine.resolution)
+    if right <= left or bottom <= top:
+        return np.full((height, width, 3), OUTSIDE_GREY, np.uint8)
+    region, matrix = picture[top:bottom, left:right], from_region(affine.crop_from_frame, left, top)
     zoom = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
-    if zoom < PREFILTER_BELOW:
-        source, matrix = _shrink(rgb_u8, affine, zoom)
-    size = window_px(affine.resolution)
-    window = cv2.warpAffine(source, matrix, size, flags=cv2.INTER_LINEAR, borderValue=(OUTSIDE_GREY,) * 3)
+    if zoom < PREFILTER_BELOW and min(region.shape[:2]) >= 4:
+        region, matrix = _shrink(region, matrix, zoom)
+    window = cv2.warpAffine(
+        region, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=(OUTSIDE_GREY,) * 3
+    )
     return np.asarray(window, np.uint8)
 
 
-def _shrink(rgb_u8: FrameImage, affine: AffineFrame, zoom: float) -> tuple[FrameImage, NDArray[np.float64]]:
-    """The part of the frame under the crop, averaged to the crop's scale, and the window from its pixels."""
-    left, top, right, bottom = crop_bounds(affine, rgb_u8.shape[1], rgb_u8.shape[0], margin_px=4)
-    if right - left < 4 or bottom - top < 4:
-        return rgb_u8, affine.crop_from_frame
-    width, height = max(1, round((right - left) * zoom)), max(1, round((bottom - top) * zoom))
-    small = cv2.resize(rgb_u8[top:bottom, left:right], (width, height), interpolation=cv2.INTER_AREA)
-    scale_x, scale_y = (right - left) / width, (bottom - top) / height
-    frame_from_small = np.array(
-        [[scale_x, 0, left + scale_x / 2 - 0.5], [0, scale_y, top + scale_y / 2 - 0.5], [0, 0, 1]]
+def from_region(crop_from_frame: NDArray[np.float64], left: int, top: int) -> NDArray[np.float64]:
+    """The same transform, from pixels of the region of the frame that begins at (left, top)."""
+    shifted = crop_from_frame.copy()
+    shifted[:, 2] += crop_from_frame[:, :2] @ [left, top]
+    return shifted
+
+
+def _shrink(
+    region: FrameImage, crop_from_region: NDArray[np.float64], zoom: float
+) -> tuple[FrameImage, NDArray[np.float64]]:
+    """The region averaged to the crop's scale, and the window from its pixels."""
+    width, height = max(1, round(region.shape[1] * zoom)), max(1, round(region.shape[0] * zoom))
+    small = cv2.resize(region, (width, height), interpolation=cv2.INTER_AREA)
+    scale_x, scale_y = region.shape[1] / width, region.shape[0] / height
+    region_from_small = np.array(
+        [[scale_x, 0, scale_x / 2 - 0.5], [0, scale_y, scale_y / 2 - 0.5], [0, 0, 1]]
     )
-    return np.asarray(small, np.uint8), affine.crop_from_frame @ frame_from_small
+    return np.asarray(small, np.uint8), crop_from_region @ region_from_small
 
 
 def crop_bounds(affine: AffineFrame, width: int, height: int, *, margin_px: int) -> tuple[int, int, int, int]:

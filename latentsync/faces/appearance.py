@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentsync.faces.landmarks import cut_square, square_around
-from latentsync.types import FrameImage
+from latentsync.types import Picture
 
 SQUARE_PX, PICTURE_PX = 64, 6
 INNER = slice(12, 52)  # of the square: the face without what is behind it
@@ -43,7 +43,7 @@ class Look:
         return float(picture + histogram) / 2
 
 
-def look_at(rgb_u8: FrameImage, points: NDArray[np.float32]) -> Look:
+def look_at(rgb_u8: Picture, points: NDArray[np.float32]) -> Look:
     """The look of the face with these 68 points (68, 2) in a frame."""
     square = cut_square(rgb_u8, square_around(points), size_px=SQUARE_PX)
     lab = np.asarray(cv2.cvtColor(square, cv2.COLOR_RGB2LAB), np.uint8)  # h w c

@@ -12,7 +12,7 @@ from latentsync.faces.appearance import Look, Looks, look_at
 from latentsync.faces.choice import FaceChoice, choose, choose_first
 from latentsync.faces.detect import FaceFinder
 from latentsync.faces.landmarks import SQUARE_PER_EXTENT, Landmarker, Square, square_around
-from latentsync.types import Face, Frame, FrameImage
+from latentsync.types import Face, Frame, Picture, whole
 
 THUMBNAIL = (64, 36)
 SAMPLES = 4  # a side, at least, that are averaged for a pixel of the thumbnail
@@ -72,9 +72,9 @@ class Follower:
 
     def see(self, frame: Frame) -> Sight:
         """The chosen face in the next frame."""
-        is_jump = self.has_jumped(frame.rgb_u8)
+        is_jump = self.has_jumped(frame.picture)
         before = self._points
-        points, confidence = self._keep(frame.rgb_u8)
+        points, confidence = self._keep(frame.picture)
         is_cut = is_jump and (
             before is None or points is None or moved(before, points) > self._settings.same_position
         )
@@ -83,13 +83,13 @@ class Follower:
             self._own.forget()
             self._others.forget()
             self._know_chosen()
-        is_doubted = points is not None and self._looks_otherwise(frame.rgb_u8, points)
+        is_doubted = points is not None and self._looks_otherwise(frame.picture, points)
         if is_doubted:
             points = None
         if points is not None and self._unchecked_frames >= self._settings.check_every_frames:
-            points = self._check(frame.rgb_u8, points, confidence)
+            points = self._check(frame.picture, points, confidence)
         if points is None and (is_cut or is_doubted or self._is_time_to_look()):
-            points, confidence = self._find(frame.rgb_u8, is_cut)
+            points, confidence = self._find(frame.picture, is_cut)
         is_new = is_cut
         if points is None:
             self._is_hidden |= is_doubted
@@ -107,7 +107,7 @@ class Follower:
         for look in self._choice.others:
             self._others.learn(look)
 
-    def has_jumped(self, rgb_u8: FrameImage) -> bool:
+    def has_jumped(self, rgb_u8: Picture) -> bool:
         """Whether this frame looks so unlike the one before that a shot may begin."""
         step = max(1, min(rgb_u8.shape[1] // THUMBNAIL[0], rgb_u8.shape[0] // THUMBNAIL[1]) // SAMPLES)
         small = cv2.resize(rgb_u8[::step, ::step], THUMBNAIL, interpolation=cv2.INTER_AREA)
@@ -115,7 +115,7 @@ class Follower:
         before, self._thumbnail = self._thumbnail, grey
         return before is not None and float(np.abs(grey - before).mean()) > self._settings.cut_levels
 
-    def _keep(self, rgb_u8: FrameImage) -> tuple[NDArray[np.float32] | None, float]:
+    def _keep(self, rgb_u8: Picture) -> tuple[NDArray[np.float32] | None, float]:
         """The points near those of the frame before."""
         if self._points is None:
             return None, 0.0
@@ -126,14 +126,14 @@ class Follower:
         is_face = confidence >= self._settings.confidence and 0.7 < growth(self._points, points) < 1.4
         return (points, confidence) if is_face and is_same else (None, confidence)
 
-    def _looks_otherwise(self, rgb_u8: FrameImage, points: NDArray[np.float32]) -> bool:
+    def _looks_otherwise(self, rgb_u8: Picture, points: NDArray[np.float32]) -> bool:
         """Whether the face that was followed may have become another person's, who passes in front."""
         look = look_at(rgb_u8, points)
         own = self._own.unlike(look)
         return bool(self._own) and (own >= 1 or self._others.unlike(look) < own)
 
     def _check(
-        self, rgb_u8: FrameImage, points: NDArray[np.float32], confidence: float
+        self, rgb_u8: Picture, points: NDArray[np.float32], confidence: float
     ) -> NDArray[np.float32] | None:
         """Ask the detector, too, looking only around the face; None if it keeps seeing nothing there."""
         self._unchecked_frames = 0
@@ -164,7 +164,7 @@ class Follower:
         is_given_up = self._strikes >= (6 if confidence >= self._settings.sure else 2)
         return None if is_given_up else points
 
-    def _meet(self, rgb_u8: FrameImage, square: Square) -> None:
+    def _meet(self, rgb_u8: Picture, square: Square) -> None:
         """Remember the look of somebody else."""
         points, confidence = self._landmarker.points(rgb_u8, square)
         if confidence >= self._settings.confidence:
@@ -178,7 +178,7 @@ class Follower:
         """Every frame at first, every fourth once the face has been away for a while."""
         return self._lost_frames < self._settings.check_every_frames or self._lost_frames % 4 == 0
 
-    def _find(self, rgb_u8: FrameImage, is_cut: bool) -> tuple[NDArray[np.float32] | None, float]:
+    def _find(self, rgb_u8: Picture, is_cut: bool) -> tuple[NDArray[np.float32] | None, float]:
         """Look for the face in the whole frame."""
         faces = self.faces(rgb_u8)
         if not faces:
@@ -225,10 +225,10 @@ class Follower:
         self._own.forget()
         return number
 
-    def faces(self, rgb_u8: FrameImage) -> list[Face]:
+    def faces(self, rgb_u8: Picture) -> list[Face]:
         """Every face that both the detector and the landmark network believe in."""
         faces: list[Face] = []
-        for found in self._detector.detect(rgb_u8):
+        for found in self._detector.detect(whole(rgb_u8)):
             points, _ = self._landmarker.points(rgb_u8, _square_of(found))
             points, confidence = self._landmarker.points(rgb_u8, square_around(points))
             face = face_from(points, confidence)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from latentsync.axes import expect_axes, to_pm1
 from latentsync.errors import WeightsError
-from latentsync.types import FrameImage
+from latentsync.types import FrameImage, Picture, whole
 
 INPUT_PX = 96
 POINTS = 68
@@ -34,7 +34,7 @@ Square = tuple[float, float, float]  # centre x, centre y, side, in pixels of th
 class Landmarker(Protocol):
     """Finds the 68 points of the face inside a square, and says how sure it is that there is one."""
 
-    def points(self, rgb_u8: FrameImage, square: Square) -> tuple[NDArray[np.float32], float]: ...
+    def points(self, rgb_u8: Picture, square: Square) -> tuple[NDArray[np.float32], float]: ...
 
 
 class _Residual(nn.Module):
@@ -92,7 +92,7 @@ def square_around(points: NDArray[np.float32]) -> Square:
     return float(centre[0]), float(centre[1]), SQUARE_PER_EXTENT * float((high - low).max())
 
 
-def cut_square(rgb_u8: FrameImage, square: Square, *, size_px: int = INPUT_PX) -> FrameImage:
+def cut_square(rgb_u8: Picture, square: Square, *, size_px: int = INPUT_PX) -> FrameImage:
     """The square as a picture of `size_px`, averaged when it shrinks, black outside the frame."""
     centre_x, centre_y, side = square
     shrink = max(1.0, side / size_px)
@@ -134,7 +134,7 @@ class BundledLandmarker:
         self._net = net.eval()
 
     @torch.inference_mode()
-    def points(self, rgb_u8: FrameImage, square: Square) -> tuple[NDArray[np.float32], float]:
+    def points(self, rgb_u8: Picture, square: Square) -> tuple[NDArray[np.float32], float]:
         """The 68 points (68, 2) in pixels of the frame, and the confidence 0..1 that this is a face."""
         centre_x, centre_y, side = square
         picture = torch.from_numpy(_lit(cut_square(rgb_u8, square))).permute(2, 0, 1)[None]
@@ -198,13 +198,13 @@ class FaceAlignmentLandmarker:
             face_detector="folder",  # boxes are given to it, so S3FD need not be there
         )
 
-    def points(self, rgb_u8: FrameImage, square: Square) -> tuple[NDArray[np.float32], float]:
+    def points(self, rgb_u8: Picture, square: Square) -> tuple[NDArray[np.float32], float]:
         """The 68 points (68, 2) in pixels of the frame, and the confidence 0..1 that this is a face."""
         centre_x, centre_y, side = square
         reach = side / SQUARE_PER_EXTENT / 2
         box = [centre_x - reach, centre_y - reach, centre_x + reach, centre_y + reach, 1.0]
         found, scores, _ = self._net.get_landmarks_from_image(
-            rgb_u8, detected_faces=[np.array(box)], return_landmark_score=True
+            whole(rgb_u8), detected_faces=[np.array(box)], return_landmark_score=True
         )
         if not found:
             return np.full((POINTS, 2), (centre_x, centre_y), np.float32), 0.0

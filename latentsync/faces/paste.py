@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentsync.axes import expect_axes
-from latentsync.faces.align import crop_bounds, mouth_mask, square_from_window, window_px
-from latentsync.types import AffineFrame, FrameImage
+from latentsync.faces.align import crop_bounds, from_region, mouth_mask, square_from_window, window_px
+from latentsync.types import AffineFrame, FrameImage, Patched, Picture, unpatched
 
 FEATHER = 0.05  # width of the soft border inside the mouth region, as a share of the crop's side
 LARGEST_SHIFT = 20.0  # grey levels by which the colour of the crop may be moved towards the frame's
@@ -30,18 +30,18 @@ Pixels = NDArray[np.float32] | NDArray[np.uint8]
 
 
 def paste(
-    rgb_u8: FrameImage,
+    picture: Picture,
     face_crop: Pixels,
     affine: AffineFrame,
     *,
     region: Literal["mouth", "crop"] = "mouth",
     feather: float = FEATHER,
     within: NDArray[np.float32] | None = None,
-) -> FrameImage:
-    """A copy of the frame with the square crop (h w c), 0..255, in its place.
+) -> Patched:
+    """The frame's picture with the square crop (h w c), 0..255, in its place.
 
     Args:
-        rgb_u8: the frame.
+        picture: of the frame; it stays as it is.
         face_crop: the generated crop, uint8 or float32 in 0..255.
         affine: where it was cut.
         region: "mouth" changes only what was generated; "crop" changes the whole rectangle, as released.
@@ -59,23 +59,23 @@ def paste(
             size,
             interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC,
         )
-        return paste_window(rgb_u8, np.asarray(window, np.float32), affine)
+        return paste_window(picture, np.asarray(window, np.float32), affine)
     shown = soft_mouth(affine.resolution, feather)
-    return _paste_mouth(rgb_u8, face_crop, affine, shown if within is None else shown * within)
+    return _paste_mouth(picture, face_crop, affine, shown if within is None else shown * within)
 
 
-def paste_window(rgb_u8: FrameImage, window: NDArray[np.float32], affine: AffineFrame) -> FrameImage:
-    """A copy of the frame with the whole upright window (h w c), 0..255, blended in at its border.
+def paste_window(picture: Picture, window: NDArray[np.float32], affine: AffineFrame) -> Patched:
+    """The frame's picture with the whole upright window (h w c), 0..255, blended in at its border.
 
     Source: the official restoration: the border is eroded by a twentieth of the side of the pasted area and
     blurred over the same width.
     """
     width, height = window_px(affine.resolution)
     expect_axes(window, "h w c", h=height, w=width, c=3)
-    left, top, right, bottom = crop_bounds(affine, rgb_u8.shape[1], rgb_u8.shape[0], margin_px=3)
+    left, top, right, bottom = crop_bounds(affine, picture.shape[1], picture.shape[0], margin_px=3)
     if right <= left or bottom <= top:
-        return rgb_u8.copy()
-    matrix, size = _from_region(affine.crop_from_frame, left, top), (right - left, bottom - top)
+        return unpatched(picture)
+    matrix, size = from_region(affine.crop_from_frame, left, top), (right - left, bottom - top)
     face = _sample(window, matrix, size)
     inside = _sample(np.ones((height, width), np.float32), matrix, size)
     inside = np.asarray(cv2.erode(inside, np.ones((2, 2), np.float32)), np.float32)
@@ -84,32 +84,30 @@ def paste_window(rgb_u8: FrameImage, window: NDArray[np.float32], affine: Affine
     if edge:
         core = cv2.erode(inside, np.ones((2 * edge, 2 * edge), np.float32))
         soft = np.asarray(cv2.GaussianBlur(core, (2 * edge + 1, 2 * edge + 1), 0), np.float32)
-    pasted = rgb_u8.copy()
-    old = pasted[top:bottom, left:right].astype(np.float32)
+    old = picture[top:bottom, left:right].astype(np.float32)
     blended = soft[..., None] * (inside[..., None] * face) + (1 - soft[..., None]) * old
-    pasted[top:bottom, left:right] = np.clip(blended, 0, 255)
-    return pasted
+    return Patched(picture, left, top, np.clip(blended, 0, 255).astype(np.uint8))
 
 
 def _paste_mouth(
-    rgb_u8: FrameImage,
+    picture: Picture,
     face_crop: Pixels,
     affine: AffineFrame,
     shown: NDArray[np.float32],
-) -> FrameImage:
-    height, width = rgb_u8.shape[:2]
+) -> Patched:
+    height, width = picture.shape[:2]
     left, top, right, bottom = crop_bounds(affine, width, height, margin_px=1)
     if right <= left or bottom <= top:
-        return rgb_u8.copy()
+        return unpatched(picture)
     matrix = square_from_window(affine.resolution) @ np.vstack([affine.crop_from_frame, [0, 0, 1]])
     weight = _sample(
         shown,
-        _from_region(matrix[:2], left, top),
+        from_region(matrix[:2], left, top),
         (right - left, bottom - top),
     )
     rows, columns = np.flatnonzero(weight.any(1)), np.flatnonzero(weight.any(0))
     if not len(rows):
-        return rgb_u8.copy()
+        return unpatched(picture)
     weight = weight[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1, None]
     left, top = left + int(columns[0]), top + int(rows[0])
     size = (weight.shape[1], weight.shape[0])
@@ -118,16 +116,14 @@ def _paste_mouth(
         face_crop = np.clip(np.rint(face_crop), 0, 255).astype(np.uint8)
     source, source_matrix = _fit_scale(np.asarray(face_crop, np.uint8), matrix[:2])
     face = cv2.warpAffine(
-        source, _from_region(source_matrix, left, top), size, flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+        source, from_region(source_matrix, left, top), size, flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     )
-    pasted = rgb_u8.copy()
-    region = pasted[top : top + size[1], left : left + size[0]]
-    change = np.subtract(face, region, dtype=np.float32)
+    old = picture[top : top + size[1], left : left + size[0]]
+    change = np.subtract(face, old, dtype=np.float32)
     change *= weight  # exactly 0 outside the mouth, so that the frame stays as it is
-    change += region
+    change += old
     np.rint(change, out=change)
-    region[...] = np.clip(change, 0, 255, out=change)
-    return pasted
+    return Patched(picture, left, top, np.clip(change, 0, 255, out=change).astype(np.uint8))
 
 
 def face_region(
@@ -249,13 +245,6 @@ def _fit_scale(
     matrix = square_from_frame * scale[:, None]
     matrix[:, 2] += scale / 2 - 0.5
     return small, matrix
-
-
-def _from_region(crop_from_frame: NDArray[np.float64], left: int, top: int) -> NDArray[np.float64]:
-    """The same transform, from pixels of the region that begins at (left, top)."""
-    shifted = crop_from_frame.copy()
-    shifted[:, 2] += crop_from_frame[:, :2] @ [left, top]
-    return shifted
 
 
 def _sample(

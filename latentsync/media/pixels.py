@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from latentsync.types import FrameImage
 
 # Without the two flags the conversion of 4:2:0 video darkens every frame by about one grey level (measured).
-_EXACT_COLOUR = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+EXACT_COLOUR = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 _BT601 = 5
 _MATRIX_OF_TAG = {1: 1, 4: 4, 5: _BT601, 6: _BT601, 7: 7, 9: 9, 10: 9}  # H.273 code point -> name of swscale
 PQ, HLG = 16, 18  # H.273 transfer characteristics of HDR
@@ -68,9 +68,19 @@ class RGBConverter:
             stored_u8 = _over_background(self._convert(frame, "rgba"))
         else:
             stored_u8 = np.asarray(self._convert(frame, "rgb24"), np.uint8)  # h w c
+        matrix = self._display_matrix(frame)
+        return stored_u8 if matrix is None else turn_upright(stored_u8, matrix)
+
+    def is_upright(self, frame: VideoFrame) -> bool:
+        """Whether a frame has the size of all, and is neither turned nor mirrored."""
+        self._stored_size = self._stored_size or (frame.width, frame.height)
+        a, b, c, d = self._display_matrix(frame) or (1, 0, 0, 1)
+        return self._stored_size == (frame.width, frame.height) and a > 0 and d > 0 and b == c == 0
+
+    def _display_matrix(self, frame: VideoFrame) -> DisplayMatrix | None:
         if self._rotation != frame.rotation:  # side data keeps its frame alive, so it is not read every time
             self._rotation, self._matrix = frame.rotation, display_matrix(frame)
-        return stored_u8 if self._matrix is None else turn_upright(stored_u8, self._matrix)
+        return self._matrix
 
     def _convert(self, frame: VideoFrame, pix_fmt: str) -> NDArray[Any]:
         assert self._stored_size is not None
@@ -80,7 +90,7 @@ class RGBConverter:
             *self._stored_size,
             pix_fmt,
             src_colorspace=matrix_of(frame.colorspace),
-            interpolation=_EXACT_COLOUR,
+            interpolation=EXACT_COLOUR,
             threads=1,
         )
         return rgb.to_ndarray()

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from latentsync.errors import MediaError
 from latentsync.media.container import decoder_of, need_stream, open_media, reading
 from latentsync.media.pixels import RGBConverter, deinterlaced
+from latentsync.media.planes import PictureConverter
 from latentsync.media.probe import PICTURE_FPS, VideoInfo, are_uneven, require_video
 from latentsync.types import Frame, FrameImage
 
@@ -114,7 +115,12 @@ def _counted_fps(stated: Fraction, times_s: Sequence[float]) -> Fraction:
 
 
 def read_frames(
-    path: Path, *, start_s: float = 0.0, end_s: float | None = None, track: int | None = None
+    path: Path,
+    *,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    track: int | None = None,
+    keeps_planes: bool = False,
 ) -> Iterator[Frame]:
     """Decode the frames shown from `start_s` up to, but not at, `end_s`, one at a time.
 
@@ -123,6 +129,7 @@ def read_frames(
         start_s: seconds after the file's first frame.
         end_s: the same; None reads to the end.
         track: which of several video streams, 0 first; None: the one that a player would show.
+        keeps_planes: pictures stay as they are decoded where that can be; see `media.planes`.
 
     Yields:
         Upright frames. `index` is 0 for the first one that is given, `time_s` counts from it.
@@ -134,7 +141,9 @@ def read_frames(
     if info.is_picture:
         start_s, end_s = 0.0, None
     clock = _Clock.of(path, track)
-    to_rgb = RGBConverter(_largest_size(path, track))
+    to_picture = PictureConverter(
+        _largest_size(path, track), keeps_planes=keeps_planes and not info.is_picture
+    )
     is_from_start = start_s <= 0 or _timeline_of(path, track).is_counted
     first_s: float | None = None
     index = -1
@@ -147,7 +156,7 @@ def read_frames(
                 continue
             first_s = shown_s if first_s is None else first_s
             index += 1
-            yield Frame(to_rgb(frame), index, shown_s - first_s)
+            yield Frame(to_picture(frame), index, shown_s - first_s)
     if index < 0:
         raise MediaError(
             f"'{path}' has no frame at or after {start_s:g} s: it is {info.duration_s:.2f} s long",
@@ -168,6 +177,7 @@ def read_frames_backward(
     end_s: float | None = None,
     chunk_frames: int = 32,
     track: int | None = None,
+    keeps_planes: bool = False,
 ) -> Iterator[Frame]:
     """Decode the frames that `read_frames` gives, last first, holding `chunk_frames` of them at a time.
 
@@ -176,18 +186,19 @@ def read_frames_backward(
     Raises:
         MediaError: the file is no video.
     """
-    if require_video(path, track=track).is_picture:
+    is_picture = require_video(path, track=track).is_picture
+    if is_picture:
         start_s, end_s = 0.0, None
     timeline = _timeline_of(path, track)
     times_s, tolerance_s = timeline.times_s, _Clock.of(path, track).tolerance_s
     start = bisect_left(times_s, start_s - tolerance_s)
     end = len(times_s) if end_s is None else bisect_left(times_s, end_s - tolerance_s)
-    to_rgb = RGBConverter(_largest_size(path, track))
+    to_picture = PictureConverter(_largest_size(path, track), keeps_planes=keeps_planes and not is_picture)
     with reading(path):
         for chunk_end in range(end, start, -chunk_frames):
             chunk = range(max(start, chunk_end - chunk_frames), chunk_end)
             decoded = _decode_numbered(path, timeline, chunk, track=track)
-            images = {number: to_rgb(frame) for number, frame in decoded}
+            images = {number: to_picture(frame) for number, frame in decoded}
             for number in reversed(chunk):
                 if number in images:
                     yield Frame(images.pop(number), number - start, times_s[number] - times_s[start])

@@ -27,10 +27,11 @@ from latentsync.files import part_beside
 from latentsync.media.carry import Carried, CarriedStreams
 from latentsync.media.container import media_url
 from latentsync.media.pixels import HLG, PQ, is_known_matrix, matrix_of
+from latentsync.media.planes import Planes, patch
 from latentsync.media.probe import COLORSPACE_RGB, UNSPECIFIED, VideoInfo
 from latentsync.media.sound import SpeechTrack
 from latentsync.rates import VIDEO_FPS
-from latentsync.types import FrameImage
+from latentsync.types import FrameImage, Patched
 
 _FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _EXACT_COLOUR = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
@@ -163,22 +164,23 @@ class VideoWriter:
             self._discard()
             raise
 
-    def write(self, rgb_u8: FrameImage, time_s: float | None = None) -> None:
+    def write(self, picture: FrameImage | Patched, time_s: float | None = None) -> None:
         """Append one picture.
 
         Args:
-            rgb_u8: (h w c) RGB of the size given at the start.
+            picture: (h w c) RGB of the size given at the start; of a patched picture that is stored as it
+                will be stored here, only the patch is converted.
             time_s: when it is shown, for variable frame rate; None: one frame after the last.
 
         Raises:
             MediaError: the disk is full or gone.
             ValueError: times do not increase.
         """
-        expect_axes(rgb_u8, "h w c", h=self._size[0], w=self._size[1], c=3)
-        if rgb_u8.dtype != np.uint8:
-            raise ValueError(f"expected uint8 pixels, got {rgb_u8.dtype}")
+        expect_axes(picture, "h w c", h=self._size[0], w=self._size[1], c=3)
+        if isinstance(picture, np.ndarray) and picture.dtype != np.uint8:
+            raise ValueError(f"expected uint8 pixels, got {picture.dtype}")
         with self._explained():
-            frame = self._encodable(rgb_u8)
+            frame = self._frame_of(picture)
             frame.pts = self._pts = self._next_pts(time_s)
             frame.time_base, frame.duration = self._tick_s, self._slot_ticks
             for packet in self._stream.encode(frame):
@@ -234,21 +236,50 @@ class VideoWriter:
             context.codec_tag = "hvc1"  # Apple's players refuse the default, hev1
         return stream
 
+    def _frame_of(self, picture: FrameImage | Patched) -> VideoFrame:
+        """The picture in the encoder's format."""
+        if isinstance(picture, np.ndarray):
+            return self._encodable(picture)
+        planes = picture.picture
+        if not isinstance(planes, Planes) or not self._stores_like(planes):
+            return self._encodable(picture.rgb_u8)
+        frame = planes.copy_as(self._pix_fmt)
+        patch(frame, picture, self._encodable_part)
+        frame.colorspace, frame.color_range = self._tags.colorspace, self._tags.color_range
+        return frame
+
+    def _stores_like(self, planes: Planes) -> bool:
+        """Whether brightness and colour mean the same in the planes as in what is written."""
+        return (
+            self._tags.colorspace != COLORSPACE_RGB
+            and self._stored_size == self._size == planes.shape[:2]
+            and planes.matrix == matrix_of(self._tags.colorspace)
+            and planes.is_full_range == (self._tags.color_range == _FULL)
+        )
+
+    @property
+    def _pix_fmt(self) -> str:
+        return self._stream.codec_context.pix_fmt or ""
+
     def _encodable(self, rgb_u8: FrameImage) -> VideoFrame:
         height, width = self._stored_size
         if rgb_u8.shape[:2] != (height, width):
             added = ((0, height - rgb_u8.shape[0]), (0, width - rgb_u8.shape[1]), (0, 0))
             rgb_u8 = np.pad(rgb_u8, added, mode="edge")
+        return self._encodable_part(rgb_u8)
+
+    def _encodable_part(self, rgb_u8: FrameImage) -> VideoFrame:
+        """RGB pixels (h w c) of any even size in the encoder's format."""
         rgb_u8 = np.ascontiguousarray(rgb_u8)
         if (
             self._tags.colorspace == COLORSPACE_RGB
         ):  # the encoder may keep the frame, so it needs its own pixels
             frame = VideoFrame.from_ndarray(rgb_u8, format="rgb24")
-            return self._reformatter.reformat(frame, format=self._stream.codec_context.pix_fmt, threads=1)
+            return self._reformatter.reformat(frame, format=self._pix_fmt, threads=1)
         frame = VideoFrame.from_numpy_buffer(rgb_u8, format="rgb24")
         encodable = self._reformatter.reformat(
             frame,
-            format=self._stream.codec_context.pix_fmt,
+            format=self._pix_fmt,
             dst_colorspace=matrix_of(self._tags.colorspace),
             dst_color_range=self._tags.color_range or _LIMITED,
             interpolation=_EXACT_COLOUR,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import cv2
@@ -22,18 +22,20 @@ from latentsync.faces.paste import (
 )
 from latentsync.sync.generate import GeneratedFrame
 from latentsync.sync.plan import Setup
-from latentsync.types import FrameImage
+from latentsync.types import Patched, unpatched
 
 
 @dataclass(frozen=True, slots=True)
 class FinishedFrame:
     """A picture (h w c) to be written, and what is counted about it; nothing else of its frame is held.
 
+    It is not yet RGB as a whole where the source is not.
+
     time_s  when it is shown, from the start of the output
     who     of a cast has a new mouth in it
     """
 
-    rgb_u8: FrameImage
+    picture: Patched
     time_s: float
     has_face: bool
     is_interpolated: bool
@@ -52,23 +54,26 @@ def finish(generated_frames: Iterable[GeneratedFrame], setup: Setup) -> Iterator
         )
 
 
-def _picture(generated: GeneratedFrame, setup: Setup) -> FrameImage:
+def _picture(generated: GeneratedFrame, setup: Setup) -> Patched:
     tracked, strength = generated.cut.tracked, generated.cut.strength
-    source_u8 = result_u8 = tracked.frame.rgb_u8
+    result = unpatched(tracked.frame.picture)
     if generated.crop is not None and tracked.affine is not None:
-        result_u8 = _pasted(generated, setup)
+        result = _pasted(generated, setup)
         if strength < 1:
-            mixed = cv2.addWeighted(result_u8, strength, source_u8, 1 - strength, 0)
-            result_u8 = np.asarray(mixed, np.uint8)
-    return np.concatenate([source_u8, result_u8], axis=1) if setup.job.compare else result_u8
+            source_u8 = result.picture[result.rows, result.columns]
+            mixed = cv2.addWeighted(result.patch_u8, strength, source_u8, 1 - strength, 0)
+            result = replace(result, patch_u8=np.asarray(mixed, np.uint8))
+    if not setup.job.compare:
+        return result
+    return unpatched(np.concatenate([tracked.frame.rgb_u8, result.rgb_u8], axis=1))
 
 
-def _pasted(generated: GeneratedFrame, setup: Setup) -> FrameImage:
+def _pasted(generated: GeneratedFrame, setup: Setup) -> Patched:
     crop, cut, region = generated.crop, generated.cut, setup.recipe.paste.region
-    affine, face = cut.tracked.affine, cut.tracked.face
+    affine, face, picture = cut.tracked.affine, cut.tracked.face, cut.tracked.frame.picture
     assert crop is not None and cut.crop_u8 is not None and affine is not None and face is not None
     if region == "crop":
-        return paste(cut.tracked.frame.rgb_u8, crop, affine, region="crop")
+        return paste(picture, crop, affine, region="crop")
     side = affine.resolution
     outline_px, compared_px = (
         (side, side) if setup.sampling.is_exact else (min(side, OUTLINE_PX), min(side, SMOOTH_PX))
@@ -77,7 +82,7 @@ def _pasted(generated: GeneratedFrame, setup: Setup) -> FrameImage:
     outline = cv2.resize(face_region(face.points, affine, side_px=outline_px), (side, side))
     compared = generated_part * still_skin(face.points, affine, side_px=compared_px)
     matched = match_colours(crop, cut.crop_u8, compared)
-    return paste(cut.tracked.frame.rgb_u8, matched, affine, within=shown * outline)
+    return paste(picture, matched, affine, within=shown * outline)
 
 
 @lru_cache(maxsize=4)

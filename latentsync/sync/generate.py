@@ -88,7 +88,7 @@ def cut_crops(tracked_frames: Iterable[TrackedFrame], *, fade_frames: int) -> It
         since_gap += 1
         until_gap = next((k for k, near in enumerate(window, 1) if near.affine is None), fade_frames + 1)
         strength = min(1.0, min(since_gap, until_gap) / (fade_frames + 1))
-        return CutFrame(tracked, align(tracked.frame.rgb_u8, tracked.affine), strength)
+        return CutFrame(tracked, align(tracked.frame.picture, tracked.affine), strength)
 
     for tracked in tracked_frames:
         window.append(tracked)

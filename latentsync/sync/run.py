@@ -39,7 +39,7 @@ from latentsync.sync.report import write_report
 from latentsync.sync.stages import Background, Meter
 from latentsync.sync.timeline import SquarePixels, play
 from latentsync.sync.wav2lip import MelColumns
-from latentsync.types import Frame, FrameImage
+from latentsync.types import Frame, FrameImage, unpatched
 from latentsync.weights.models import LipModel, load_model
 
 __all__ = ["SyncJob", "SyncResult", "SyncedFrames", "make_frames", "run"]
@@ -178,7 +178,7 @@ def _images(setup: Setup, model: LipModel, report: Report) -> Iterator[FrameImag
     with closing(_finished(setup, model, Meter())) as finished_frames:
         for done, finished in enumerate(finished_frames, 1):
             report(Progress("sync", done, max(setup.frames, done)))
-            yield labelled(finished.rgb_u8, setup.job.label)
+            yield labelled(finished.picture.rgb_u8, setup.job.label)
 
 
 def _make(
@@ -195,7 +195,7 @@ def _make(
 
 
 def _picture_of(finished: FinishedFrame) -> FrameImage:
-    return finished.rgb_u8
+    return finished.picture.rgb_u8
 
 
 def _finished(setup: Setup, model: LipModel | None, meter: Meter) -> Generator[FinishedFrame, None, None]:
@@ -249,7 +249,7 @@ def _finished_cast(
         if passage.source_u8 is not None:
             rgb_u8 = np.concatenate([passage.source_u8, rgb_u8], axis=1)
         yield FinishedFrame(
-            rgb_u8, frame.time_s, bool(passage.who), passage.is_interpolated, tuple(passage.who)
+            unpatched(rgb_u8), frame.time_s, bool(passage.who), passage.is_interpolated, tuple(passage.who)
         )
 
 
@@ -287,7 +287,7 @@ def _handed_on(
         if finished.has_face:
             passage.who.append(who)
             passage.is_interpolated |= finished.is_interpolated
-        yield Frame(finished.rgb_u8, number, finished.time_s, source=passage.source)
+        yield Frame(finished.picture.rgb_u8, number, finished.time_s, source=passage.source)
 
 
 def queue_frames(sampling: Sampling, side_px: int, device: torch.device) -> int:
@@ -371,7 +371,8 @@ def _written(setup: Setup, output: Path, finished_frames: Iterator[FinishedFrame
         for finished in finished_frames:
             # At a constant rate the times follow from the numbers, without rounding.
             time_s = finished.time_s if info.is_variable else None
-            writer.write(labelled(finished.rgb_u8, job.label), time_s)
+            picture = labelled(finished.picture.rgb_u8, job.label) if job.label else finished.picture
+            writer.write(picture, time_s)
             yield finished
 
 

@@ -112,13 +112,13 @@ def _source_frames(
     for is_forward in _directions(policy, info):
         passage = read_frames if is_forward else read_frames_backward
         span_of_pass_s, first_time_s = 0.0, None
-        for frame in passage(path, start_s=span_s[0], end_s=span_s[1], track=track):
+        for frame in passage(path, start_s=span_s[0], end_s=span_s[1], track=track, keeps_planes=True):
             first_time_s = frame.time_s if first_time_s is None else first_time_s
             span_of_pass_s = abs(frame.time_s - first_time_s)
             time_s = offset_s + span_of_pass_s if info.is_variable else number * period_s
             if number and time_s >= end_of_output_s:
                 return
-            last = Frame(frame.rgb_u8, number, time_s, source=frame.index)
+            last = replace(frame, index=number, time_s=time_s, source=frame.index)
             yield last
             number += 1
         if first_time_s is None:
@@ -163,9 +163,9 @@ class SquarePixels:
         """The frame with square pixels."""
         if self._stretch == 1:
             return frame
-        size = (self._width, frame.rgb_u8.shape[0])
+        size = (self._width, frame.picture.shape[0])
         resized = cv2.resize(frame.rgb_u8, size, interpolation=cv2.INTER_LINEAR)
-        return replace(frame, rgb_u8=np.asarray(resized, np.uint8))
+        return replace(frame, picture=np.asarray(resized, np.uint8))
 
     def squared(self, frames: Iterator[Frame]) -> Iterator[Frame]:
         """The frames with square pixels; the stored ones are kept until they leave through `restored`."""

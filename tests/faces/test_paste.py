@@ -31,7 +31,7 @@ def test_whole_crop_is_restored_as_released(golden: Path, resolution: int) -> No
     case = load_file(golden / f"affine_{resolution}.safetensors")
     affine = AffineFrame(case["matrix"].astype(np.float64), resolution)
     window = np.ascontiguousarray((case["generated_face"].transpose(1, 2, 0) / 2 + 0.5) * 255)
-    difference = np.abs(paste_window(case["image"], window, affine).astype(int) - case["restored"])
+    difference = np.abs(paste_window(case["image"], window, affine).rgb_u8.astype(int) - case["restored"])
     # At 512 px a line of 37 pixels on the outermost border, weight 0.014, differs by 2 or 3.
     assert (difference > 1).mean() < 2e-4 and difference.max() <= 3
 
@@ -41,7 +41,7 @@ def test_whole_crop_is_restored_as_released(golden: Path, resolution: int) -> No
 def test_pasting_what_was_cut_changes_little(resolution: int, region: str) -> None:
     frame, affine = _frame(), _affine(resolution)
     pasted = paste(frame, align(frame, affine), affine, region=region)  # type: ignore[arg-type]
-    assert np.abs(pasted.astype(int) - frame).mean() < 0.1
+    assert np.abs(pasted.rgb_u8.astype(int) - frame).mean() < 0.1
 
 
 @pytest.mark.parametrize("resolution", [128, 256, 512])
@@ -49,7 +49,7 @@ def test_pixels_outside_the_mouth_are_equal(resolution: int) -> None:
     frame, affine = _frame(), _affine(resolution)
     crop = np.random.default_rng(4).uniform(0, 255, (resolution, resolution, 3)).astype(np.float32)
     before = frame.copy()
-    pasted = paste(frame, crop, affine)
+    pasted = paste(frame, crop, affine).rgb_u8
     mouth = soft_mouth(resolution)
     width, height = window_px(resolution)
     window = cv2.resize(mouth, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -66,7 +66,7 @@ def test_pixels_outside_the_mouth_are_equal(resolution: int) -> None:
 def test_a_crop_may_reach_over_the_border(left: float, top: float, region: str) -> None:
     frame, affine = _frame(), _affine(left=left, top=top)
     crop = np.full((256, 256, 3), 200, np.uint8)
-    assert paste(frame, crop, affine, region=region).shape == frame.shape  # type: ignore[arg-type]
+    assert paste(frame, crop, affine, region=region).rgb_u8.shape == frame.shape  # type: ignore[arg-type]
 
 
 def test_a_tint_is_taken_out_though_something_else_is_in_the_way() -> None:
@@ -133,4 +133,4 @@ def test_nothing_changes_outside_the_face_region() -> None:
     frame, affine = _frame(), _affine()
     crop = np.full((256, 256, 3), 200, np.uint8)
     nowhere = np.zeros((256, 256), np.float32)
-    assert (paste(frame, crop, affine, within=nowhere) == frame).all()
+    assert (paste(frame, crop, affine, within=nowhere).rgb_u8 == frame).all()
