@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, File, Form, HTTPException, Request, Response, UploadFile
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from pydantic import BaseModel
+from pydantic.json_schema import SkipJsonSchema
+from starlette.exceptions import HTTPException as StarletteError
 
 from latentsync import __version__
 from latentsync.errors import LatentSyncError
@@ -21,6 +25,11 @@ from latentsync.sync.options import SyncOptions, choose_recipe, make_job
 
 POLL_S = 0.2
 _BLOCK_BYTES = 1 << 20
+# For the description of the interface; what is sent is read as on the command line, with its messages.
+TIME = r"^(([0-9]{1,3}:)?[0-9]{1,2}:)?[0-9]{1,6}(\.[0-9]{1,6})?$"
+FACE = rf"^(largest|left|right|speaker|[0-9]{{1,3}}|(@{TIME[1:-1]}:)?[0-9]{{1,5}},[0-9]{{1,5}})$"
+SOUND = r"^(replace|duck|mix(:-?[0-9]{1,2})?)$"
+Absent = SkipJsonSchema[None]  # a form has no null
 LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -107,15 +116,41 @@ def make_app(jobs: JobQueue, limits: Limits) -> FastAPI:
 
     app = FastAPI(title="latentsync", version=__version__, lifespan=lifespan)
     routes = _Routes(jobs)
-    app.add_api_route("/jobs", routes.create, methods=["POST"], status_code=202)
-    app.add_api_route("/jobs", routes.index, methods=["GET"])
-    app.add_api_route("/jobs/{identity}", routes.show, methods=["GET"])
-    app.add_api_route("/jobs/{identity}", routes.remove, methods=["DELETE"], status_code=204)
-    app.add_api_route("/jobs/{identity}/events", routes.events, methods=["GET"])
-    app.add_api_route("/jobs/{identity}/result", routes.result, methods=["GET"])
+    refused = _described(401, 403, 413, 422)
+    unknown = {**refused, **_described(404)}
+    events: Responses = {
+        200: {"content": {"text/event-stream": {}}, "description": "The job, when it changes"}
+    }
+    video: Responses = {200: {"content": {"video/mp4": {}}, "description": "The video"}}
+    for path, answer, method, status, responses in (
+        ("/jobs", routes.create, "POST", 202, {**refused, **_described(400, 429)}),
+        ("/jobs", routes.index, "GET", 200, refused),
+        ("/jobs/{identity}", routes.show, "GET", 200, unknown),
+        ("/jobs/{identity}", routes.remove, "DELETE", 204, unknown),
+        ("/jobs/{identity}/events", routes.events, "GET", 200, {**unknown, **events}),
+        ("/jobs/{identity}/result", routes.result, "GET", 200, {**unknown, **_described(409), **video}),
+    ):
+        app.add_api_route(path, answer, methods=[method], status_code=status, responses=responses)
     app.add_exception_handler(LatentSyncError, _on_error)
+    app.add_exception_handler(StarletteError, _on_http_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_middleware(Guard, limits=limits)
     return app
+
+
+Responses = dict[int | str, dict[str, Any]]
+
+
+class Failure(BaseModel):
+    """What every refusal says, and what can be done about it."""
+
+    error: str
+    hint: str | None
+
+
+def _described(*statuses: int) -> Responses:
+    """Refusals with these statuses, for the description of a route."""
+    return {status: {"model": Failure} for status in statuses}
 
 
 class _Routes:
@@ -128,13 +163,13 @@ class _Routes:
         self,
         video: Annotated[UploadFile, File(description="A video or a picture.")],
         speech: Annotated[UploadFile, File(description="The speech.")],
-        face: Annotated[str, Form()] = "largest",
-        start: Annotated[str, Form()] = "0",
-        end: Annotated[str | None, Form()] = None,
+        face: Annotated[str, Form(json_schema_extra={"pattern": FACE})] = "largest",
+        start: Annotated[str, Form(json_schema_extra={"pattern": TIME})] = "0",
+        end: Annotated[str | Absent, Form(json_schema_extra={"pattern": TIME})] = None,
         duration: Annotated[Literal["speech", "video", "loop", "ping-pong", "hold"], Form()] = "speech",
-        effort: Annotated[Literal["draft", "standard", "best"] | None, Form()] = None,
-        seed: Annotated[int | None, Form(ge=0)] = None,
-        keep_audio: Annotated[str, Form()] = "replace",
+        effort: Annotated[Literal["draft", "standard", "best"] | Absent, Form()] = None,
+        seed: Annotated[int | Absent, Form(ge=0)] = None,
+        keep_audio: Annotated[str, Form(json_schema_extra={"pattern": SOUND})] = "replace",
         label: Annotated[str, Form(max_length=200)] = "",
     ) -> dict[str, Any]:
         """Queue a job."""
@@ -217,6 +252,16 @@ async def _save(upload: UploadFile, path: Path) -> Path:
 
 def _failure(status: int, error: str, hint: str | None) -> JSONResponse:
     return JSONResponse({"error": error, "hint": hint}, status_code=status)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    return _failure(getattr(error, "status_code", 500), str(getattr(error, "detail", error)), None)
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    faults = error.errors() if isinstance(error, RequestValidationError) else []
+    text = "; ".join(f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}" for fault in faults)
+    return _failure(422, text or "the request cannot be read", "see /docs")
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
