@@ -63,8 +63,9 @@ class LipUNet(nn.Module):
         self.residual: nn.Conv2d | None = None
         if config.reference_residual:
             self.residual = nn.Conv2d(config.latent_channels, config.latent_channels, 3, padding=1)
-            # A network that gets a residual afterwards predicts at first what it did without.
-            nn.init.zeros_(self.residual.weight)
+            # A network that gets a residual afterwards predicts at first what it did without; behind a warp a
+            # new one predicts the warped reference, which is a mouth already.
+            (nn.init.dirac_ if config.warp_widths else nn.init.zeros_)(self.residual.weight)
             nn.init.zeros_(self.residual.bias)  # type: ignore[arg-type]
         self._pooled_norms = [module for module in network.modules() if isinstance(module, PooledGroupNorm)]
         keep_network_keys(self)

@@ -70,10 +70,13 @@ class LossWeights(Table):
     noise            of the U-Net's prediction, where that is the noise
     clean            mean absolute error of predicted latents; the mouth counts `mouth` times, what is seen
                      anyway a quarter
+    change           mean absolute difference of predicted latents and those of the reference, weighted as
+                     `clean`: at a weight of 0.3 the reference stays where 65 % of what is possible does not
+                     lie on one side of it, so that what cannot be known is not blurred
     reconstruction   mean absolute error of pixels: of a Wav2Lip; and of the mouth, with its edges, next to
                      `clean`
     warp             mean absolute error of the warped reference, and of the mouth in it with its edges; where
-                     this is the only weight, nothing but the warp is trained
+                     `clean` is 0, the warp is trained alone, by pixels
     sync             of SyncNet, which sees decoded frames ("pixel") or the predicted latents ("latent")
     adversarial      of a discriminator that is trained beside a Wav2Lip, on the lower half of its frames
     perceptual       LPIPS of the lower half
@@ -84,6 +87,7 @@ class LossWeights(Table):
     noise: Amount
     clean: Amount
     mouth: Amount
+    change: Amount
     reconstruction: Amount
     warp: Amount
     sync: Amount
@@ -154,12 +158,22 @@ class UNetTrainingRecipe(TrainingRecipe):
             raise ValueError('generator = "wav2lip" has no latents: loss.sync_space must be "pixel"')
         return self
 
+    def _refuse_more_than_warp(self) -> None:
+        """Where the warp is trained without the U-Net, there are no latents, and pixels are warped only."""
+        loss = self.loss
+        for name in ("change", "reconstruction", "adversarial"):
+            if getattr(loss, name):
+                raise ValueError(f"loss.warp without loss.clean trains the warp alone: loss.{name} must be 0")
+        if loss.sync and loss.sync_space == "latent":
+            raise ValueError('loss.warp without loss.clean has no latents: loss.sync_space must be "pixel"')
+
     def _refuse_other_objective(self) -> None:
         """What is predicted decides which part of the loss must be there, and which cannot."""
         loss = self.loss
         if loss.warp and not self.network.warp_widths:
             raise ValueError("loss.warp needs network.warp_widths")
-        if loss.warp and not any((loss.noise, loss.clean, loss.reconstruction, loss.sync, loss.trepa)):
+        if loss.warp and not any((loss.noise, loss.clean)):
+            self._refuse_more_than_warp()
             return
         wanted, unwanted = {
             ("wav2lip", "noise"): ("reconstruction", ("noise", "clean")),

@@ -98,13 +98,13 @@ class UNetObjective:
         encoded = self.encode(batch)
         noisy = self.scheduler.add_noise(encoded.latents, encoded.noise, encoded.timesteps)
         audio = batch["audio"].flatten(0, 1)  # b·f n d
-        sample, warped = encoded.conditioning.join(noisy), None
+        sample, warped, reference = encoded.conditioning.join(noisy), None, encoded.conditioning.reference
         if encoded.shown is None:
             predicted = model(sample, encoded.timesteps, audio)  # b c f h w
         else:  # the network encodes the reference once it is warped
             sample = sample[:, : -noisy.shape[1]]
-            predicted, warped = model(sample, encoded.timesteps, audio, encoded.shown)
-        prediction = UNetPrediction(batch, encoded, noisy, predicted, self, warped)
+            predicted, warped, reference = model(sample, encoded.timesteps, audio, encoded.shown)
+        prediction = UNetPrediction(batch, encoded, noisy, predicted, reference, self, warped)
         return compute_losses(prediction, self.recipe.loss, self.frozen)
 
     @torch.no_grad()
@@ -192,16 +192,19 @@ class UNetObjective:
 
 
 class WarpObjective(UNetObjective):
-    """The warp of the reference alone; nothing is encoded, denoised or decoded."""
+    """The warp of the reference alone, and what judges its pixels; no latents are needed."""
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """The loss `warp` of a micro-batch of `LipSamples`."""
+        """The losses of a micro-batch of `LipSamples`, by the names of the recipe's table `loss`."""
         target, reference = (
             to_video(batch[name]).to(self.view.mask) for name in ("target_u8", "reference_u8")
         )  # b c f h w
         shown = self.show(target, reference, encode=None)
         warped = model(None, None, batch["audio"].flatten(0, 1), shown)
-        return {"warp": warp_loss(warped, frames_to_batch(target), self.view)}
+        faces = self.view.insert(warped.pictures, frames_to_batch(target))
+        frames = batch_to_frames(faces, frames=target.shape[2])
+        prediction = WarpPrediction(batch, target, frames, warped=warped, objective=self)
+        return compute_losses(prediction, self.recipe.loss, self.frozen)
 
     def generate(self, model: nn.Module, batch: Batch) -> NDArray[np.uint8]:
         """Warp a batch of one window, whose reference is the target itself: the frames (f h w c)."""
@@ -256,7 +259,7 @@ def choose_objective(recipe: UNetTrainingRecipe, frozen: FrozenNetworks) -> UNet
     """The objective of the generator that the recipe trains."""
     if recipe.generator == "wav2lip":
         return Wav2LipObjective(recipe, frozen)
-    is_warp_alone = loss_weights(recipe.loss).keys() == {"warp"}
+    is_warp_alone = recipe.loss.warp > 0 and not any((recipe.loss.noise, recipe.loss.clean))
     return WarpObjective(recipe, frozen) if is_warp_alone else UNetObjective(recipe, frozen)
 
 
@@ -286,6 +289,7 @@ class UNetPrediction:
 
     noisy      (b c f h w)  the latents that it was given
     predicted  (b c f h w)  the noise, or with noise.prediction = "clean" the latents
+    reference  (b c f h w)  latents of the reference that it was given, warped or not
     warped     the references, if the network warps them
     """
 
@@ -293,6 +297,7 @@ class UNetPrediction:
     encoded: Encoded
     noisy: Tensor
     predicted: Tensor
+    reference: Tensor
     objective: UNetObjective
     warped: Warped | None = None
 
@@ -323,6 +328,14 @@ class FramePrediction:
     target: Tensor
     frames: Tensor
     scores: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarpPrediction(FramePrediction):
+    """Target frames with the warped windows in them, and these windows themselves."""
+
+    warped: Warped
+    objective: WarpObjective
 
 
 def compute_losses(
@@ -474,6 +487,10 @@ LOSSES = (
     LossTerm(
         "clean",
         lambda it, frozen, table: clean_loss(it.predicted, it.encoded.latents, it.objective.latent_weights),
+    ),
+    LossTerm(
+        "change",
+        lambda it, frozen, table: clean_loss(it.clean, it.reference, it.objective.latent_weights),
     ),
     LossTerm("reconstruction", _reconstruction),
     LossTerm("warp", _warp),

@@ -23,7 +23,7 @@ from latentsync.train.checkpoint import export_best
 from latentsync.train.setup import TrainingJob
 from latentsync.train.unet.frozen import Networks
 from latentsync.train.unet.objective import build_training_scheduler
-from latentsync.train.unet.warp import ShownReferences
+from latentsync.train.unet.warp import Generated, ShownReferences
 from latentsync.weights.checkpoints import config_of, is_checkpoint, load_checkpoint, read_note
 from latentsync.weights.read import name_keys, read_tensors
 from latentsync.weights.released import OTHER_UNETS, SAMPLE_CHANNELS, read_unet_file, rename_unet
@@ -179,7 +179,7 @@ class UNetInTraining(nn.Module):
 
     def forward(
         self, sample: Tensor, timesteps: Tensor, audio: Tensor, shown: ShownReferences | None = None
-    ) -> Tensor | Warped | tuple[Tensor, Warped]:
+    ) -> Tensor | Warped | Generated:
         """What `LipUNet` predicts; with `shown` also the warped references, whose latents `sample` lacks.
 
         The warped references alone, if `shown` has no `encode`.
@@ -192,7 +192,8 @@ class UNetInTraining(nn.Module):
             return warped
         # The warp has a loss of its own: through the autoencoder it would learn to please the U-Net.
         latents = batch_to_frames(shown.encode(warped.pictures.detach()), frames=sample.shape[2])
-        return unet(torch.cat([sample, latents.to(sample)], dim=1), timesteps, audio), warped
+        predicted = unet(torch.cat([sample, latents.to(sample)], dim=1), timesteps, audio)
+        return Generated(predicted, warped, latents)
 
     def warp_for(self, audio: Tensor) -> Warp | None:
         """As `LipUNet.warp_for`."""

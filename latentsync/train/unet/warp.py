@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 from torch.nn import functional
@@ -31,6 +32,19 @@ class ShownReferences:
     windows_pm1: Tensor
     known: Tensor
     encode: Encode | None
+
+
+class Generated(NamedTuple):
+    """What a network that warps its references made of a batch.
+
+    predicted  (b c f h w)  as `LipUNet.forward` returns it
+    warped     the references, as pictures
+    latents    (b c f h w)  of these, without gradients
+    """
+
+    predicted: Tensor
+    warped: Warped
+    latents: Tensor
 
 
 def warp_loss(warped: Warped, faces_pm1: Tensor, view: View) -> Tensor:

@@ -32,6 +32,7 @@ from latentsync.weights.models import find_model
 from latentsync.weights.read import read_tensors
 from tests.networks import STAGE2_RECIPE
 from tests.train.made_lips import (
+    FRAMES,
     STAGE1,
     STAGE2,
     SYNCNET,
@@ -161,6 +162,13 @@ def test_a_warp_is_learnt_alone_and_then_with_the_unet(data: Path, tmp_path: Pat
     torch.manual_seed(warping.seed)
     begun = build_unet(warping.network.replaced(latent_channels=4)).state_dict()
     first = train(data, tmp_path / "warp", warping)
+    judged = warping.replaced(
+        windows=warping.windows.replaced(frames=FRAMES),
+        loss=recipe.loss.replaced(noise=0.0, warp=1.0, sync=0.1, trepa=0.1),
+    )
+    assert {"warp", "sync", "trepa"} <= log_of(train(data, tmp_path / "sync", judged).output)[0][
+        "losses"
+    ].keys()
     both = warping.replaced(
         loss=recipe.loss.replaced(noise=0.0, clean=1.0, warp=1.0),
         weights=warping.weights.replaced(start=str(first.weights)),
