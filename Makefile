@@ -6,7 +6,7 @@ PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -19,6 +19,10 @@ test: lint
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "The pages are $(CURDIR)/build/docs/index.html"
 
 clean:
 	rm -rf $(VENV) build dist
@@ -38,3 +42,8 @@ $(VENV)/installed-dev: $(VENV)/pyvenv.cfg pyproject.toml
 	@echo "Installing into $(VENV): 6.5 GB with CUDA, under 3 GB without; minutes the first time"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[dev]'
 	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-docs: $(VENV)/pyvenv.cfg pyproject.toml
+	@echo "Installing into $(VENV): 6.5 GB with CUDA, under 3 GB without; minutes the first time"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[docs]'
+	@touch $@
