@@ -134,7 +134,13 @@ def _connect(ray: Any, address: str | None, workers: int | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        ray.init(address="local", num_cpus=workers or cores(), include_dashboard=False, **quiet)
+        try:
+            ray.init(address="local", num_cpus=workers or cores(), include_dashboard=False, **quiet)
+        except Exception as error:  # Ray raises it as such where a process of its own does not answer
+            reason = str(error).strip().splitlines()[0]
+            raise UsageError(
+                f"--engine ray: Ray did not start ({reason})", hint="try again when the machine is less busy"
+            ) from error
         return
     try:
         if address != "auto":  # Ray itself would wait for minutes

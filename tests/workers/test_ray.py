@@ -42,6 +42,18 @@ def test_an_address_without_ray_is_named(make: WorkerFactory) -> None:
         RayPool(make, address="127.0.0.1:9")
 
 
+@needs_ray
+def test_a_ray_that_does_not_start_is_one_line(make: WorkerFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise Exception("The current node timed out during startup.\nThis could happen because ...")
+
+    monkeypatch.setattr("ray.init", fail)
+    with pytest.raises(
+        UsageError, match=r"Ray did not start \(The current node timed out during startup\.\)"
+    ):
+        RayPool(make, workers=1)
+
+
 def test_without_ray_the_extra_is_named(make: WorkerFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError) as stopped:
