@@ -2,10 +2,10 @@
 
     python benchmarks/reliability/kills.py sync VIDEO SPEECH --work DIR [--kills 20] [--seed 1] [--json FILE]
     python benchmarks/reliability/kills.py preprocess RAW --work DIR [--set cut.min_s=1 ...]
-    python benchmarks/reliability/kills.py train-syncnet DATA --work DIR [--set schedule.max_steps=20 ...]
+    python benchmarks/reliability/kills.py train-syncnet|train-unet DATA --work DIR [--flags "--recipe FILE"]
 
 The command runs once undisturbed. Then it is started again and again, and SIGKILL, SIGTERM, SIGINT and SIGHUP
-take turns after a random share of that time; `preprocess` and `train-syncnet` write into one folder, so every
+take turns after a random share of that time; `preprocess` and the trainings write into one folder, so every
 run resumes the one before. The last run is not stopped, and its files are compared with the undisturbed ones.
 The exit code is 1 if any differs, or a part, a process or a traceback is left. DIR must be new. Linux only.
 """
@@ -102,14 +102,13 @@ def command(arguments: argparse.Namespace, out: Path) -> list[str]:
     target = {
         "sync": [*inputs, "-o", str(out / "out.mp4"), "--force"],
         "preprocess": [*inputs, str(out)],
-        "train-syncnet": ["--data", *inputs, "--output", str(out)],
-    }[arguments.what]
+    }.get(arguments.what, ["--data", *inputs, "--output", str(out)])
     return [sys.executable, str(script), arguments.what, *target, *arguments.flags.split(), *settings]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=("sync", "preprocess", "train-syncnet"))
+    parser.add_argument("what", choices=("sync", "preprocess", "train-syncnet", "train-unet"))
     parser.add_argument("inputs", nargs="+", type=Path)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--kills", type=int, default=20)

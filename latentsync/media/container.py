@@ -272,10 +272,7 @@ def _head_of(path: Path) -> bytes:
             head = file.read(_HEAD_BYTES)
     except FileNotFoundError as error:
         if address is not None:
-            shown = f"{address[1]}://{str(path)[address.end() :]}"
-            raise MediaError(
-                f"'{shown}' is a URL", hint="download it and give the path of the file"
-            ) from error
+            raise _is_url(address[1].lower(), str(path)[address.end() :]) from error
         raise MediaError(f"'{path}' does not exist", hint="check the file name and the folder") from error
     except PermissionError as error:
         hint = "change the file's permissions"
@@ -290,6 +287,13 @@ def _head_of(path: Path) -> bytes:
     if not head:
         raise MediaError(f"'{path}' is empty (0 bytes)", hint="copy or download the file again")
     return head
+
+
+def _is_url(scheme: str, rest: str) -> MediaError:
+    """The error about an address, whose slashes a `Path` has joined to one."""
+    if scheme == "file":
+        return MediaError(f"'file:///{rest}' is a URL", hint=f"give the path alone: '/{rest}'")
+    return MediaError(f"'{scheme}://{rest}' is a URL", hint="download it and give the path of the file")
 
 
 def _refuse_tiles(path: Path, container: InputContainer) -> None:
