@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import av
@@ -30,6 +32,10 @@ _FOR_SOME = Disposition.comment | Disposition.visual_impaired | Disposition.hear
 _TILED_BRANDS = {"heic", "heix", "heim", "heis", "mif1"}
 _ADDRESS = re.compile(r"^([a-z][a-z0-9+.-]+):/+", re.IGNORECASE)
 _HEAD_BYTES = 4096
+# Their headers name no streams, which are known by their first packets: sound may begin after a long silence.
+_OPEN_FORMATS = {"flv", "mpeg", "mpegts"}
+# How far they are searched, in bytes and microseconds: as long a gap as there may be, within bounded memory.
+_FURTHER = {"probesize": str(64 << 20), "analyzeduration": str(600_000_000)}
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders leave transparency out
 StreamT = TypeVar("StreamT", VideoStream, AudioStream)
 
@@ -63,13 +69,11 @@ def open_media(path: Path) -> Iterator[InputContainer]:
     head = _head_of(path)
     with reading(path):
         try:
-            container: InputContainer = av.open(
-                media_url(path),
-                "r",
-                # A playlist or a numbered name must not make the library read other files or the network.
-                container_options={"protocol_whitelist": "file", "pattern_type": "none"},
-                **_LENIENT_TAGS,
-            )
+            container = _opened(path)
+            state = path.stat()
+            if _misses_a_kind(container) and _has_late_streams(path, state.st_mtime_ns, state.st_size):
+                container.close()
+                container = _opened(path, _FURTHER)
         except (av.FFmpegError, OSError, ValueError) as error:
             raise _not_media(path, head, error) from error
         try:
@@ -87,6 +91,31 @@ def open_media(path: Path) -> Iterator[InputContainer]:
             yield container
         finally:
             container.close()
+
+
+def _opened(path: Path, options: Mapping[str, str] = MappingProxyType({})) -> InputContainer:
+    return av.open(
+        media_url(path),
+        "r",
+        # A playlist or a numbered name must not make the library read other files or the network.
+        container_options={"protocol_whitelist": "file", "pattern_type": "none", **options},
+        **_LENIENT_TAGS,
+    )
+
+
+def _misses_a_kind(container: InputContainer) -> bool:
+    if container.format.name not in _OPEN_FORMATS:
+        return False
+    has_pictures = any(stream.codec_context.width for stream in streams_of(container, VideoStream))
+    has_sound = any(stream.codec_context.sample_rate for stream in streams_of(container, AudioStream))
+    return not (has_pictures and has_sound)
+
+
+@lru_cache(maxsize=256)
+def _has_late_streams(path: Path, mtime_ns: int, size_bytes: int) -> bool:
+    """Whether a search further into the file finds the kind of stream that its beginning lacks."""
+    with _opened(path, _FURTHER) as container:
+        return not _misses_a_kind(container)
 
 
 def media_url(path: Path) -> str:
@@ -124,6 +153,17 @@ def choose_stream(
             )
         return streams[track]
     return _best(streams)
+
+
+def alpha_stream(container: InputContainer) -> VideoStream | None:
+    """The picture of transparency that AVIF keeps beside the colours; None where there is none."""
+    if container.metadata.get("major_brand") not in ("avif", "avis"):
+        return None
+    for stream in streams_of(container, VideoStream)[1:]:
+        layout = stream.codec_context.format
+        if layout is not None and layout.name.startswith("gray"):
+            return stream
+    return None
 
 
 def describe_doubt(path: Path, container: InputContainer, kind: type[StreamT]) -> str | None:

@@ -65,7 +65,8 @@ class RGBConverter:
             # Planar: swscale's packed 48-bit RGB overflows with full chroma interpolation.
             stored_u8 = tone_map(self._convert(frame, "gbrp16le"), frame.color_trc)
         elif has_alpha(frame.format.name):
-            stored_u8 = _over_background(self._convert(frame, "rgba"))
+            rgba_u8 = self._convert(frame, "rgba")
+            stored_u8 = over_background(rgba_u8[..., :3], rgba_u8[..., 3])
         else:
             stored_u8 = np.asarray(self._convert(frame, "rgb24"), np.uint8)  # h w c
         matrix = self._display_matrix(frame)
@@ -96,10 +97,11 @@ class RGBConverter:
         return rgb.to_ndarray()
 
 
-def _over_background(rgba_u8: NDArray[np.uint8]) -> FrameImage:
-    colour, alpha = rgba_u8[..., :3].astype(np.uint16), rgba_u8[..., 3:].astype(np.uint16)
-    if int(alpha.min()) == 255:
-        return np.ascontiguousarray(rgba_u8[..., :3])
+def over_background(rgb_u8: NDArray[np.uint8], alpha_u8: NDArray[np.uint8]) -> FrameImage:
+    """Colours (h w c) with opacity (h w) on `BACKGROUND`."""
+    if int(alpha_u8.min()) == 255:
+        return np.ascontiguousarray(rgb_u8)
+    colour, alpha = rgb_u8.astype(np.uint16), alpha_u8[..., None].astype(np.uint16)
     return np.asarray((colour * alpha + BACKGROUND * (255 - alpha) + 127) // 255, np.uint8)
 
 

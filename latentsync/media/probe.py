@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import cast
@@ -20,12 +21,14 @@ from av.video.stream import VideoStream
 from latentsync.errors import MediaError
 from latentsync.media.container import (
     StreamT,
+    alpha_stream,
     choose_stream,
     decoder_of,
     describe_doubt,
     no_stream,
     open_media,
 )
+from latentsync.media.pixels import has_alpha
 from latentsync.rates import VIDEO_FPS
 
 PICTURE_FPS = Fraction(VIDEO_FPS)
@@ -33,6 +36,8 @@ COLORSPACE_RGB, UNSPECIFIED = 0, 2  # ITU-T H.273, tables 2 to 4
 LOWEST_HZ, HIGHEST_HZ = 1000, 768_000  # rates of sound; others are a damaged header
 MOST_CHANNELS = 64  # what FFmpeg's resampler takes
 _PACKETS_BEFORE_FIRST_FRAME = 500
+_LARGEST_PICTURE_BYTES = 1 << 28  # that is searched for its end
+_TAIL_BYTES = 16  # some programs add zeros
 _PICTURE_BRANDS = {"heic", "heix", "mif1", "avif"}  # a photo, stored as a video of one frame
 
 
@@ -49,6 +54,7 @@ class VideoInfo:
     start_s        when the first frame is shown, on the file's clock
     pixel_aspect   width of a pixel over its height
     longest_frame_s  longest time for which one frame is shown; 0 where nothing was counted
+    is_transparent   parts of it may be
     """
 
     width: int
@@ -68,6 +74,7 @@ class VideoInfo:
     start_s: float = 0.0
     pixel_aspect: Fraction = Fraction(1)
     longest_frame_s: float = 0.0
+    is_transparent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +131,20 @@ def require_video(path: Path, *, track: int | None = None) -> VideoInfo:
     Raises:
         MediaError: as `probe`, or there is no video stream.
     """
+    return _require_video(path, track, *stamp_of(path))
+
+
+def stamp_of(path: Path) -> tuple[int, int]:
+    """When a file was changed last, in ns, and its size in bytes, for caches; -1 where that is not known."""
+    try:
+        state = path.stat()
+    except (OSError, ValueError):
+        return -1, -1
+    return state.st_mtime_ns, state.st_size
+
+
+@lru_cache(maxsize=64)  # opening alone decodes a still picture: a second for 50 megapixels
+def _require_video(path: Path, track: int | None, mtime_ns: int, size_bytes: int) -> VideoInfo:
     with open_media(path) as container:
         stream = choose_stream(path, container, VideoStream, track)
         if stream is None:
@@ -161,6 +182,19 @@ def describe_doubts(path: Path, kind: type[StreamT]) -> str | None:
     """One line if `path` has several streams of a kind that could be meant, else None."""
     with open_media(path) as container:
         return describe_doubt(path, container, kind)
+
+
+def is_cut_short(path: Path) -> bool:
+    """Whether a JPEG or GIF ends before its end mark. FFmpeg shows such a picture, its lower part grey."""
+    content = path.read_bytes() if path.stat().st_size <= _LARGEST_PICTURE_BYTES else b""
+    if content.startswith(b"GIF"):
+        return b";" not in content[-_TAIL_BYTES:]
+    at = 2  # JPEG: segments with their lengths, then the coded picture
+    while content.startswith(b"\xff\xd8") and at + 4 <= len(content) and content[at] == 0xFF:
+        if content[at + 1] == 0xDA:
+            return content.find(b"\xff\xd9", at) < 0
+        at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+    return False
 
 
 def _refuse_cut_off(path: Path, container: InputContainer) -> None:
@@ -202,6 +236,7 @@ def _video_info(path: Path, container: InputContainer, stream: VideoStream) -> V
         is_picture=is_picture,
         start_s=_start_s(stream),
         pixel_aspect=1 / aspect if is_turned else aspect,
+        is_transparent=has_alpha(frame.format.name) or alpha_stream(container) is not None,
     )
 
 

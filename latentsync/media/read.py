@@ -22,10 +22,17 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from latentsync.errors import MediaError
-from latentsync.media.container import decoder_of, need_stream, open_media, reading
-from latentsync.media.pixels import RGBConverter, deinterlaced
+from latentsync.media.container import alpha_stream, decoder_of, need_stream, open_media, reading
+from latentsync.media.pixels import (
+    RGBConverter,
+    deinterlaced,
+    display_matrix,
+    has_alpha,
+    over_background,
+    turn_upright,
+)
 from latentsync.media.planes import PictureConverter
-from latentsync.media.probe import PICTURE_FPS, VideoInfo, are_uneven, require_video
+from latentsync.media.probe import PICTURE_FPS, VideoInfo, are_uneven, require_video, stamp_of
 from latentsync.types import Frame, FrameImage
 
 logger = logging.getLogger(__name__)
@@ -34,6 +41,8 @@ MOST_FPS = 1000
 # In these only the order of frames is sure.
 _COUNTED_FORMATS = {"avi", "h264", "hevc", "m4v", "mpegvideo", "obu"}
 _RESTART_S = 0.5  # times that go back by more begin anew, as in joined recordings
+_LONGEST_STEP_S = 600.0  # so do times that step forward by more, as those of sound do
+_LONGEST_GUESS_S = 0.1  # for a frame whose time is not known: a stated rate may count a step that is not true
 _LAST_FRAME_S = 10.0  # the longest time that a file may state for its last frame
 
 
@@ -139,11 +148,10 @@ def read_frames(
     """
     info = require_video(path, track=track)
     if info.is_picture:
-        start_s, end_s = 0.0, None
+        yield Frame(_still(path, track, *stamp_of(path)), 0, 0.0)
+        return
     clock = _Clock.of(path, track)
-    to_picture = PictureConverter(
-        _largest_size(path, track), keeps_planes=keeps_planes and not info.is_picture
-    )
+    to_picture = PictureConverter(_largest_size(path, track), keeps_planes=keeps_planes)
     is_from_start = start_s <= 0 or _timeline_of(path, track).is_counted
     first_s: float | None = None
     index = -1
@@ -186,14 +194,14 @@ def read_frames_backward(
     Raises:
         MediaError: the file is no video.
     """
-    is_picture = require_video(path, track=track).is_picture
-    if is_picture:
-        start_s, end_s = 0.0, None
+    if require_video(path, track=track).is_picture:
+        yield from read_frames(path, track=track)
+        return
     timeline = _timeline_of(path, track)
     times_s, tolerance_s = timeline.times_s, _Clock.of(path, track).tolerance_s
     start = bisect_left(times_s, start_s - tolerance_s)
     end = len(times_s) if end_s is None else bisect_left(times_s, end_s - tolerance_s)
-    to_picture = PictureConverter(_largest_size(path, track), keeps_planes=keeps_planes and not is_picture)
+    to_picture = PictureConverter(_largest_size(path, track), keeps_planes=keeps_planes)
     with reading(path):
         for chunk_end in range(end, start, -chunk_frames):
             chunk = range(max(start, chunk_end - chunk_frames), chunk_end)
@@ -244,6 +252,7 @@ class _Clock:
         self.is_counted = is_counted
         self._number = -1
         self._last_s: float | None = None
+        self._step_s = min(frame_s, _LONGEST_GUESS_S)  # the last one that can be true
         self._shift_s = 0.0
 
     @property
@@ -265,11 +274,13 @@ class _Clock:
         if ticks is None or self.is_counted:
             return self._number * self.frame_s
         shown_s = float((ticks - self.first_ticks) * self.tick_s) + self._shift_s
-        if self._last_s is not None and shown_s < self._last_s - _RESTART_S:
-            self._shift_s += self._last_s + self.frame_s - shown_s
-            shown_s = self._last_s + self.frame_s
+        if self._last_s is not None and not -_RESTART_S <= shown_s - self._last_s <= _LONGEST_STEP_S:
+            self._shift_s += self._last_s + self._step_s - shown_s
+            shown_s = self._last_s + self._step_s
         elif self._last_s is not None and shown_s <= self._last_s:
             shown_s = self._last_s + self.tolerance_s  # two frames of one time: both are kept, in order
+        elif self._last_s is not None:
+            self._step_s = shown_s - self._last_s
         self._last_s = shown_s
         return shown_s
 
@@ -381,6 +392,30 @@ def _runs_between_key_frames(numbers: Sequence[int], timeline: _Timeline) -> Ite
     yield run
 
 
+@lru_cache(maxsize=1)  # every pass over a picture shows the same one
+def _still(path: Path, track: int | None, mtime_ns: int, size_bytes: int) -> FrameImage:
+    """The picture in a file, upright, with white behind it."""
+    info = require_video(path, track=track)
+    is_beside = info.is_transparent and not has_alpha(info.pix_fmt)
+    with reading(path):
+        for frame in _decode_from(path, None, track=track):
+            rgb_u8 = RGBConverter()(frame)
+            alpha_u8 = _alpha_of(path) if is_beside else None
+            return rgb_u8 if alpha_u8 is None else over_background(rgb_u8, alpha_u8)
+    raise MediaError(f"'{path}' has no frame", hint="copy the file again, or give another picture")
+
+
+def _alpha_of(path: Path) -> NDArray[np.uint8] | None:
+    """The opacity (h w) of a picture that keeps it in a stream of its own."""
+    with open_media(path) as container:
+        stream = alpha_stream(container)
+        for frame in _decode(container, stream, threads=1) if stream is not None else ():
+            alpha_u8 = np.asarray(frame.reformat(format="gray").to_ndarray(), np.uint8)
+            matrix = display_matrix(frame)
+            return alpha_u8 if matrix is None else turn_upright(alpha_u8, matrix)
+    return None
+
+
 def _timeline_of(path: Path, track: int | None) -> _Timeline:
     with open_media(path):  # says what is wrong with the file, if anything
         state = path.stat()
@@ -406,6 +441,10 @@ def _gather_timeline(path: Path, track: int | None, mtime_ns: int, size_bytes: i
         # VP8 stores pictures that are never shown as packets of their own.
         has_hidden = stream.codec_context.name == "vp8"
     is_timed = not clock.is_counted and len(set(ticks)) == packets
+    step_s = max((float((b - a) * clock.tick_s) for a, b in pairwise(sorted(ticks))), default=0.0)
+    if is_timed and step_s > _LONGEST_STEP_S:
+        logger.warning("the times of '%s' leave out %.0f s: they are taken to begin anew", path, step_s)
+        is_timed = False
     last_s = min(float(last[1] * clock.tick_s), _LAST_FRAME_S)
     if is_timed and not has_hidden:
         return _from_ticks(clock, sorted(ticks), sorted(keys), last_s)

@@ -26,8 +26,8 @@ from latentsync.faces.landmarks import Landmarker, choose_landmarker
 from latentsync.faces.person import person_at, person_in
 from latentsync.files import live_parts, part_beside, sweep_parts
 from latentsync.media.carry import describe_losses
-from latentsync.media.pixels import HLG, PQ, has_alpha
-from latentsync.media.probe import VideoInfo, describe_doubts, probe
+from latentsync.media.pixels import HLG, PQ
+from latentsync.media.probe import VideoInfo, describe_doubts, is_cut_short, probe
 from latentsync.media.read import measure_video, read_frames
 from latentsync.media.sound import lead_s, read_audio
 from latentsync.media.write import Encoding, container_format_of, require_encoder
@@ -249,10 +249,18 @@ def _check_output(path: Path, job: SyncJob) -> None:
         raise UsageError(f"'{path}': is not a regular file", hint="name another output")
     if path.exists() and not job.force:
         raise UsageError(f"'{path}': already exists", hint="add --force to replace it, or name another")
-    folder = Path(os.path.realpath(path)).parent  # where a link leads to
-    if not os.access(folder, os.W_OK):
-        found = "cannot be written" if folder.is_dir() else "does not exist"
-        raise MediaError(f"'{path.parent}': this folder {found}", hint="write to another folder")
+    target = Path(os.path.realpath(path))  # where a link leads to
+    if not target.parent.is_dir():
+        raise MediaError(f"'{path.parent}': this folder does not exist", hint="write to another folder")
+    part = part_beside(target)
+    try:  # permissions do not tell: root may write everywhere, but /proc takes no files
+        part.touch()
+        part.unlink()
+    except OSError as error:
+        raise MediaError(
+            f"'{path.parent}': this folder cannot be written: {error.strerror}",
+            hint="write to another folder",
+        ) from error
 
 
 def _refuse_rival(output: Path) -> None:
@@ -286,7 +294,8 @@ def claimed(output: Path) -> Iterator[None]:
 def _notes(setup: Setup) -> Iterator[str]:
     """What the person should know about the inputs, a line for each."""
     job, info = setup.job, setup.info
-    if job.video_track is None and (doubt := describe_doubts(job.video, VideoStream)):
+    is_open = job.video_track is None and not info.is_picture
+    if is_open and (doubt := describe_doubts(job.video, VideoStream)):
         yield doubt
     for speech in job.inputs[1:]:
         if job.audio_track is None and (doubt := describe_doubts(speech, AudioStream)):
@@ -295,7 +304,9 @@ def _notes(setup: Setup) -> Iterator[str]:
         yield f"'{job.speech}' is silent: the mouth stays closed"
     if info.color_trc in (PQ, HLG):
         yield f"'{job.video}' is HDR: the result is SDR, tone-mapped to BT.709"
-    if has_alpha(info.pix_fmt):
+    if (info.is_picture or info.codec == "gif") and is_cut_short(job.video):
+        yield f"'{job.video}' ends in the middle of a picture: copy or download it again"
+    if info.is_transparent:
         yield f"transparent parts of '{job.video}' are shown on white"
     if job.output is not None and not info.is_picture:
         yield from describe_losses(job.video, container_format_of(job.output))

@@ -12,12 +12,12 @@ import pytest
 from av.audio.stream import AudioStream
 from av.stream import Disposition
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from latentsync.errors import MediaError
 from latentsync.media.carry import Carried
 from latentsync.media.pixels import HLG, PQ, has_alpha, tone_map
-from latentsync.media.probe import describe_doubts, require_audio, require_video
+from latentsync.media.probe import describe_doubts, is_cut_short, require_audio, require_video
 from latentsync.media.read import measure_video, read_frames, read_frames_backward
 from latentsync.media.sound import lead_s, read_audio
 from latentsync.media.write import Encoding, VideoWriter, write_video
@@ -368,3 +368,72 @@ def test_text_with_times_has_no_sound(tmp_path: Path) -> None:
     path.write_text("1\n00:00:00,000 --> 00:00:02,000\nhello\n", encoding="utf-8")
     with pytest.raises(MediaError, match=r"words\.srt' has no video stream$"):
         require_video(path)
+
+
+def test_sound_that_begins_after_a_long_silence_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "tape.mpg"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg2video", rate=25, width=64, height=48)
+        sound = container.add_stream("mp2", rate=44_100)
+        sound.codec_context.layout = "mono"
+        pcm = (tone(1.0, rate_hz=44_100) * 32767).astype(np.int16)[None]
+        samples = av.AudioFrame.from_ndarray(pcm, format="s16", layout="mono")
+        samples.sample_rate, samples.pts = 44_100, 12 * 44_100
+        resampler = av.AudioResampler(sound.codec_context.format, "mono", 44_100)
+        packets = []
+        for number in range(13 * 25):
+            picture = moving_picture(number, width=64, height=48)
+            packets += video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24"))
+        packets += video.encode(None)
+        for piece in [*resampler.resample(samples), None]:
+            packets += sound.encode(piece)
+        for packet in sorted(packets, key=lambda one: float(one.dts * one.time_base)):
+            container.mux(packet)
+    with av.open(str(path)) as container:
+        assert not any(stream.codec_context.sample_rate for stream in container.streams.audio)
+    assert read_audio(path).duration_s == pytest.approx(1.0, abs=0.15)
+    assert lead_s(path) == pytest.approx(12.0, abs=0.2)
+
+
+def test_a_step_in_time_that_cannot_be_true(make_video: MakeVideo, caplog: pytest.LogCaptureFixture) -> None:
+    path = make_video("hour.mkv", frames=20, times=[40 * n + (3_600_000 if n > 9 else 0) for n in range(20)])
+    info = measure_video(path)
+    assert "leave out 3600 s" in caplog.text
+    assert (info.frames, info.fps) == (20, 25)
+    assert info.duration_s == pytest.approx(0.8, abs=0.01)
+    forward, backward = list(read_frames(path)), list(read_frames_backward(path))[::-1]
+    assert [frame.time_s for frame in forward] == pytest.approx([n / 25 for n in range(20)], abs=0.002)
+    assert [frame.time_s for frame in backward] == pytest.approx([frame.time_s for frame in forward])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"), [("jpg", {}), ("jpg", {"progressive": True}), ("gif", {})], ids=str
+)
+def test_a_picture_that_is_cut_short_is_seen(tmp_path: Path, suffix: str, options: dict[str, bool]) -> None:
+    whole, cut = tmp_path / f"whole.{suffix}", tmp_path / f"cut.{suffix}"
+    Image.fromarray(moving_picture(0, width=256, height=192)).save(whole, **options)
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 9 // 10])
+    assert require_video(cut).width == 256  # FFmpeg finds nothing wrong with it
+    assert (is_cut_short(whole), is_cut_short(cut)) == (False, True)
+
+
+def test_transparency_that_avif_keeps_beside_the_colours_shows_white(tmp_path: Path) -> None:
+    if not features.check("avif"):
+        pytest.skip("this Pillow writes no AVIF")
+    path = tmp_path / "cut_out.avif"
+    picture = np.full((48, 64, 4), 60, np.uint8)
+    picture[:24, :, 3], picture[24:, :, 3] = 0, 255
+    Image.fromarray(picture).save(path)
+    assert require_video(path).is_transparent
+    (frame,) = read_frames(path)
+    assert frame.rgb_u8[:20].min() > 250
+    assert frame.rgb_u8[30:].max() < 70
+
+
+def test_a_picture_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "large.png"
+    Image.fromarray(moving_picture(0, width=64, height=48)).save(path)
+    (first,) = read_frames(path)
+    monkeypatch.setattr(av, "open", None)
+    assert require_video(path).is_picture
+    assert next(read_frames_backward(path)).rgb_u8 is first.rgb_u8
