@@ -150,6 +150,7 @@ def main() -> None:
         device=config["device"],
         dtype=config["dtype"],
         force=True,
+        keep_fps=config.get("keep_fps", False),
     )
     before_s, before_processor_s = time.perf_counter(), time.process_time()
     with profiled(config["profile"]):

@@ -114,11 +114,14 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE")
+    names = [number.name for number in SIGNALS]
+    parser.add_argument("--signals", nargs="+", choices=names, default=names, help="that take turns")
     parser.add_argument("--flags", default="", help="more flags of the command, in one string")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    # A shell that starts this in the background has it ignore Ctrl-C, and the commands would inherit that.
+    # A shell that starts this in the background has it ignore Ctrl-C, nohup SIGHUP; commands inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     whole, killed = arguments.work / "whole", arguments.work / "killed"
     for folder in (whole, killed):
         folder.mkdir(parents=True)
@@ -126,12 +129,13 @@ def main() -> int:
     subprocess.run(command(arguments, whole), check=True, stdout=subprocess.DEVNULL)
     whole_s = time.monotonic() - started
     draw = random.Random(arguments.seed)
+    signals = [signal.Signals[name] for name in arguments.signals]
     kills: list[dict[str, Any]] = []
     for index in range(arguments.kills):
-        number, after_s = SIGNALS[index % len(SIGNALS)], draw.uniform(0.02, 1) * whole_s
-        mark = f"{os.getpid()}-{index}"
+        number, after_s = signals[index % len(signals)], draw.uniform(0.02, 1) * whole_s
+        mark, before_it = f"{os.getpid()}-{index}", set(parts_in(killed))
         kills.append(stop(command(arguments, killed), number, after_s=after_s, mark=mark))
-        kills[-1]["parts_left"] = parts_in(killed)
+        kills[-1]["parts_left"] = sorted(set(parts_in(killed)) - before_it)
         print(kills[-1], flush=True)
         if not kills[-1]["is_stopped"]:  # it had finished: begin anew, so that there is something to stop
             shutil.rmtree(killed)
