@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
@@ -24,7 +25,6 @@ _EDGE_PX = 8  # around a region: colour is interpolated, and swscale converts le
 _SEED_PX = 8
 _TAPS_PX = 8  # around a patch: the conversion of its colours reads that far
 _AROUND = 1 / 8  # of a region's sides that is converted with it: what is asked for next overlaps it
-_LARGEST_KEPT = 1 / 4  # of a frame's area that is kept as RGB
 _TO_STORED = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 _of_thread = threading.local()
 
@@ -83,13 +83,8 @@ class Planes:
     def _region(self, bounds: Bounds) -> FrameImage:
         if self._kept is None or not _is_within(bounds, self._kept[0]):
             wide = self._widened(bounds if self._kept is None else _union(bounds, self._kept[0]))
-            kept = wide, self._converted(wide)
-            height, width, _ = self.shape
-            if (wide[2] - wide[0]) * (wide[3] - wide[1]) <= _LARGEST_KEPT * height * width:
-                self._kept = kept
-        else:
-            kept = self._kept
-        (left, top, _, _), rgb_u8 = kept
+            self._kept = wide, self._converted(wide)
+        (left, top, _, _), rgb_u8 = self._kept
         return rgb_u8[bounds[1] - top : bounds[3] - top, bounds[0] - left : bounds[2] - left]
 
     def _widened(self, bounds: Bounds) -> Bounds:
@@ -183,12 +178,14 @@ def patch(frame: VideoFrame, patched: Patched, stored: Callable[[FrameImage], Vi
     first_row, first_column = patched.top - top, patched.left - left
     rows, columns = patched.patch_u8.shape[:2]
     new_u8[first_row : first_row + rows, first_column : first_column + columns] = patched.patch_u8
-    is_changed = (new_u8 != old_u8).any(2)  # h w
+    red, green, blue = cv2.split(cv2.absdiff(new_u8, old_u8))
+    changed = red | green | blue  # h w, 0 where all three are as before
     for target, source in zip(_arrays(frame), _arrays(stored(new_u8)), strict=True):
-        down, across = is_changed.shape[0] // source.shape[0], is_changed.shape[1] // source.shape[1]
-        has_part = is_changed.reshape(source.shape[0], down, source.shape[1], across).any((1, 3))
+        down, across = changed.shape[0] // source.shape[0], changed.shape[1] // source.shape[1]
+        has_part = changed[::2] | changed[1::2] if down == 2 else changed
+        has_part = has_part[:, ::2] | has_part[:, 1::2] if across == 2 else has_part
         region = target[top // down :, left // across :][: source.shape[0], : source.shape[1]]
-        np.copyto(region, source, where=has_part)
+        np.copyto(region, source, where=has_part > 0)
 
 
 def _even_bounds(span: slice, size: int) -> tuple[int, int]:
