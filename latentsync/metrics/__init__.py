@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from latentsync.errors import UsageError
-from latentsync.metrics.identity import Identity
+from latentsync.metrics.identity import Csim, Identity
 from latentsync.metrics.image import CleanFid, Fid, Flicker, Lpips, Psnr, Ssim
-from latentsync.metrics.lips import Aperture, LandmarkDistance, Leak, SilenceMotion, Teeth
+from latentsync.metrics.lips import Aperture, LandmarkDistance, Leak, LipLeak, SilenceMotion, Teeth
 from latentsync.metrics.metric import ClipMetric, MetricSetup, SetMetric, Unavailable
+from latentsync.metrics.naturalness import Niqe
 from latentsync.metrics.sync import CompactSyncConfidence, SyncConfidence
 from latentsync.metrics.video import FvdI3d, FvdVideoMae
 
@@ -20,9 +21,9 @@ from latentsync.metrics.video import FvdI3d, FvdVideoMae
 METRICS: dict[str, type[ClipMetric] | type[SetMetric]] = {
     metric.name: metric
     for metric in (
-        *(Ssim, Psnr, Lpips, Fid, CleanFid, FvdI3d, FvdVideoMae),
+        *(Ssim, Psnr, Lpips, Niqe, Fid, CleanFid, FvdI3d, FvdVideoMae),
         *(SyncConfidence, CompactSyncConfidence),
-        *(Aperture, Leak, LandmarkDistance, SilenceMotion, Teeth, Flicker, Identity),
+        *(Aperture, Leak, LipLeak, LandmarkDistance, SilenceMotion, Teeth, Flicker, Csim, Identity),
     )
 }
 

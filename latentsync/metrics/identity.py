@@ -1,4 +1,4 @@
-"""Whether the person stays the same, by a face network that the user gives."""
+"""Whether the person stays the same, by FaceNet, or by a face network that the user gives."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from latentsync.errors import LatentSyncError, WeightsError
 from latentsync.faces.align import WINDOW_HEIGHT, WINDOW_WIDTH
 from latentsync.files import sha256_of
 from latentsync.metrics.metric import ClipMetric, MetricSetup, Missing, Need, Points, ScoredClip, Value
-from latentsync.metrics.networks import exactly, load_program, pictures_unit
+from latentsync.metrics.networks import exactly, load_program, loaded_once, pictures_unit
+from latentsync.models.facenet import FACE_PX as FACENET_PX
+from latentsync.weights.judges import facenet_from_released
 
 FACE_PX = 112
 # Eyes, nose and corners of the mouth in a picture of 112 px. Source: the alignment of ArcFace, with which
@@ -90,6 +92,49 @@ class Identity(ClipMetric):
         faces = np.stack([aligned_face(*pair) for pair in zip(crops_u8, points, strict=True)])
         found: Tensor = self.network()(pictures_unit(faces, device=self.device) * 2 - 1)
         return found.flatten(1).cpu().double()
+
+
+@dataclass(frozen=True, slots=True)
+class Csim(ClipMetric):
+    """Cosine between FaceNet's embeddings of generated and input face, the mean over frames.
+
+    Source: CSIM as in common use; FaceNet (Schroff et al. 2015), trained on VGGFace2 with faces cut by MTCNN.
+    Ours: the aligned crop, a face box squeezed to a square, stands for MTCNN's, which is cut alike.
+    """
+
+    name: ClassVar[str] = "csim"
+    values: ClassVar[tuple[Value, ...]] = (Value("csim", "", "higher"),)
+    needs: ClassVar[tuple[Need, ...]] = ("input",)
+    weights: ClassVar[str] = "facenet"
+    network: Callable[[], Any]
+    device: torch.device
+    batch_frames: int = BATCH_FRAMES
+
+    @classmethod
+    def build(cls, setup: MetricSetup) -> Self:
+        load = loaded_once(cls.weights, lambda path: facenet_from_released(path, device=setup.device))
+        return cls(load, setup.device)
+
+    @exactly()
+    def score(self, clip: ScoredClip) -> dict[str, float] | Missing:
+        if clip.input_u8 is None:
+            return Missing("no_input", "the crops of the input video are not known")
+        length = min(len(clip.made_u8), len(clip.input_u8))
+        if not length:
+            return Missing("too_short", "0 frames")
+        cosines = []
+        for first in range(0, length, self.batch_frames):
+            frames = slice(first, min(first + self.batch_frames, length))
+            made, own = (self._embed(crops_u8[frames]) for crops_u8 in (clip.made_u8, clip.input_u8))
+            cosines.append((made * own).sum(1))
+        return {"csim": float(torch.cat(cosines).mean())}
+
+    def _embed(self, crops_u8: NDArray[np.uint8]) -> Tensor:
+        size = (FACENET_PX, FACENET_PX)
+        faces = np.stack([cv2.resize(crop, size, interpolation=cv2.INTER_AREA) for crop in crops_u8])
+        # FaceNet's own range: (value - 127.5) / 128.
+        found: Tensor = self.network()((pictures_unit(faces, device=self.device) * 255 - 127.5) / 128)
+        return found.cpu().double()
 
 
 def _hash_of(network: Path) -> str:

@@ -20,6 +20,7 @@ LARGEST_LAG_FRAMES = 3
 LEAST_FRAMES = 10
 LEAST_SILENT_STEPS = 5
 LMD_SIDE_PX = 256
+OPEN_SHARE = 0.5  # ours: of the input's mean opening
 # Ours: a mouth whose openings have a smaller standard deviation counts as still. Compression moves the points
 # of a still picture by 0.0001 to 0.0005, and quiet speakers open their mouths by 0.02.
 STILL = 0.002
@@ -123,6 +124,35 @@ class Leak(ClipMetric):
         made, own = openings(clip.made_points), openings(clip.input_points)
         found = correlation(made, own)
         return _too_few(made, own) if np.isnan(found) else {"leak_r": found}
+
+
+@dataclass(frozen=True, slots=True)
+class LipLeak(ClipMetric):
+    """In how many silent frames the mouth stands open although the speech is silent, because the input talks.
+
+    A frame counts as open if its mouth is open more than half as far as the input's is on average. Undefined
+    in reconstruction, where the input's mouth is silent too, and for an input that does not talk.
+
+    Source: after LipLeak (KeySync, 2025), the share of frames that talk although the audio is silence. Ours:
+    it takes the pauses of the speech, not a second run with silence; our landmarks and threshold.
+    """
+
+    name: ClassVar[str] = "lip_leak"
+    values: ClassVar[tuple[Value, ...]] = (Value("lip_leak", "", "lower"),)
+    needs: ClassVar[tuple[Need, ...]] = ("points", "input")
+
+    def score(self, clip: ScoredClip) -> dict[str, float] | Missing:
+        if clip.made_points is None or clip.input_points is None:
+            return NO_POINTS
+        if clip.speaker_points is not None and _is_same(clip.input_points, clip.speaker_points):
+            return Missing("reconstruction", "the input's own mouth is the one to be made")
+        made, own = openings(clip.made_points), openings(clip.input_points)
+        if np.isnan(own).all() or np.nanstd(own) < STILL:
+            return Missing("no_motion", "the input's mouth is still, or not seen")
+        counts = silent_frames(clip.speech, frames=len(made)) & ~np.isnan(made)
+        if counts.sum() < LEAST_SILENT_STEPS:
+            return Missing("no_silence", f"{counts.sum()} silent frames < {LEAST_SILENT_STEPS}")
+        return {"lip_leak": float((made[counts] > OPEN_SHARE * np.nanmean(own)).mean())}
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,7 @@ MARKS = (
     ),
     ("HyperIQA", EVALUATION.format("hyperiqa"), r"^(res\.)?lda1_pool\.0\.weight$", r"^fc1w_conv\.weight$"),
     ("LPIPS or a VGG network", EVALUATION.format("vgg-lpips"), r"^(features\.0|lin0\.model\.1)\.weight$"),
+    ("FaceNet", EVALUATION.format("facenet"), r"^repeat_3\.0\.branch0\.conv\.weight$"),
     ("an Inception network", EVALUATION.format("inception"), r"^Mixed_5b\.branch1x1\."),
 )
 

@@ -1,4 +1,4 @@
-"""Weights of the networks that judge: the released SyncNets, SyncNet v2, VideoMAE-v2 and HyperIQA."""
+"""Weights of the networks that judge: released SyncNets, SyncNet v2, VideoMAE-v2, HyperIQA, FaceNet."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from latentsync.errors import WeightsError
+from latentsync.models.facenet import FaceNet
 from latentsync.models.framewise import FramewiseSyncNet, build_framewise
 from latentsync.models.hyperiqa import HyperIQA
 from latentsync.models.syncnet import SyncNet, build_syncnet
@@ -64,6 +65,7 @@ RELEASED_SYNCNETS = {
 SYNCNET_NAMED = "the SyncNet is the file that the LatentSync release calls stable_syncnet.pt"
 SYNCNET_V2_NAMED = "the judge is the file that its authors call syncnet_v2.model"
 VIDEOMAE_NAMED = "the video encoder is the file vit_g_hybrid_pt_1200e_ssv2_ft.pth of VideoMAE-v2"
+FACENET_NAMED = "the face network is the file 20180402-114759-vggface2.pt of facenet-pytorch"
 HEADS_OF_WIDTH = {1408: 16, 1280: 16, 1024: 16, 768: 12, 384: 6}  # not to be seen in the tensors
 
 TowerLayout = tuple[int, tuple[int, ...], tuple[bool, ...]]  # channels in, widths, which blocks attend
@@ -193,11 +195,32 @@ def hyperiqa_from_released(path: Path, *, device: torch.device | str = "cpu") ->
     tensors = {key: tensor for key, tensor in read_tensors(path).items() if not key.startswith("res.fc.")}
     with torch.device("meta"):
         network = HyperIQA()
-    for key, tensor in network.state_dict().items():
-        if key.endswith("num_batches_tracked"):  # old files lack it; it plays no part in eval mode
-            tensors.setdefault(key, torch.zeros(tensor.shape, dtype=tensor.dtype))
+    _count_no_batches(network, tensors)
     assign_strictly(network, tensors, path, device=device, dtype=torch.float32)
     return network.eval()
+
+
+def facenet_from_released(path: Path, *, device: torch.device | str = "cpu") -> FaceNet:
+    """Load FaceNet from `20180402-114759-vggface2.pt`, in eval mode.
+
+    Raises:
+        WeightsError: the file is damaged, holds another network, or a key is missing or left over.
+    """
+    tensors = read_tensors(path)
+    if "repeat_3.0.branch0.conv.weight" not in tensors:
+        raise WeightsError(f"{str(path)!r} is not FaceNet: it {_seems(tensors)}", hint=FACENET_NAMED)
+    with torch.device("meta"):
+        network = FaceNet()
+    _count_no_batches(network, tensors)
+    assign_strictly(network, tensors, path, device=device, dtype=torch.float32)
+    return network.eval()
+
+
+def _count_no_batches(network: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Add the counters of BatchNorm, which old files lack; they play no part in eval mode."""
+    for key, tensor in network.state_dict().items():
+        if key.endswith("num_batches_tracked"):
+            tensors.setdefault(key, torch.zeros(tensor.shape, dtype=tensor.dtype))
 
 
 def _layout(tensors: Mapping[str, Tensor], tower: str) -> TowerLayout:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentsync.metrics.identity import FACE_TEMPLATE, FIVE_OF_68, Identity, aligned_face
+from latentsync.metrics.identity import FACE_TEMPLATE, FIVE_OF_68, Csim, Identity, aligned_face
 from latentsync.metrics.metric import ScoredClip
 
 Talking = Callable[..., ScoredClip]
@@ -60,3 +60,16 @@ def test_frames_without_a_face_are_left_out(talking: Talking) -> None:
     }
     lost = metric().score(replace(clip, made_points=np.full_like(points, np.nan)))
     assert getattr(lost, "reason", "") == "face_lost"
+
+
+def test_csim_needs_no_landmarks_and_sees_faces_of_160_px(talking: Talking) -> None:
+    def embed(faces: Tensor) -> Tensor:
+        assert faces.shape[1:] == (3, 160, 160)
+        assert -1 <= faces.min() <= faces.max() < 1  # FaceNet's (value - 127.5) / 128
+        return torch.nn.functional.normalize(faces.mean((2, 3)))
+
+    clip = replace(talking(1), made_points=None, input_points=None)
+    assert Csim(lambda: embed, torch.device("cpu"), 7).score(clip) == {"csim": pytest.approx(1)}
+    tinted = replace(clip, made_u8=clip.made_u8 // np.array([1, 2, 4], np.uint8))
+    found = Csim(lambda: embed, torch.device("cpu")).score(tinted)
+    assert isinstance(found, dict) and found["csim"] < 0.98

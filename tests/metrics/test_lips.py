@@ -11,6 +11,7 @@ from latentsync.metrics.lips import (
     Aperture,
     LandmarkDistance,
     Leak,
+    LipLeak,
     SilenceMotion,
     Teeth,
     best_lag,
@@ -202,3 +203,27 @@ def test_teeth_are_bright_and_colourless_between_open_lips(colour: tuple[int, in
         ]
     clip = ScoredClip(name="one", made_u8=crops_u8, speech=np.zeros(1, np.float32), made_points=points)
     assert Teeth().score(clip) == {"teeth_rate": pytest.approx(rate)}
+
+
+def test_lip_leak_counts_the_silent_frames_in_which_the_mouth_is_open() -> None:
+    talks = [0.1 + 0.1 * np.sin(frame) for frame in range(40)]
+    speech = noise([(20, 0.8), (20, 0.0)])  # silent from frame 21 on
+    clip = ScoredClip(
+        name="one",
+        made_u8=np.zeros((40, 8, 8, 3), np.uint8),
+        speech=speech,
+        made_points=with_openings([0.1] * 30 + [0.0] * 10),
+        input_points=with_openings(talks),
+    )
+    assert LipLeak().score(clip) == {"lip_leak": pytest.approx(9 / 19)}
+    assert LipLeak().score(replace(clip, made_points=with_openings([0.0] * 40))) == {"lip_leak": 0}
+    shown = LipLeak().score(replace(clip, made_points=clip.input_points))
+    assert isinstance(shown, dict) and shown["lip_leak"] > 0.5  # the input's own mouth, shown through
+    for reason, change in {
+        "no_motion": {"input_points": with_openings([0.1] * 40)},
+        "no_silence": {"speech": noise([(40, 0.8)])},
+        "reconstruction": {"speaker_points": clip.input_points},
+        "no_points": {"made_points": None},
+    }.items():
+        found = LipLeak().score(replace(clip, **change))
+        assert isinstance(found, Missing) and found.reason == reason

@@ -35,7 +35,8 @@ def test_without_weights_the_rest_still_runs_and_nothing_stands_in(
     of_clips, of_sets, unavailable = build_metrics(None, device="cpu")
     assert of_sets == []
     assert [metric.name for metric in of_clips] == [
-        *("ssim", "psnr", "aperture", "leak", "lmd", "silence_motion", "teeth", "flicker")
+        *("ssim", "psnr", "niqe", "aperture", "leak", "lip_leak", "lmd", "silence_motion", "teeth"),
+        "flicker",
     ]
     reasons = {each.name: each.reason for each in unavailable}
     assert reasons.keys() == set(METRICS) - {metric.name for metric in of_clips}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from latentsync.errors import WeightsError
+from latentsync.models.facenet import FaceNet
 from latentsync.models.syncnet import build_syncnet
 from latentsync.models.syncnet_v2 import SyncNetV2
 from latentsync.models.videomae import build_video_encoder
@@ -16,6 +17,7 @@ from latentsync.weights.checkpoints import save_checkpoint
 from latentsync.weights.judges import (
     RELEASED_SYNCNETS,
     config_of,
+    facenet_from_released,
     load_syncnet,
     syncnet_from_released,
     syncnet_v2_from_released,
@@ -117,7 +119,24 @@ def test_temporal_of_unknown_width(tmp_path: Path) -> None:
         videomae_from_released(path)
 
 
-@pytest.mark.parametrize("load", [syncnet_from_released, syncnet_v2_from_released, videomae_from_released])
+def test_a_face_network_in_the_layout_of_its_file(tmp_path: Path) -> None:
+    """At full size, in torch's format of 2020, without the counters that older files lack."""
+    torch.manual_seed(0)
+    made = FaceNet().eval()
+    state = {key: value for key, value in made.state_dict().items() if "num_batches" not in key}
+    assert len(state) == 604 and sum(value.numel() for value in state.values()) == 27_939_927
+    path = tmp_path / "20180402-114759-vggface2.pt"
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    faces = torch.rand(2, 3, 160, 160) * 2 - 1
+    found = facenet_from_released(path)(faces)
+    torch.testing.assert_close(found, made(faces))
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    "load",
+    [syncnet_from_released, syncnet_v2_from_released, videomae_from_released, facenet_from_released],
+)
 def test_weights_of_another_network_are_named(load: object, tmp_path: Path) -> None:
     path = write({"encoder.down_blocks.0.resnets.0.conv1.weight": torch.zeros(1)}, tmp_path / "vae.pt")
     with pytest.raises(WeightsError, match=r"vae.pt.* seems to be a VAE") as caught:
