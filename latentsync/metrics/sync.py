@@ -33,6 +33,8 @@ BATCH_WINDOWS = 64
 LEAST_WINDOWS = 4
 V2, COMPACT = "syncnet-v2", "syncnet-compact"
 BUNDLED_SYNCNET = Path(__file__).parent.parent / "bundled" / "syncnet.safetensors"
+# A second SyncNet, on other people and by another recipe, that teaches no model; not part of every package.
+INDEPENDENT_SYNCNET = BUNDLED_SYNCNET.with_name("judge.safetensors")
 
 V2_PADDING_GREY = 110  # of syncnet_python
 V2_PICTURE_SIDE = 1 + 2 * 0.4 + 1  # in half faces: from the top of the face to 0.8 of a half below it
@@ -359,9 +361,12 @@ class SyncConfidence(ClipMetric):
 
 @dataclass(frozen=True, slots=True)
 class CompactSyncConfidence(SyncConfidence):
-    """How clearly lips and speech fit by the bundled SyncNet, at which distance and at which offset.
+    """How clearly lips and speech fit by a SyncNet in the package, at which distance and at which offset.
 
-    Source: as `SyncConfidence`; the distance is 1 - cosine, so numbers of both judges are on other scales.
+    Where the package has an independent judge, which teaches no model, that is taken; otherwise the bundled
+    SyncNet, whose scores are marked where it taught the model.
+
+    Source: as `SyncConfidence`; the distance is 1 - cosine, and each judge's numbers are on their own scale.
     """
 
     name: ClassVar[str] = "sync_conf_compact"
@@ -375,17 +380,20 @@ class CompactSyncConfidence(SyncConfidence):
 
     @classmethod
     def build(cls, setup: MetricSetup) -> Self:
-        return cls(cache(lambda: choose_judge("compact", device=setup.device)), sha256_of(BUNDLED_SYNCNET))
+        from latentsync.weights.judges import load_syncnet
+
+        path, device = cls.judge_file(), setup.device
+        return cls(cache(lambda: own_judge(load_syncnet(path, device=device), device)), sha256_of(path))
 
     @classmethod
     def unavailable_reason(cls, setup: MetricSetup) -> str:
-        return "" if BUNDLED_SYNCNET.is_file() else "this package was made without the bundled SyncNet"
+        return "" if cls.judge_file().is_file() else "this package was made without the bundled SyncNet"
 
     @classmethod
-    def judge_file(cls) -> Path | None:
-        return BUNDLED_SYNCNET
+    def judge_file(cls) -> Path:
+        return INDEPENDENT_SYNCNET if INDEPENDENT_SYNCNET.is_file() else BUNDLED_SYNCNET
 
     @property
     def version(self) -> str:
-        """Changes with the bundled file, so that scores by another one are not taken for its."""
+        """Changes with the judge's file, so that scores by another one are not taken for its."""
         return f"1-{self.network_sha256[:12]}"

@@ -7,6 +7,7 @@ import json
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,6 +172,15 @@ def test_a_checkpoint_states_which_networks_taught_it(tmp_path: Path) -> None:
     metrics = ([Length("sync_conf_compact"), Length("ssim")], [], [])
     assert evaluate._judges_that_taught("mine", spec, metrics) == {"sync_conf_compact"}  # type: ignore[arg-type]
     assert evaluate._judges_that_taught("another", spec, metrics) == frozenset()  # type: ignore[arg-type]
+
+
+def test_a_judge_that_taught_nothing_marks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics: Any = ([Length("sync_conf_compact")], [], [])
+    assert evaluate._judges_that_taught("compact", None, metrics) == {"sync_conf_compact"}
+    judge = tmp_path / "judge.safetensors"
+    judge.write_bytes(b"another network")
+    monkeypatch.setattr("latentsync.metrics.sync.INDEPENDENT_SYNCNET", judge)
+    assert evaluate._judges_that_taught("compact", None, metrics) == frozenset()
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from latentsync.evaluate.report import EvaluationReport
-from latentsync.evaluate.score import REAL, ClipScores
+from latentsync.evaluate.report import EvaluationReport, as_dict, text_table, write_page
+from latentsync.evaluate.score import REAL, Cache, ClipScores
 from latentsync.evaluate.tables import write_tables
 from latentsync.evaluate.totals import Cell, Column, MethodRow, Totals
 from latentsync.recipe.evaluate import PaperRow
@@ -67,6 +68,24 @@ def test_csv_has_a_line_for_each_mean(report: EvaluationReport) -> None:
         "mean": "7",
         "mark": "best",
     }
+
+
+def test_what_taught_a_model_is_marked_in_every_form(report: EvaluationReport, tmp_path: Path) -> None:
+    taught = replace(report, taught={"A|B": frozenset({"sync_conf"})})
+    says = "the model was trained with this network"
+    assert "| 7! |" in write_tables(taught, "md") and says in write_tables(taught, "md")
+    rows = list(csv.DictReader(io.StringIO(write_tables(taught, "csv"))))
+    assert [row["mark"] for row in rows if row["number"].startswith("sync_conf")] == ["", "taught", ""]
+    assert r"7$^\dagger$" in write_tables(taught, "tex")
+    page = write_page(taught, Cache(tmp_path))
+    assert ">7 <b>!</b>" in page and says in page
+    assert as_dict(taught)["taught"] == {"A|B": ["sync_conf"]}
+    table = text_table(taught, "cross")
+    assert any("7!" in " ".join(row) for row in table.rows) and any(says in line for line in table.remarks)
+    for form in ("md", "csv", "tex"):
+        text = write_tables(report, form)  # type: ignore[arg-type]
+        assert says not in text and "taught" not in text
+    assert says not in write_page(report, Cache(tmp_path))
 
 
 def test_latex_is_escaped_and_marks_what_taught_a_model(report: EvaluationReport) -> None:

@@ -23,8 +23,10 @@ from latentsync.faces.landmarks import choose_landmarker
 from latentsync.faces.track import track
 from latentsync.media.read import read_frames
 from latentsync.media.sound import read_audio
-from latentsync.metrics.metric import ScoredClip
+from latentsync.metrics.metric import MetricSetup, ScoredClip
 from latentsync.metrics.sync import (
+    BUNDLED_SYNCNET,
+    CompactSyncConfidence,
     SyncConfidence,
     SyncJudge,
     SyncNetJudge,
@@ -110,6 +112,26 @@ def test_short_clips_are_shifted_by_half_their_length_at_most() -> None:
 def test_speech_longer_than_the_frames_is_used_to_its_end() -> None:
     judge = GivenJudge(vectors(4), torch.cat([vectors(12, seed=1), vectors(4)]))
     assert score_sync(judge, FRAMES, SPEECH).offset_frames == -12
+
+
+def test_an_independent_judge_is_taken_where_the_package_has_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, talking: Callable[..., ScoredClip]
+) -> None:
+    judge = tmp_path / "judge.safetensors"
+    monkeypatch.setattr("latentsync.metrics.sync.INDEPENDENT_SYNCNET", judge)
+    assert CompactSyncConfidence.judge_file() == BUNDLED_SYNCNET
+    torch.manual_seed(0)
+    state = build_syncnet(TINY).state_dict()
+    save_checkpoint(judge, state, kind="syncnet", config=TINY)
+    assert CompactSyncConfidence.judge_file() == judge
+    metric = CompactSyncConfidence.build(MetricSetup(CPU))
+    assert isinstance(metric.judge(), SyncNetJudge)
+    found = metric.score(talking())
+    assert isinstance(found, dict)
+    assert found.keys() == {"sync_conf_compact", "sync_distance_compact", "sync_offset_compact"}
+    state["visual_encoder.conv_in.bias"] += 1
+    save_checkpoint(judge, state, kind="syncnet", config=TINY)
+    assert CompactSyncConfidence.build(MetricSetup(CPU)).version != metric.version
 
 
 def test_too_short() -> None:
