@@ -205,7 +205,11 @@ def interval(values: list[float], over: list[float] | None = None) -> dict[str, 
 
 
 def means_of(rows: list[Row]) -> dict[str, dict[str, float]]:
-    """Means of all columns, and of `sync` over `sync_real`."""
+    """Means of all columns, and of `sync` over `sync_real`, over the pairs whose speech came with a face.
+
+    One set of pairs for all columns, so that they can be compared; a speech file has nothing to compare with.
+    """
+    rows = [row for row in rows if not np.isnan(row.best)]
     values = {column: [float(getattr(row, column)) for row in rows] for column in COLUMNS}
     means = {column: interval(values[column]) for column in COLUMNS}
     return means | {"sync_ratio": interval(values["sync"], values["sync_real"])}
@@ -303,7 +307,9 @@ def main() -> None:
             rows.append(row)
             numbers = "".join(f"{getattr(row, column):12.2f}" for column in COLUMNS)
             print(f"{row.driven:18}{row.speaker:18}{numbers}", flush=True)
-            report |= {"means": means_of(rows), "pairs": [asdict(row) for row in rows]}
+            compared = sum(not np.isnan(row.best) for row in rows)
+            report |= {"pairs_in_means": compared, "means": means_of(rows)}
+            report |= {"pairs": [asdict(row) for row in rows]}
             arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(f"means over {len(rows)} pairs, with 95 % intervals:")
     show_means(report["means"])
