@@ -14,14 +14,14 @@ from latentsync.compat import make_torchvision_importable
 from latentsync.errors import LatentSyncError
 from latentsync.recipe.loading import load_recipe
 from latentsync_cli.console import make_report, show_failure, wrote
-from recipes.compact import adapter, decoder, landmarks, vae
+from recipes.compact import adapter, decoder, landmarks, occlusion, vae
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("part", choices=["landmarks", "vae", "adapter", "decoder"])
+    parser.add_argument("part", choices=["landmarks", "occlusion", "vae", "adapter", "decoder"])
     parser.add_argument(
-        "data", type=Path, help="labelled clips (label_clips.py); for the decoder what `preprocess` wrote"
+        "data", type=Path, help="labelled clips (label_clips.py); occlusion: occlusion_faces.py's; decoder: what `preprocess` wrote"
     )
     parser.add_argument("output", type=Path, help="folder for weights, checkpoints and the log")
     parser.add_argument("--recipe", help="a recipe file or name; default: compact/PART")
@@ -45,6 +45,9 @@ def train(given: argparse.Namespace) -> Path:
         case "landmarks":
             chosen = load_recipe(name, landmarks.LandmarksRecipe, overrides=given.set)
             return landmarks.run(data, output, chosen, report)
+        case "occlusion":
+            chosen_occlusion = load_recipe(name, occlusion.OcclusionRecipe, overrides=given.set)
+            return occlusion.run(data, output, chosen_occlusion, report)
         case "vae":
             chosen_vae = load_recipe(name, vae.VAERecipe, overrides=given.set)
             return vae.run(data, output, chosen_vae, report, start=given.start)
