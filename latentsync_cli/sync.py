@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Duration = Literal["speech", "video", "loop", "ping-pong", "hold"]
 Effort = Literal["fast", "draft", "standard", "best"]
 PixelFormat = Literal["auto", "keep"]
+Occlusion = Literal["keep", "skip", "off"]
 
 VideoArgument = Annotated[
     Path | None, typer.Argument(metavar="VIDEO", help="A video of a talking person, or a picture.")
@@ -123,6 +124,14 @@ MaskOption = Annotated[
     Path | None,
     typer.Option(help="A picture of the mouth mask, white where kept.", show_default="the built-in one"),
 ]
+OcclusionOption = Annotated[
+    Occlusion | None,
+    typer.Option(
+        help="What is in front of the mouth: keep it; skip such frames; off: paint over it. A mouth that is "
+        "mostly covered and a face that is turned away stay as they are, unless off.",
+        show_default="keep",
+    ),
+]
 BatchOption = Annotated[
     Path | None,
     typer.Option(
@@ -175,6 +184,7 @@ def sync(
     keep_fps: KeepFpsOption = False,
     keep_audio: KeepAudioOption = "replace",
     mask: MaskOption = None,
+    occlusion: OcclusionOption = None,
     compare: CompareOption = False,
     mark: MarkOption = True,
     label: LabelOption = "",
@@ -215,6 +225,7 @@ def sync(
         mark=mark,
         label=label,
         mask=mask,
+        occlusion=occlusion,
         compare=compare,
         video_track=video_track,
         audio_track=audio_track,

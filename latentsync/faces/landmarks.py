@@ -20,6 +20,7 @@ from latentsync.types import FrameImage, Picture, whole
 
 INPUT_PX = 96
 POINTS = 68
+NOSE_TIP, EYES = 30, (range(36, 42), range(42, 48))  # of the 68 points
 SQUARE_PER_EXTENT = 1.5  # side of the square, in sides of the smallest square around the 68 points
 DARK_LEVEL, LIT_LEVEL = (
     90,
@@ -90,6 +91,24 @@ def square_around(points: NDArray[np.float32]) -> Square:
     low, high = points.min(0), points.max(0)
     centre = (low + high) / 2
     return float(centre[0]), float(centre[1]), SQUARE_PER_EXTENT * float((high - low).max())
+
+
+def nose_beside_eyes(points: NDArray[np.floating]) -> NDArray[np.float64]:
+    """How far the tip of the nose is from the middle of the eyes, along their line, in eye distances.
+
+    Args:
+        points: (f 68 2).
+
+    Returns:
+        (f,) 0 for a frontal face, 0.5 where the nose is below one eye.
+
+    Source: ours; with a nose 0.6 eye distances high it is 0.6 tan(yaw), so 0.35 at 30 and 0.6 at 45 degrees.
+    """
+    left, right = (points[:, list(eye)].mean(1, dtype=np.float64) for eye in EYES)  # f 2
+    line = right - left
+    squared = np.maximum(1e-6, (line**2).sum(1))
+    along = ((points[:, NOSE_TIP] - (left + right) / 2) * line).sum(1) / squared
+    return np.asarray(np.abs(along))
 
 
 def cut_square(rgb_u8: Picture, square: Square, *, size_px: int = INPUT_PX) -> FrameImage:

@@ -170,13 +170,25 @@ def still_skin(
     """
     side = side_px or affine.resolution
     skin = np.clip(2 * face_region(points, affine, below=0.0, side_px=side) - 1, 0, 1)
-    lips = _in_square(points[LIPS], affine, side)
-    mouth = np.zeros((side, side), np.uint8)
-    cv2.fillPoly(mouth, [cv2.convexHull(np.rint(lips).astype(np.int32))], 255)
+    mouth = (255 * mouth_region(points, affine, side_px=side)).astype(np.uint8)
     reach_px = round(AROUND_MOUTH * side)
     mouth = cv2.dilate(mouth, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach_px | 1, reach_px | 1)))
     mouth = cv2.dilate(mouth, np.ones((reach_px + 1, 1), np.uint8), anchor=(0, reach_px))  # a jaw goes down
     return np.asarray(skin * (1 - mouth / np.float32(255)), np.float32)
+
+
+def mouth_region(
+    points: NDArray[np.floating], affine: AffineFrame, *, side_px: int | None = None
+) -> NDArray[np.float32]:
+    """Where the square crop (h w) shows the lips and what is between them: 0 or 1.
+
+    Args:
+        points: (68, 2) in pixels of the frame.
+        side_px: of the answer; None: the crop's own.
+    """
+    side = side_px or affine.resolution
+    lips = cv2.convexHull(np.rint(_in_square(points[LIPS], affine, side)).astype(np.int32))
+    return np.asarray(cv2.fillPoly(np.zeros((side, side), np.float32), [lips], 1.0), np.float32)
 
 
 def match_colours(

@@ -94,13 +94,14 @@ def open_media(path: Path) -> Iterator[InputContainer]:
 
 
 def _opened(path: Path, options: Mapping[str, str] = MappingProxyType({})) -> InputContainer:
-    return av.open(
+    container: InputContainer = av.open(
         media_url(path),
         "r",
         # A playlist or a numbered name must not make the library read other files or the network.
         container_options={"protocol_whitelist": "file", "pattern_type": "none", **options},
         **_LENIENT_TAGS,
     )
+    return container
 
 
 def _misses_a_kind(container: InputContainer) -> bool:

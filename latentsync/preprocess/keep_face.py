@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from latentsync.faces.landmarks import nose_beside_eyes
 from latentsync.preprocess.step import Clip, Drop, FaceFacts, Picture
 from latentsync.rates import VIDEO_FPS
 from latentsync.recipe.preprocess import Keeping
 
-_NOSE_TIP, _EYES = 30, (range(36, 42), range(42, 48))  # of the 68 points
 _LONGEST_MOVE = 0.5  # in face sides: a face that moves further between two frames is another one
 _YAW_QUANTILE = 0.9  # of the frames: a short turn of the head does not drop a clip
 
@@ -81,24 +81,6 @@ class KeepFace:
             detail = f"another face in {facts.others:.0%} > {limits.other_share:.0%} of the looks"
             return Drop("several_faces", detail, known)
         return None
-
-
-def nose_beside_eyes(points: NDArray[np.float32]) -> NDArray[np.float64]:
-    """How far the tip of the nose is from the middle of the eyes, along their line, in eye distances.
-
-    Args:
-        points: (f 68 2).
-
-    Returns:
-        (f,) 0 for a frontal face, 0.5 where the nose is below one eye.
-
-    Source: ours; with a nose 0.6 eye distances high it is 0.6 tan(yaw), so 0.35 at 30 and 0.6 at 45 degrees.
-    """
-    left, right = (points[:, list(eye)].mean(1, dtype=np.float64) for eye in _EYES)  # f 2
-    line = right - left
-    squared = np.maximum(1e-6, (line**2).sum(1))
-    along = ((points[:, _NOSE_TIP] - (left + right) / 2) * line).sum(1) / squared
-    return np.asarray(np.abs(along))
 
 
 def _sides_px(points: NDArray[np.float32]) -> NDArray[np.float32]:

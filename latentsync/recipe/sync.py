@@ -91,9 +91,14 @@ class FaceTracking(Table):
 
 
 class Pasting(Table):
-    """Which pixels of the frame the generated crop may change."""
+    """Which pixels of the frame the generated crop may change.
+
+    occlusion  "keep" keeps what is in front of the mouth, and the whole frame where that is most of the lips;
+               "skip" every frame with anything in front of them. Not in mode "exact" and region "crop".
+    """
 
     region: Literal["mouth", "crop"]
+    occlusion: Literal["keep", "skip", "off"]
     fade_s: Duration
 
 

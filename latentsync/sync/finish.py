@@ -20,7 +20,7 @@ from latentsync.faces.paste import (
     paste,
     still_skin,
 )
-from latentsync.sync.generate import GeneratedFrame
+from latentsync.sync.generate import GeneratedFrame, Why
 from latentsync.sync.plan import Setup
 from latentsync.types import Patched, unpatched
 
@@ -31,15 +31,23 @@ class FinishedFrame:
 
     It is not yet RGB as a whole where the source is not.
 
-    time_s  when it is shown, from the start of the output
-    who     of a cast has a new mouth in it
+    time_s       when it is shown, from the start of the output
+    why          it is left as it is; "" for a new mouth
+    is_occluded  something in front of the new mouth was kept
+    who          of a cast has a new mouth in it
     """
 
     picture: Patched
     time_s: float
-    has_face: bool
+    why: Why
     is_interpolated: bool
+    is_occluded: bool = False
     who: tuple[str, ...] = ()
+
+    @property
+    def has_face(self) -> bool:
+        """Whether it has a new mouth."""
+        return self.why == ""
 
 
 def finish(generated_frames: Iterable[GeneratedFrame], setup: Setup) -> Iterator[FinishedFrame]:
@@ -49,8 +57,9 @@ def finish(generated_frames: Iterable[GeneratedFrame], setup: Setup) -> Iterator
         yield FinishedFrame(
             _picture(generated, setup),
             tracked.frame.time_s,
-            generated.crop is not None,
+            generated.cut.why,
             tracked.is_interpolated,
+            generated.cut.visible is not None,
         )
 
 
@@ -81,6 +90,9 @@ def _pasted(generated: GeneratedFrame, setup: Setup) -> Patched:
     shown, generated_part = _parts(setup.spec.view, side, compared_px)
     outline = cv2.resize(face_region(face.points, affine, side_px=outline_px), (side, side))
     compared = generated_part * still_skin(face.points, affine, side_px=compared_px)
+    if cut.visible is not None:
+        outline = outline * cv2.resize(cut.visible, (side, side))
+        compared = compared * cv2.resize(cut.visible, (compared_px, compared_px))
     matched = match_colours(crop, cut.crop_u8, compared)
     return paste(picture, matched, affine, within=shown * outline)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from latentsync.types import FrameImage
 from latentsync.weights.models import LipModel
 
 ItemT = TypeVar("ItemT")
+Why = Literal["", "no face", "mouth covered", "face turned away"]
 # Of the brightest twentieth of a crop's values: wholly dim, not dim at all, and what dim crops are made.
 DIM_LEVEL, LIT_LEVEL, BRIGHT_LEVEL = 70.0, 120.0, 190.0
 MOST_WINDOWS = 4  # in a batch at 256 px: 65 TFLOP a guided step keep any GPU busy while the next is launched
@@ -54,16 +55,20 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class CutFrame:
-    """A tracked frame with its aligned crop (h w c), None where there is no face.
+    """A tracked frame with its aligned crop (h w c), None where the frame is left as it is.
 
-    strength  how much of the new mouth is shown, 0..1: below 1 next to frames without a face
+    strength  how much of the new mouth is shown, 0..1: below 1 next to frames that are left as they are
     gain      what the crop is multiplied by before the networks, and its new mouth divided by after them
+    why       the frame is left as it is
+    visible   (h w) over the crop, 0..1: where nothing is in front of the face; None: nowhere anything
     """
 
     tracked: TrackedFrame
     crop_u8: FrameImage | None
     strength: float = 1.0
     gain: float = 1.0
+    why: Why = ""
+    visible: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,24 +79,44 @@ class GeneratedFrame:
     crop: NDArray[np.float32] | None
 
 
-def cut_crops(tracked_frames: Iterable[TrackedFrame], *, fade_frames: int) -> Iterator[CutFrame]:
-    """Cut each frame's crop, and weaken the frames within `fade_frames` of one without a face."""
-    window: deque[TrackedFrame] = deque()
-    since_gap = 2 * fade_frames + 1  # frames since the last one without a face
+def cut_crops(
+    tracked_frames: Iterable[TrackedFrame],
+    *,
+    fade_frames: int,
+    watch: Callable[[Iterator[CutFrame]], Iterator[CutFrame]] | None = None,
+) -> Iterator[CutFrame]:
+    """Cut each frame's crop, and weaken the frames within `fade_frames` of one that is left as it is.
+
+    Args:
+        watch: looks at the crops, and takes away those of frames that are better left as they are.
+    """
+    cuts = map(_cut, tracked_frames)
+    yield from _faded(watch(cuts) if watch else cuts, fade_frames)
+
+
+def _cut(tracked: TrackedFrame) -> CutFrame:
+    if tracked.affine is None:
+        return CutFrame(tracked, None, why="no face")
+    return CutFrame(tracked, align(tracked.frame.picture, tracked.affine))
+
+
+def _faded(cuts: Iterable[CutFrame], fade_frames: int) -> Iterator[CutFrame]:
+    window: deque[CutFrame] = deque()
+    since_gap = 2 * fade_frames + 1  # frames since the last one without a crop
 
     def leave() -> CutFrame:
         nonlocal since_gap
-        tracked = window.popleft()
-        if tracked.affine is None:
+        cut = window.popleft()
+        if cut.crop_u8 is None:
             since_gap = 0
-            return CutFrame(tracked, None)
+            return cut
         since_gap += 1
-        until_gap = next((k for k, near in enumerate(window, 1) if near.affine is None), fade_frames + 1)
+        until_gap = next((k for k, near in enumerate(window, 1) if near.crop_u8 is None), fade_frames + 1)
         strength = min(1.0, min(since_gap, until_gap) / (fade_frames + 1))
-        return CutFrame(tracked, align(tracked.frame.picture, tracked.affine), strength)
+        return cut if strength == 1 else replace(cut, strength=strength)
 
-    for tracked in tracked_frames:
-        window.append(tracked)
+    for cut in cuts:
+        window.append(cut)
         if len(window) > fade_frames:
             yield leave()
     while window:

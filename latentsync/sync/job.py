@@ -73,6 +73,9 @@ class SyncResult:
     cast       in how many frames each person of a cast has a new mouth
     untouched  spans in seconds of the output where there was no face, so that the source shows
     bridged    frames whose face was interpolated between its neighbours
+    covered    spans in which the mouth was mostly covered, so that the source shows
+    turned     spans in which the face was turned away, so that the source shows
+    occluded   frames with a new mouth in which something in front of it was kept
     turns      who was chosen from when to when in the video, for `--face speaker`
     stages     where the time went, see `stages.StageTime`; stages run side by side
     """
@@ -91,6 +94,9 @@ class SyncResult:
     took_s: float
     turns: tuple[Turn, ...] = ()
     cast: Mapping[str, int] = field(default_factory=dict)
+    covered: tuple[tuple[float, float], ...] = ()
+    turned: tuple[tuple[float, float], ...] = ()
+    occluded: int = 0
     stages: Mapping[str, StageTime] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, object]:
@@ -105,7 +111,10 @@ class SyncResult:
             "frames": self.frames,
             "frames_with_face": self.frames_with_face,
             "bridged_frames": self.bridged,
+            "occluded_frames": self.occluded,
             "untouched_s": [list(span) for span in self.untouched],
+            "covered_s": [list(span) for span in self.covered],
+            "turned_s": [list(span) for span in self.turned],
             "turns": [
                 {"from_s": round(turn.start_s, 2), "to_s": round(turn.end_s, 2), "face": turn.person or None}
                 for turn in self.turns

@@ -28,6 +28,7 @@ _RECIPE_KEYS = {
     "seed": "seed",
     "codec": "encoding.codec",
     "crf": "encoding.crf",
+    "occlusion": "paste.occlusion",
 }
 _JOB_FIELDS = (
     "duration",
@@ -68,6 +69,7 @@ class SyncOptions(TypedDict, total=False):
     mark: bool
     label: str
     mask: str | Path | None
+    occlusion: Literal["keep", "skip", "off"] | None
     compare: bool
     video_track: int | None
     audio_track: int | None

@@ -23,6 +23,7 @@ from latentsync.faces.detect import Detector
 from latentsync.faces.everyone import follow_everyone
 from latentsync.faces.follow import Follower, FollowSettings, Sight, moved
 from latentsync.faces.landmarks import Landmarker, choose_landmarker
+from latentsync.faces.occlusion import OcclusionFinder, load_occlusion
 from latentsync.faces.person import person_at, person_in
 from latentsync.files import live_parts, part_beside, sweep_parts
 from latentsync.media.carry import describe_losses
@@ -55,6 +56,7 @@ class Setup:
     """A job with everything that was found out before it starts.
 
     fps     of the output: higher than the video's where that is too slow for lips
+    occlusion  finds what is in front of the mouth; None: nothing looks
     people  of a cast: the same with the face and the speech of each; `speech` is then that of all
     who     in the words of the cast
     """
@@ -71,6 +73,7 @@ class Setup:
     duration_s: float
     detector: Detector
     landmarker: Landmarker
+    occlusion: OcclusionFinder | None = None
     people: tuple[Setup, ...] = ()
     who: str = ""
 
@@ -128,6 +131,7 @@ def prepare(job: SyncJob, recipe: SyncRecipe, model: LipModel | None, report: Re
         duration_s=video_s if is_cut else speech.duration_s,
         detector=Detector(),
         landmarker=choose_landmarker(),
+        occlusion=load_occlusion() if _looks_in_front(recipe) else None,
     )
     setup = replace(setup, people=tuple(_person(setup, part, report) for part in parts))
     setup = replace(setup, job=replace(job, face=_whom(setup, report)))
@@ -137,6 +141,12 @@ def prepare(job: SyncJob, recipe: SyncRecipe, model: LipModel | None, report: Re
     for message in _notes(setup):
         report(Note(message, "warning"))
     return setup
+
+
+def _looks_in_front(recipe: SyncRecipe) -> bool:
+    """Whether it is looked for what is in front of the mouth; what repeats the reference does not."""
+    is_reference = recipe.sampling.mode == "exact" or recipe.paste.region == "crop"
+    return recipe.paste.occlusion != "off" and not is_reference
 
 
 def _speech_alone(speech: AudioTrack, report: Report) -> AudioTrack:

@@ -78,8 +78,13 @@ def _facts(setup: Setup, result: SyncResult, report: Report) -> dict[str, Any]:
         "speech": [str(path) for path in job.inputs[1:]] if job.cast else str(job.speech),
         **result.as_dict(),
         "untouched": [
-            {"from_s": start_s, "to_s": end_s, "why": why_untouched(setup)}
-            for start_s, end_s in result.untouched
+            {"from_s": start_s, "to_s": end_s, "why": why}
+            for why, spans in (
+                (why_untouched(setup), result.untouched),
+                ("mouth covered", result.covered),
+                ("face turned away", result.turned),
+            )
+            for start_s, end_s in spans
         ],
         "sync": _sync_of(setup, result, report),
         "stages": {

@@ -31,8 +31,9 @@ from latentsync.rates import AUDIO_HZ
 from latentsync.recipe.sync import SyncRecipe
 from latentsync.runtime import release_memory, stage_threads
 from latentsync.sync.finish import FinishedFrame, finish
-from latentsync.sync.generate import Sampling, batch_windows, cut_crops, generate
+from latentsync.sync.generate import CutFrame, Sampling, Why, batch_windows, cut_crops, generate
 from latentsync.sync.job import SyncedFrames, SyncJob, SyncResult
+from latentsync.sync.occlusion import watch
 from latentsync.sync.pace import Pace
 from latentsync.sync.plan import Setup, claimed, find_first_face, plan_lines, prepare, why_untouched
 from latentsync.sync.report import write_report
@@ -57,25 +58,27 @@ class _Tally:
     with_face: int = 0
     bridged: int = 0
     of_cast: Counter[str] = field(default_factory=Counter)
-    untouched: list[tuple[float, float]] = field(default_factory=list)
+    occluded: int = 0
+    untouched: dict[Why, list[tuple[float, float]]] = field(default_factory=dict)
     end_s: float = 0.0
 
     def add(self, finished: FinishedFrame, period_s: float) -> None:
         self.frames += 1
         self.bridged += finished.is_interpolated
+        self.occluded += finished.is_occluded
         self.of_cast.update(finished.who)
         self.end_s = finished.time_s + period_s
         if finished.has_face:
             self.with_face += 1
             return
-        start_s = finished.time_s
+        start_s, spans = finished.time_s, self.untouched.setdefault(finished.why, [])
         # Frames in a row make one span; half a frame is room for rounding.
-        if self.untouched and start_s - self.untouched[-1][1] < period_s / 2:
-            start_s = self.untouched.pop()[0]
-        self.untouched.append((start_s, self.end_s))
+        if spans and start_s - spans[-1][1] < period_s / 2:
+            start_s = spans.pop()[0]
+        spans.append((start_s, self.end_s))
 
-    def spans(self) -> tuple[tuple[float, float], ...]:
-        return tuple((round(start, 2), round(end, 2)) for start, end in self.untouched)
+    def spans(self, why: Why) -> tuple[tuple[float, float], ...]:
+        return tuple((round(start, 2), round(end, 2)) for start, end in self.untouched.get(why, []))
 
 
 def run(job: SyncJob, recipe: SyncRecipe, report: Report, *, model: LipModel | None = None) -> SyncResult:
@@ -115,9 +118,13 @@ def _run(job: SyncJob, recipe: SyncRecipe, report: Report, model: LipModel | Non
                 _make(setup, job.output, model, tally, meter, report)
     finally:
         meter.switch("")
-    why = why_untouched(setup)
-    for start_s, end_s in tally.spans():
-        report(Note(f"{why} from {start_s:.2f} s to {end_s:.2f} s: the source is left unchanged", "warning"))
+    for found in tally.untouched:
+        why = why_untouched(setup) if found == "no face" else found
+        for start_s, end_s in tally.spans(found):
+            span = f"from {start_s:.2f} s to {end_s:.2f} s"
+            report(Note(f"{why} {span}: the source is left unchanged", "warning"))
+    if tally.occluded:
+        report(Note(f"something is in front of the mouth in {tally.occluded} frames: it was kept there"))
     result = SyncResult(
         output=None if job.dry_run else job.output,
         model=setup.spec.name,
@@ -128,7 +135,10 @@ def _run(job: SyncJob, recipe: SyncRecipe, report: Report, model: LipModel | Non
         frames=setup.frames if job.dry_run else tally.frames,
         frames_with_face=tally.with_face,
         bridged=tally.bridged,
-        untouched=tally.spans(),
+        untouched=tally.spans("no face"),
+        covered=tally.spans("mouth covered"),
+        turned=tally.spans("face turned away"),
+        occluded=tally.occluded,
         duration_s=setup.frames / float(setup.fps) if job.dry_run else tally.end_s,
         took_s=time.monotonic() - started,
         cast={person.who: tally.of_cast[person.who] for person in setup.people},
@@ -207,12 +217,9 @@ def _finished(setup: Setup, model: LipModel | None, meter: Meter) -> Generator[F
     if setup.people:
         yield from _finished_cast(setup, played, model, meter)
         return
-    recipe = setup.recipe
     ahead = queue_frames(setup.sampling, setup.spec.resolution, setup.device)
     tracked_frames = meter.through("track", _tracked(setup, played))
-    cuts = meter.through(
-        "cut", cut_crops(tracked_frames, fade_frames=round(recipe.paste.fade_s * float(setup.fps)))
-    )
+    cuts = meter.through("cut", _cuts(setup, tracked_frames))
     with Background(cuts, capacity=ahead, stage="cut", meter=meter) as crops:
         meter.switch("load")
         model = model or load_model(setup.spec, device=setup.device, dtype=setup.dtype)
@@ -249,7 +256,12 @@ def _finished_cast(
         if passage.source_u8 is not None:
             rgb_u8 = np.concatenate([passage.source_u8, rgb_u8], axis=1)
         yield FinishedFrame(
-            unpatched(rgb_u8), frame.time_s, bool(passage.who), passage.is_interpolated, tuple(passage.who)
+            unpatched(rgb_u8),
+            frame.time_s,
+            "" if passage.who else passage.why,
+            passage.is_interpolated,
+            passage.is_occluded,
+            tuple(passage.who),
         )
 
 
@@ -260,7 +272,9 @@ class _Passage:
     source: int | None
     source_u8: FrameImage | None
     who: list[str] = field(default_factory=list)
+    why: Why = "no face"
     is_interpolated: bool = False
+    is_occluded: bool = False
 
 
 def _begun(played: Iterator[Frame], passages: dict[int, _Passage], *, keeps_picture: bool) -> Iterator[Frame]:
@@ -272,9 +286,8 @@ def _begun(played: Iterator[Frame], passages: dict[int, _Passage], *, keeps_pict
 def _finished_person(
     setup: Setup, frames: Iterator[Frame], model: LipModel, mask: NDArray[np.float32], meter: Meter
 ) -> Iterator[FinishedFrame]:
-    fade_frames = round(setup.recipe.paste.fade_s * float(setup.fps))
     tracked_frames = meter.through("track", _tracked(setup, frames))
-    cuts = meter.through("cut", cut_crops(tracked_frames, fade_frames=fade_frames))
+    cuts = meter.through("cut", _cuts(setup, tracked_frames))
     made = generate(cuts, model, _encode_speech(setup, model), mask, setup.sampling)
     return finish(meter.through("generate", made), setup)
 
@@ -287,6 +300,9 @@ def _handed_on(
         if finished.has_face:
             passage.who.append(who)
             passage.is_interpolated |= finished.is_interpolated
+            passage.is_occluded |= finished.is_occluded
+        elif finished.why != "no face":
+            passage.why = finished.why
         yield Frame(finished.picture.rgb_u8, number, finished.time_s, source=passage.source)
 
 
@@ -334,6 +350,15 @@ def _tracked(setup: Setup, frames: Iterator[Frame]) -> Iterator[TrackedFrame]:
         settings=settings,
     )
     return pixels.restored(tracked_frames)
+
+
+def _cuts(setup: Setup, tracked_frames: Iterator[TrackedFrame]) -> Iterator[CutFrame]:
+    """The crops of the frames, without those that are better left as they are."""
+    rule, fade_frames = setup.recipe.paste.occlusion, round(setup.recipe.paste.fade_s * float(setup.fps))
+    if setup.occlusion is None or rule == "off":
+        return cut_crops(tracked_frames, fade_frames=fade_frames)
+    watched = partial(watch, finder=setup.occlusion, rule=rule)
+    return cut_crops(tracked_frames, fade_frames=fade_frames, watch=watched)
 
 
 def _encode_speech(setup: Setup, model: LipModel) -> StateSource:

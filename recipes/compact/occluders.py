@@ -1,6 +1,6 @@
 """Draws what can be in front of a face: hands, microphones, cups, captions, logos, masks, glasses, things.
 
-Every function here gives a `Layer` of 96 px: a picture (h w 3), 0..1, and its alpha (h w). Every size is ours.
+Every kind gives a `Layer` of 96 px: a picture (h w 3), 0..1, and its alpha (h w). Every size is ours.
 """
 
 from __future__ import annotations
@@ -121,14 +121,22 @@ def microphone(face: Face, material: Material, random: Random) -> Layer:
     stem = cv2.line(
         alpha.copy(), _point(mouth), _point(mouth + 120 * along), 255, round(random.uniform(2, width)), LINE
     )
-    cv2.ellipse(alpha, _point(mouth), (round(height), round(width)), np.degrees(direction), 0, 360, 255, -1, LINE)
+    cv2.ellipse(
+        alpha, _point(mouth), (round(height), round(width)), np.degrees(direction), 0, 360, 255, -1, LINE
+    )
     rows, columns = np.mgrid[:SIDE_PX, :SIDE_PX]
     light = mouth + random.normal(0, 0.5 * width, 2)
     shade = np.exp(-((columns - light[0]) ** 2 + (rows - light[1]) ** 2) / (2 * (0.8 * width) ** 2))
     head = _colour(random, dark=0.6) * (0.5 + 0.9 * shade[..., None])
     if random.random() < 0.5:  # a mesh
         pitch = random.uniform(2, 4)
-        head *= 1 + 0.3 * (np.sin(2 * np.pi * (columns + rows) / pitch) * np.sin(2 * np.pi * (columns - rows) / pitch))[..., None]
+        head *= (
+            1
+            + 0.3
+            * (np.sin(2 * np.pi * (columns + rows) / pitch) * np.sin(2 * np.pi * (columns - rows) / pitch))[
+                ..., None
+            ]
+        )
     head += _grain(random, random.uniform(0, 0.08))
     rod = _colour(random, dark=0.7) * (0.7 + 0.5 * shade[..., None])
     is_head = alpha[..., None] / np.float32(255)
@@ -148,7 +156,17 @@ def cup(face: Face, material: Material, random: Random) -> Layer:
     alpha = np.zeros((SIDE_PX, SIDE_PX), np.uint8)
     cv2.fillPoly(alpha, [np.rint(corners).astype(np.int32)], 255, LINE)
     if random.random() < 0.6:  # its rim
-        cv2.ellipse(alpha, _point(corners[:2].mean(0)), (round(width / 2), round(width / 8)), angle, 0, 360, 255, -1, LINE)
+        cv2.ellipse(
+            alpha,
+            _point(corners[:2].mean(0)),
+            (round(width / 2), round(width / 8)),
+            angle,
+            0,
+            360,
+            255,
+            -1,
+            LINE,
+        )
     across = (np.mgrid[:SIDE_PX, :SIDE_PX][1] - at[0]) / width + 0.5
     shade = 0.6 + 0.5 * np.sin(np.pi * np.clip(across + random.normal(0, 0.2), 0, 1))
     picture = np.broadcast_to(_colour(random, dark=0.3), (SIDE_PX, SIDE_PX, 3)).copy()
@@ -179,7 +197,9 @@ def arm(face: Face, material: Material, random: Random) -> Layer:
     at, angle = _aimed(face, random), random.uniform(0, np.pi)
     along = 150 * np.array([np.cos(angle), np.sin(angle)])
     bend = at + random.normal(0, 15, 2)
-    points = np.rint(np.array([at - along, bend, at + (along if random.random() < 0.5 else 0)])).astype(np.int32)
+    points = np.rint(np.array([at - along, bend, at + (along if random.random() < 0.5 else 0)])).astype(
+        np.int32
+    )
     alpha = np.zeros((SIDE_PX, SIDE_PX), np.uint8)
     width = max(2, round(float(np.exp(random.uniform(np.log(2.5), np.log(40))))))
     cv2.polylines(alpha, [points], False, 255, width, LINE)
@@ -201,11 +221,15 @@ def caption(face: Face, material: Material, random: Random) -> Layer:
     )
     strokes = cv2.resize(np.asarray(page), (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA)
     if random.random() < 0.2:
-        turn = _turned(at, random.normal(0, 15), 1.0, 0.0) @ np.array([[1, 0, -at[0]], [0, 1, -at[1]], [0, 0, 1]])
+        turn = _turned(at, random.normal(0, 15), 1.0, 0.0) @ np.array(
+            [[1, 0, -at[0]], [0, 1, -at[1]], [0, 0, 1]]
+        )
         strokes = cv2.warpAffine(strokes, turn, (SIDE_PX, SIDE_PX))
     letters = strokes / np.float32(255)
     gap_px = max(3, round(0.45 * size_px) | 1)
-    covers = cv2.morphologyEx(cv2.dilate(letters, np.ones((3, 3))), cv2.MORPH_CLOSE, np.ones((gap_px, gap_px)))
+    covers = cv2.morphologyEx(
+        cv2.dilate(letters, np.ones((3, 3))), cv2.MORPH_CLOSE, np.ones((gap_px, gap_px))
+    )
     bright = random.random() < 0.75
     ink = np.clip(random.uniform(0.8, 1, 3) if bright else random.uniform(0, 0.25, 3), 0, 1)
     if random.random() < 0.25:
@@ -234,11 +258,12 @@ def logo(face: Face, material: Material, random: Random) -> Layer:
     """A badge: a plain or textured disc or bar with a letter or two, hard-edged, upright."""
     at = _aimed(face, random)
     width, height = random.uniform(8, 40), random.uniform(6, 24)
+    half = np.array([width, height / 2])
     alpha = np.zeros((SIDE_PX, SIDE_PX), np.uint8)
     if random.random() < 0.4:
         cv2.circle(alpha, _point(at), round(height), 255, -1, LINE)
     else:
-        cv2.rectangle(alpha, _point(at - [width, height / 2]), _point(at + [width, height / 2]), 255, -1, LINE)
+        cv2.rectangle(alpha, _point(at - half), _point(at + half), 255, -1, LINE)
     picture = np.broadcast_to(random.uniform(0, 1, 3), (SIDE_PX, SIDE_PX, 3)).astype(np.float32)
     if random.random() < 0.3:
         picture = _texture(material, random)
@@ -277,7 +302,10 @@ def glasses(face: Face, material: Material, random: Random) -> Layer:
     alpha = np.zeros((SIDE_PX, SIDE_PX), np.uint8)
     eyes = face.points[36:42].mean(0), face.points[42:48].mean(0)
     between = float(np.linalg.norm(eyes[1] - eyes[0]))
-    axes = (max(3, round(between * random.uniform(0.3, 0.45))), max(3, round(between * random.uniform(0.22, 0.4))))
+    axes = (
+        max(3, round(between * random.uniform(0.3, 0.45))),
+        max(3, round(between * random.uniform(0.22, 0.4))),
+    )
     filled = -1 if random.random() < 0.5 else max(1, round(random.uniform(1, 3)))
     for eye in eyes:
         cv2.ellipse(alpha, _point(eye), axes, 0, 0, 360, 255, filled, LINE)
@@ -330,7 +358,9 @@ def _texture(material: Material, random: Random) -> Floats:
     square = material.things_u8[int(random.integers(len(material.things_u8)))]
     side = int(random.integers(len(square) // 4, len(square) + 1))
     top, left = random.integers(0, len(square) - side + 1, 2)
-    piece = cv2.resize(square[top : top + side, left : left + side], (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA)
+    piece = cv2.resize(
+        square[top : top + side, left : left + side], (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA
+    )
     piece = np.rot90(piece, int(random.integers(4)))
     return np.ascontiguousarray(piece).astype(np.float32) / 255
 
@@ -356,6 +386,6 @@ def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 # How often each is drawn.
 KINDS = {
-    hand: 0.27, drawn_hand: 0.1, microphone: 0.16, cup: 0.09, thing: 0.1, arm: 0.08, caption: 0.12, logo: 0.03,
-    medical_mask: 0.03, glasses: 0.02,
+    hand: 0.27, drawn_hand: 0.1, microphone: 0.16, cup: 0.09, thing: 0.1, arm: 0.08, caption: 0.12,
+    logo: 0.03, medical_mask: 0.03, glasses: 0.02,
 }  # fmt: skip

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from latentsync.errors import MediaError
 from recipes.compact.labelled_clips import matches_any
-from recipes.compact.occluders import KINDS, LINE, SIDE_PX, Face, Floats, Layer, Material, Random
+from recipes.compact.occluders import KINDS, SIDE_PX, Face, Floats, Layer, Material, Random
 
 OUTSIDE_WEIGHT = 0.2  # of pixels beside the face, where nothing is pasted
 HELD_OUT_THINGS = 0.1  # of the textures
@@ -35,8 +35,8 @@ class Faces:
             MediaError: a file is missing, or there is no such face.
         """
         faces, hands = _read(data / "faces.npz"), _read(data / "hands.npz")
-        names = faces["people"]
-        chosen = np.flatnonzero([matches_any(name, only) and not matches_any(name, without) for name in names])
+        are_wanted = [matches_any(one, only) and not matches_any(one, without) for one in faces["people"]]
+        chosen = np.flatnonzero(are_wanted)
         if not len(chosen):
             raise MediaError(f"'{data}': no face of {', '.join(only)}", hint="add clips")
         self.faces_u8, self.points = faces["faces_u8"][chosen], faces["points"][chosen].astype(np.float32)
@@ -132,9 +132,11 @@ def _bearded(picture: Floats, face: Face, random: Random) -> Floats:
     beard = np.zeros((SIDE_PX, SIDE_PX), np.float32)
     jaw = face.points[3:14]
     upper = face.points[[54, 53, 51, 49, 48]] - [0, random.uniform(1, 6)]
-    cv2.fillPoly(beard, [np.rint(np.concatenate([jaw + [0, 3], upper])).astype(np.int32)], 1.0)
+    cv2.fillPoly(beard, [np.rint(np.concatenate([np.add(jaw, [0, 3]), upper])).astype(np.int32)], 1.0)
     cv2.fillPoly(beard, [np.rint(face.points[48:60]).astype(np.int32)], 0.0)
-    strands = cv2.GaussianBlur(random.standard_normal((SIDE_PX, SIDE_PX), np.float32), (0, 0), 0.7, sigmaY=1.2)
+    strands = cv2.GaussianBlur(
+        random.standard_normal((SIDE_PX, SIDE_PX), np.float32), (0, 0), 0.7, sigmaY=1.2
+    )
     thickness = random.uniform(0.2, 0.95)
     alpha = cv2.GaussianBlur(beard, (0, 0), random.uniform(1, 3)) * np.clip(thickness + 0.8 * strands, 0, 1)
     tones = np.array([[0.05, 0.04, 0.03], [0.2, 0.12, 0.07], [0.45, 0.42, 0.4], [0.4, 0.25, 0.12]])
@@ -143,7 +145,7 @@ def _bearded(picture: Floats, face: Face, random: Random) -> Floats:
 
 
 def degraded(picture: Floats, random: Random) -> NDArray[np.uint8]:
-    """The picture (h w 3) as bad cameras and encoders show it: the whole of it alike, so that no seam is left."""
+    """The picture (h w 3) as bad cameras and encoders show it; all of it alike, so that no seam is left."""
     if random.random() < 0.7:
         gamma = np.exp(0.3 * random.normal())
         picture = np.clip(picture, 1e-4, 1) ** np.float32(gamma)
@@ -178,4 +180,6 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
         with np.load(path) as file:
             return dict(file)
     except (OSError, ValueError, EOFError) as error:
-        raise MediaError(f"'{path}': cannot be read ({error})", hint="see recipes/compact/README.md") from error
+        raise MediaError(
+            f"'{path}': cannot be read ({error})", hint="see recipes/compact/README.md"
+        ) from error

@@ -55,7 +55,9 @@ def main() -> None:
                 points.append((found + 0.5) * SIDE_PX / side - 0.5)
                 people.append(clip.person)
     if not faces:
-        raise MediaError(f"'{arguments.processed}': no face in its clips", hint="run latentsync preprocess first")
+        raise MediaError(
+            f"'{arguments.processed}': no face in its clips", hint="run latentsync preprocess first"
+        )
     arguments.data.mkdir(parents=True, exist_ok=True)
     np.savez(
         arguments.data / "faces.npz",

@@ -21,7 +21,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("part", choices=["landmarks", "occlusion", "vae", "adapter", "decoder"])
     parser.add_argument(
-        "data", type=Path, help="labelled clips (label_clips.py); occlusion: occlusion_faces.py's; decoder: what `preprocess` wrote"
+        "data",
+        type=Path,
+        help="labelled clips (label_clips.py); decoder: what `preprocess` wrote; occlusion: see README.md",
     )
     parser.add_argument("output", type=Path, help="folder for weights, checkpoints and the log")
     parser.add_argument("--recipe", help="a recipe file or name; default: compact/PART")

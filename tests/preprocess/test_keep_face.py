@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latentsync.preprocess.keep_face import KeepFace, nose_beside_eyes
+from latentsync.faces.landmarks import nose_beside_eyes
+from latentsync.preprocess.keep_face import KeepFace
 from latentsync.preprocess.step import Clip, Drop, Picture
 from latentsync.recipe.preprocess import Keeping
 
