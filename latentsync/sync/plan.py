@@ -55,10 +55,10 @@ AFTER_END_S = 1.0  # of speech that is read past the end of the video, because a
 class Setup:
     """A job with everything that was found out before it starts.
 
-    fps     of the output: higher than the video's where that is too slow for lips
+    fps        of the output: higher than the video's where that is too slow for lips
     occlusion  finds what is in front of the mouth; None: nothing looks
-    people  of a cast: the same with the face and the speech of each; `speech` is then that of all
-    who     in the words of the cast
+    people     of a cast: the same with the face and the speech of each; `speech` is then that of all
+    who        in the words of the cast
     """
 
     job: SyncJob

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,17 +12,19 @@ import numpy as np
 
 from latentsync.errors import MediaError, UsageError
 from latentsync.events import Note, Plan, Progress, Report
-from latentsync.faces.align import control_points, fit_similarity, mouth_mask, square_from_window
+from latentsync.faces.align import align, control_points, fit_similarity, mouth_mask, square_from_window
 from latentsync.faces.follow import FollowSettings, face_from
-from latentsync.faces.track import follow
+from latentsync.faces.track import TrackedFrame, follow
 from latentsync.files import whole_or_nothing
 from latentsync.media.read import read_frames
 from latentsync.recipe.sync import SyncRecipe
+from latentsync.sync.generate import CutFrame
 from latentsync.sync.job import SyncJob
+from latentsync.sync.occlusion import watch
 from latentsync.sync.plan import Setup, find_first_face, plan_lines, prepare, why_untouched
 from latentsync.sync.run import render_start
 from latentsync.sync.timeline import SquarePixels
-from latentsync.types import Frame, FrameImage
+from latentsync.types import AffineFrame, Face, Frame, FrameImage
 
 RESULT_S = 2.0
 LOOKS, COLUMNS, TILE_PX, BAND_PX = 12, 4, 400, 26
@@ -36,11 +39,17 @@ GREEN, ORANGE, BLUE, RED, WHITE = (
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One frame that was looked at: `side_px` of its face, or why it is left as it is."""
+    """One frame that was looked at.
+
+    side_px      of its face; None: no face
+    why          it is left as it is
+    is_occluded  something in front of the mouth is kept
+    """
 
     time_s: float
     side_px: int | None
     why: str = ""
+    is_occluded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +68,12 @@ class PreviewResult:
             "clip": str(self.clip),
             "clip_s": round(self.clip_s, 3),
             "looks": [
-                {"time_s": round(look.time_s, 3), "face_px": look.side_px, "why": look.why}
+                {
+                    "time_s": round(look.time_s, 3),
+                    "face_px": look.side_px,
+                    "why": look.why,
+                    "occluded": look.is_occluded,
+                }
                 for look in self.looks
             ],
         }
@@ -85,10 +99,8 @@ def preview(job: SyncJob, recipe: SyncRecipe, report: Report) -> PreviewResult:
     seen = list(_look(setup, report))
     _write_sheet(sheet, [tile for _, tile in seen])
     looks = tuple(look for look, _ in seen)
-    without = sum(look.side_px is None for look in looks)
-    if without:
-        why = why_untouched(setup)
-        report(Note(f"{why} in {without} of {len(looks)} frames looked at: they are left as they are"))
+    for why, count in Counter(look.why for look in looks if look.why).items():
+        report(Note(f"{why} in {count} of {len(looks)} frames looked at"))
     clip_s = render_start(setup, clip, RESULT_S, report)
     return PreviewResult(sheet, clip, clip_s, looks)
 
@@ -106,16 +118,25 @@ def _look(setup: Setup, report: Report) -> Iterator[tuple[Look, FrameImage]]:
         square = pixels.square(frame)
         picture = square.rgb_u8.copy()
         sights = [follower.see(square) for follower in followers]
-        sides_px = [
-            _draw(picture, sight.points, sight.confidence, setup)
+        cuts = [
+            _cut(square, face_from(sight.points, sight.confidence), setup)
             for sight in sights
             if sight.points is not None
         ]
-        if sides_px:
-            look = Look(frame.time_s, max(sides_px))
-        else:
-            look = Look(frame.time_s, None, f"{why_untouched(setup)}: left as it is")
+        side_px = max((_draw(picture, cut, setup) for cut in cuts), default=None)
+        reasons = [cut.why for cut in cuts] or [why_untouched(setup)]
+        why = f"{reasons[0]}: left as it is" if all(reasons) else ""
+        look = Look(frame.time_s, side_px, why, any(cut.visible is not None for cut in cuts))
         yield look, _tile(picture, look)
+
+
+def _cut(frame: Frame, face: Face, setup: Setup) -> CutFrame:
+    """The crop of a face, and what is in front of it."""
+    resolution = setup.spec.resolution
+    affine = AffineFrame(fit_similarity(control_points(face.points), resolution), resolution)
+    cut = CutFrame(TrackedFrame(frame, face, affine), align(frame.rgb_u8, affine))
+    rule = setup.recipe.paste.occlusion
+    return cut if setup.occlusion is None or rule == "off" else next(watch([cut], setup.occlusion, rule))
 
 
 def _spread(setup: Setup) -> Iterator[Frame]:
@@ -129,20 +150,30 @@ def _spread(setup: Setup) -> Iterator[Frame]:
             yield Frame(frame.rgb_u8, number, time_s, source=round((time_s - job.start_s) * info.fps))
 
 
-def _draw(picture: FrameImage, points: np.ndarray, confidence: float, setup: Setup) -> int:
-    """Draw the box, the landmarks, and the outline of what is generated; gives the side of the box."""
+def _draw(picture: FrameImage, cut: CutFrame, setup: Setup) -> int:
+    """Draw the box, the landmarks, the outline of what is generated, and what is kept of it, as red.
+
+    Gives the side of the box.
+    """
+    face, affine = cut.tracked.face, cut.tracked.affine
+    assert face is not None and affine is not None
     thick = max(1, round(picture.shape[1] / 500))
-    left, top, right, bottom = (round(float(value)) for value in face_from(points, confidence).box)
+    left, top, right, bottom = (round(float(value)) for value in face.box)
     cv2.rectangle(picture, (left, top), (right, bottom), BLUE, thick)
     resolution = setup.spec.resolution
-    window_from_frame = np.vstack([fit_similarity(control_points(points), resolution), [0, 0, 1]])
+    window_from_frame = np.vstack([affine.crop_from_frame, [0, 0, 1]])
     frame_from_square = np.linalg.inv(square_from_window(resolution) @ window_from_frame)
     generated = (mouth_mask(resolution, setup.job.mask) < 0.5).astype(np.uint8)
     outlines, _ = cv2.findContours(generated, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    if cut.visible is not None:
+        kept = cv2.resize(1 - cut.visible, (resolution, resolution)) * generated
+        size = (picture.shape[1], picture.shape[0])
+        tint = 0.6 * cv2.warpAffine(kept, frame_from_square[:2], size)[..., None]
+        picture[:] = picture * (1 - tint) + np.array(RED) * tint
     for outline in outlines:
         in_frame = cv2.perspectiveTransform(outline.astype(np.float64), frame_from_square)
         cv2.polylines(picture, [np.round(in_frame).astype(np.int32)], True, ORANGE, thick, cv2.LINE_AA)
-    for x, y in points:
+    for x, y in face.points:
         cv2.circle(picture, (round(float(x)), round(float(y))), thick + 1, GREEN, -1, cv2.LINE_AA)
     return max(right - left, bottom - top)
 
@@ -151,9 +182,10 @@ def _tile(picture: FrameImage, look: Look) -> FrameImage:
     height = round(TILE_PX * picture.shape[0] / picture.shape[1])
     tile = np.zeros((height + BAND_PX, TILE_PX, 3), np.uint8)
     tile[:height] = cv2.resize(picture, (TILE_PX, height), interpolation=cv2.INTER_AREA)
-    if look.side_px is None:
+    if look.why:
         tile[height:] = RED
-    text = f"{look.time_s:.2f} s   {look.why or f'face {look.side_px} px'}"
+    kept = ", something in front of it kept" if look.is_occluded else ""
+    text = f"{look.time_s:.2f} s   {look.why or f'face {look.side_px} px{kept}'}"
     at = (8, height + BAND_PX - 8)
     cv2.putText(tile, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.5, WHITE, 1, cv2.LINE_AA)
     return tile

@@ -6,6 +6,7 @@ Every kind gives a `Layer` of 96 px: a picture (h w 3), 0..1, and its alpha (h w
 from __future__ import annotations
 
 import string
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -385,7 +386,8 @@ def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 # How often each is drawn.
-KINDS = {
+Kind = Callable[[Face, Material, Random], Layer]
+KINDS: dict[Kind, float] = {
     hand: 0.27, drawn_hand: 0.1, microphone: 0.16, cup: 0.09, thing: 0.1, arm: 0.08, caption: 0.12,
     logo: 0.03, medical_mask: 0.03, glasses: 0.02,
 }  # fmt: skip

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from latentsync.errors import MediaError
 from recipes.compact.labelled_clips import matches_any
-from recipes.compact.occluders import KINDS, SIDE_PX, Face, Floats, Layer, Material, Random
+from recipes.compact.occluders import KINDS, SIDE_PX, Face, Floats, Kind, Layer, Material, Random
 
 OUTSIDE_WEIGHT = 0.2  # of pixels beside the face, where nothing is pasted
 HELD_OUT_THINGS = 0.1  # of the textures
@@ -71,8 +71,10 @@ class Faces:
         return Face(cut.astype(np.float32) / 255, np.asarray(points @ turn.T + shift, np.float32))
 
 
-def occluded(faces: Faces, random: Random, *, share: float) -> tuple[NDArray[np.uint8], Floats, Floats]:
-    """A face (h w 3), with something in front of it in `share` of the cases.
+def occluded(
+    faces: Faces, random: Random, *, share: float, kinds: tuple[Kind, ...] = ()
+) -> tuple[NDArray[np.uint8], Floats, Floats]:
+    """A face (h w 3), with something in front of it in `share` of the cases, of one of `kinds` if given.
 
     Returns:
         the picture; where something is in front (h w), 0 or 1; and what each pixel counts (h w).
@@ -81,7 +83,8 @@ def occluded(faces: Faces, random: Random, *, share: float) -> tuple[NDArray[np.
     picture, covers = _distracted(face, random), np.zeros((SIDE_PX, SIDE_PX), np.float32)
     if random.random() < share:
         for _ in range(1 if random.random() < 0.8 else 2):
-            layer = _KINDS[int(random.choice(len(_KINDS), p=_SHARES))](face, faces.material, random)
+            kind = kinds or (_KINDS[int(random.choice(len(_KINDS), p=_SHARES))],)
+            layer = kind[int(random.integers(len(kind)))](face, faces.material, random)
             picture = composited(picture, layer, random)
             covers = np.maximum(covers, layer.covers)
     weight = np.full((SIDE_PX, SIDE_PX), OUTSIDE_WEIGHT, np.float32)
