@@ -3,9 +3,10 @@
     python -m benchmarks.occlusion DATA_DIR VIDEO... [--weights FILE] [--sheets DIR] [--json results.json]
 
 DATA_DIR holds faces.npz and hands.npz, see recipes/compact/README.md. On held-out people with held-out
-occluders in front: intersection over union of the pixels on the face, over all and by kind. On each video: the share of
-frames that are left as they are, of the lips and of the generated part that are marked, and the processor time. A sheet
-has 60 frames spread evenly, with everything that would be painted over in magenta: what is in front must not be.
+occluders in front: intersection over union of the pixels on the face, over all and by kind. On each video:
+the share of frames that are left as they are, of the lips and of the generated part that are marked, and the
+processor time. A sheet has 60 frames spread evenly, with everything that would be painted over in magenta:
+what is in front must not be.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def _judged(seen: _Seen, near: list[tuple[int, _Seen]], rule: Rule) -> CutFrame:
 def visible_part(found: NDArray[np.float32]) -> NDArray[np.float32]:
     """How much of the new mouth is shown (h w), 0..1, softly up to the edge of what is in front (h w)."""
     grown = cv2.dilate((found > 0.5).astype(np.float32), _disc(GROWN_PX))
-    return np.asarray(1 - cv2.GaussianBlur(grown, (0, 0), SOFT_PX), np.float32)
+    return np.asarray(np.clip(1 - cv2.GaussianBlur(grown, (0, 0), SOFT_PX), 0, 1), np.float32)
 
 
 def without_specks(found: NDArray[np.float32]) -> NDArray[np.float32]:

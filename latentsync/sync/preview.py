@@ -124,7 +124,7 @@ def _look(setup: Setup, report: Report) -> Iterator[tuple[Look, FrameImage]]:
             if sight.points is not None
         ]
         side_px = max((_draw(picture, cut, setup) for cut in cuts), default=None)
-        reasons = [cut.why for cut in cuts] or [why_untouched(setup)]
+        reasons: list[str] = [cut.why for cut in cuts] or [why_untouched(setup)]
         why = f"{reasons[0]}: left as it is" if all(reasons) else ""
         look = Look(frame.time_s, side_px, why, any(cut.visible is not None for cut in cuts))
         yield look, _tile(picture, look)

@@ -18,6 +18,7 @@ from latentsync.recipe.train_unet import UNetTrainingRecipe
 from recipes.compact.adapter import AdapterRecipe
 from recipes.compact.decoder import DecoderRecipe
 from recipes.compact.landmarks import LandmarksRecipe
+from recipes.compact.occlusion import OcclusionRecipe
 from recipes.compact.vae import VAERecipe
 
 SCHEMAS: tuple[type[Recipe], ...] = (
@@ -31,6 +32,7 @@ SCHEMAS: tuple[type[Recipe], ...] = (
     AdapterRecipe,
     DecoderRecipe,
     LandmarksRecipe,
+    OcclusionRecipe,
 )
 KINDS = {schema.kind: schema for schema in SCHEMAS}
 
