@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from latentsync.faces.landmarks import nose_beside_eyes
 from latentsync.faces.occlusion import INPUT_PX
 from latentsync.faces.paste import face_region, mouth_region, soft_mouth
-from latentsync.sync.generate import CutFrame, Why
+from latentsync.sync.generate import CutFrame, Why, light_gain
 from latentsync.types import FrameImage
 
 Rule = Literal["keep", "skip"]
@@ -79,7 +79,7 @@ def _look(cuts: Iterable[CutFrame], finder: Finder) -> Iterator[_Seen]:
             continue
         region = face_region(face.points, affine, side_px=INPUT_PX) * soft_mouth(INPUT_PX)
         lips = mouth_region(face.points, affine, side_px=INPUT_PX)
-        found = without_specks(finder.find(cut.crop_u8))
+        found = without_specks(finder.find(lit(cut.crop_u8)))
         covered = float(((found > 0.5) * lips).sum()) / max(1.0, float(lips.sum()))
         yield _Seen(cut, found, region, covered, float(nose_beside_eyes(face.points[None])[0]))
 
@@ -99,6 +99,12 @@ def _judged(seen: _Seen, near: list[tuple[int, _Seen]], rule: Rule) -> CutFrame:
     if float(((found > 0.5) * seen.region).sum()) < OCCLUDED_SHARE * float(seen.region.sum()):
         return cut
     return replace(cut, visible=visible_part(found))
+
+
+def lit(crop_u8: FrameImage) -> FrameImage:
+    """The crop in ordinary light, in which the network was trained."""
+    gain = light_gain(crop_u8)
+    return crop_u8 if gain == 1 else np.clip(np.rint(crop_u8 * gain), 0, 255).astype(np.uint8)
 
 
 def visible_part(found: NDArray[np.float32]) -> NDArray[np.float32]:

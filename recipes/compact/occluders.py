@@ -64,15 +64,20 @@ class Face:
 
 
 def hand(face: Face, material: Material, random: Random) -> Layer:
-    """A hand that was cut out of a frame, with an arm sometimes, in any light."""
+    """A hand that was cut out of a frame, in any light."""
+    return _hand_at(_aimed(face, random), random.uniform(50, 150), face, material, random)
+
+
+def _hand_at(
+    at: NDArray[np.floating], side_px: float, face: Face, material: Material, random: Random
+) -> Layer:
     cut = material.hands_u8[int(random.integers(len(material.hands_u8)))].astype(np.float32) / 255
     if random.random() < 0.5:
         cut = cut[:, ::-1]
-    side = random.uniform(50, 150)
-    matrix = _turned(_aimed(face, random), random.uniform(-180, 180), side / len(cut), len(cut) / 2)
+    matrix = _turned(at, random.uniform(-180, 180), side_px / len(cut), len(cut) / 2)
     cut = cv2.warpAffine(np.ascontiguousarray(cut), matrix, (SIDE_PX, SIDE_PX), flags=cv2.INTER_LINEAR)
     picture = cut[..., :3]
-    if random.random() < 0.6:  # the hand of this person: the colour of the face, roughly
+    if random.random() < 0.75:  # the hand of this person: the colour of the face, roughly
         known = cut[..., 3] > 0.5
         if known.any():
             wanted = face.skin * np.float32(np.exp(0.2 * random.normal()))
@@ -144,7 +149,11 @@ def microphone(face: Face, material: Material, random: Random) -> Layer:
     if random.random() < 0.15:  # the stem alone, as of a headset
         return _layer(_relit(rod, random), stem / np.float32(255))
     both = np.maximum(alpha, stem) if random.random() < 0.85 else alpha
-    return _layer(_relit(head * is_head + rod * (1 - is_head), random), both / np.float32(255))
+    whole = _layer(_relit(head * is_head + rod * (1 - is_head), random), both / np.float32(255))
+    if random.random() < 0.5:
+        return whole
+    side = random.uniform(45, 110)  # of the hand that holds it
+    return _over(_hand_at(mouth + along * (height + 0.25 * side), side, face, material, random), whole)
 
 
 def cup(face: Face, material: Material, random: Random) -> Layer:
@@ -315,6 +324,26 @@ def glasses(face: Face, material: Material, random: Random) -> Layer:
     return _layer(picture + _grain(random, 0.02), alpha / np.float32(255))
 
 
+def moved(layer: Layer, random: Random) -> Layer:
+    """The layer blurred along its way, as a hand that moves."""
+    length = int(random.integers(4, 15))
+    kernel = np.zeros((length, length), np.float32)
+    ends = np.rint(random.uniform(0, length - 1, (2, 2))).astype(int)
+    cv2.line(kernel, ends[0].tolist(), ends[1].tolist(), 1.0)
+    kernel /= kernel.sum()
+    alpha = cv2.filter2D(layer.alpha, -1, kernel)
+    picture = cv2.filter2D(layer.picture * layer.alpha[..., None], -1, kernel) / (alpha[..., None] + 1e-3)
+    return Layer(np.asarray(picture, np.float32), alpha, (alpha > 0.4).astype(np.float32))
+
+
+def _over(upper: Layer, lower: Layer) -> Layer:
+    """Both as one layer."""
+    alpha = upper.alpha + (1 - upper.alpha) * lower.alpha
+    parts = upper.picture * upper.alpha[..., None]
+    parts = parts + lower.picture * ((1 - upper.alpha) * lower.alpha)[..., None]
+    return _layer(parts / (alpha[..., None] + 1e-3), alpha)
+
+
 def _layer(picture: NDArray[np.floating], alpha: NDArray[np.floating]) -> Layer:
     opaque = np.asarray(alpha, np.float32)
     return Layer(np.asarray(np.clip(picture, 0, 1), np.float32), opaque, opaque)
@@ -323,7 +352,7 @@ def _layer(picture: NDArray[np.floating], alpha: NDArray[np.floating]) -> Layer:
 def _aimed(face: Face, random: Random) -> NDArray[np.float64]:
     """A point (2,): at the mouth more often than not, else anywhere on the face."""
     if random.random() < 0.6:
-        return face.mouth + random.normal(0, 10, 2)
+        return face.mouth + random.normal(0, 12, 2) + [0, random.choice([0, 12])]
     low, high = face.points.min(0), face.points.max(0)
     return random.uniform(low, high)
 

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from latentsync.errors import MediaError
 from recipes.compact.labelled_clips import matches_any
-from recipes.compact.occluders import KINDS, SIDE_PX, Face, Floats, Kind, Layer, Material, Random
+from recipes.compact.occluders import KINDS, SIDE_PX, Face, Floats, Kind, Layer, Material, Random, moved
 
 OUTSIDE_WEIGHT = 0.2  # of pixels beside the face, where nothing is pasted
+MOVED_SHARE = 0.2  # of the layers
 HELD_OUT_THINGS = 0.1  # of the textures
 _KINDS, _SHARES = list(KINDS), np.array(list(KINDS.values())) / sum(KINDS.values())
 OUTLINE = (*range(17), *range(26, 16, -1))  # of the 68 points: along the jaw, back over the brows
@@ -85,6 +86,7 @@ def occluded(
         for _ in range(1 if random.random() < 0.8 else 2):
             kind = kinds or (_KINDS[int(random.choice(len(_KINDS), p=_SHARES))],)
             layer = kind[int(random.integers(len(kind)))](face, faces.material, random)
+            layer = moved(layer, random) if random.random() < MOVED_SHARE else layer
             picture = composited(picture, layer, random)
             covers = np.maximum(covers, layer.covers)
     weight = np.full((SIDE_PX, SIDE_PX), OUTSIDE_WEIGHT, np.float32)
