@@ -22,6 +22,7 @@ from latentsync.types import FrameImage
 Rule = Literal["keep", "skip"]
 REACH_FRAMES = 2  # before and after a frame, over which what was found is averaged
 NEAR_WEIGHTS = (4.0, 2.0, 1.0)  # of a frame itself and of those one and two away
+LIKELY, SURE = 0.3, 0.6  # by the network
 LEAST_SHARE = 0.002  # of the crop: what is smaller and alone is an error of the network
 GROWN_PX, SOFT_PX = 2, 1.2  # at 96 px: what is kept reaches this far over the edge that was found
 COVERED_SHARE = {"keep": 0.6, "skip": 0.1}  # of the lips: from here on the frame is left as it is
@@ -43,7 +44,7 @@ class Finder(Protocol):
 class _Seen:
     """A cut frame and what was found in it; without a crop there is nothing to find it in.
 
-    found          (h w) at 96 px, 0..1
+    found          (h w) at 96 px, 0 or 1
     region         (h w) the part of the face that is generated, 0..1
     covered_share  of the lips, 0..1
     turned         how far the nose is from the middle of the eyes, in eye distances
@@ -79,8 +80,8 @@ def _look(cuts: Iterable[CutFrame], finder: Finder) -> Iterator[_Seen]:
             continue
         region = face_region(face.points, affine, side_px=INPUT_PX) * soft_mouth(INPUT_PX)
         lips = mouth_region(face.points, affine, side_px=INPUT_PX)
-        found = without_specks(finder.find(lit(cut.crop_u8)))
-        covered = float(((found > 0.5) * lips).sum()) / max(1.0, float(lips.sum()))
+        found = sure_parts(finder.find(lit(cut.crop_u8)))
+        covered = float((found * lips).sum()) / max(1.0, float(lips.sum()))
         yield _Seen(cut, found, region, covered, float(nose_beside_eyes(face.points[None])[0]))
 
 
@@ -93,10 +94,10 @@ def _judged(seen: _Seen, near: list[tuple[int, _Seen]], rule: Rule) -> CutFrame:
     weights = [NEAR_WEIGHTS[distance] for distance, _ in near]
     if np.average([one.covered_share for _, one in near], weights=weights) > COVERED_SHARE[rule]:
         return _left(cut, "mouth covered")
-    steady = np.average([one.found for _, one in near], axis=0, weights=weights)
+    steady = np.average([one.found for _, one in near], axis=0, weights=weights) > 0.5
     # A hand moves faster than the average: what this frame itself shows counts whole.
-    found = np.maximum(seen.found, np.asarray(steady, np.float32))
-    if float(((found > 0.5) * seen.region).sum()) < OCCLUDED_SHARE * float(seen.region.sum()):
+    found = np.maximum(seen.found, steady.astype(np.float32))
+    if float((found * seen.region).sum()) < OCCLUDED_SHARE * float(seen.region.sum()):
         return cut
     return replace(cut, visible=visible_part(found))
 
@@ -108,17 +109,21 @@ def lit(crop_u8: FrameImage) -> FrameImage:
 
 
 def visible_part(found: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How much of the new mouth is shown (h w), 0..1, softly up to the edge of what is in front (h w)."""
-    grown = cv2.dilate((found > 0.5).astype(np.float32), _disc(GROWN_PX))
+    """How much of the new mouth is shown (h w), 0..1, softly up to what is in front (h w), 0 or 1."""
+    grown = cv2.dilate(found, _disc(GROWN_PX))
     return np.asarray(np.clip(1 - cv2.GaussianBlur(grown, (0, 0), SOFT_PX), 0, 1), np.float32)
 
 
-def without_specks(found: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The same (h w), 0 in what is small and alone."""
-    _, labels, facts, _ = cv2.connectedComponentsWithStats((found > 0.5).astype(np.uint8), connectivity=8)
-    small = facts[:, cv2.CC_STAT_AREA] < LEAST_SHARE * found.size
-    small[0] = False
-    return np.where(small[labels], np.float32(0), found)
+def sure_parts(found: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Where something is in front (h w), 0 or 1: what is likely and touches what is sure, if it is not small.
+
+    Source of the two thresholds: Canny 1986. What a network is less sure of inside a hand belongs to it.
+    """
+    _, labels, facts, _ = cv2.connectedComponentsWithStats((found > LIKELY).astype(np.uint8), connectivity=8)
+    is_kept = facts[:, cv2.CC_STAT_AREA] >= LEAST_SHARE * found.size
+    is_kept &= np.bincount(labels.ravel(), found.ravel() > SURE, minlength=len(facts)) > 0
+    is_kept[0] = False
+    return is_kept[labels].astype(np.float32)
 
 
 def _left(cut: CutFrame, why: Why) -> CutFrame:

@@ -12,7 +12,7 @@ from latentsync.faces.align import align
 from latentsync.faces.occlusion import INPUT_PX
 from latentsync.faces.track import TrackedFrame
 from latentsync.sync.generate import CutFrame
-from latentsync.sync.occlusion import Rule, watch, without_specks
+from latentsync.sync.occlusion import Rule, sure_parts, watch
 from latentsync.types import AffineFrame, Face, Frame, FrameImage
 
 SIDE_PX = 96
@@ -109,9 +109,11 @@ def test_frames_without_a_face_pass() -> None:
     assert [cut.why for cut in seen] == ["no face", "mouth covered", "no face"]
 
 
-def test_specks_are_errors_of_the_network() -> None:
+def test_what_is_likely_counts_where_it_touches_what_is_sure() -> None:
     found = np.zeros((INPUT_PX, INPUT_PX), np.float32)
-    found[10:13, 10:13] = found[50:60, 50:60] = 1.0
-    found[80, 80] = 0.4
-    kept = without_specks(found)
-    assert kept[50:60, 50:60].min() == 1 and not kept[10:13, 10:13].any() and kept[80, 80] == np.float32(0.4)
+    found[50:60, 50:60] = 0.9
+    found[60:70, 50:60] = 0.4  # the same hand
+    found[10:30, 10:30] = 0.4  # never sure
+    found[80:83, 80:83] = 0.9  # too small to be anything
+    kept = sure_parts(found)
+    assert kept[50:70, 50:60].min() == 1 and kept.sum() == 200
