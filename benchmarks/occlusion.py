@@ -32,7 +32,7 @@ from latentsync.faces.track import track
 from latentsync.media.read import read_frames
 from latentsync.recipe.loading import load_recipe
 from latentsync.sync.generate import CutFrame, cut_crops
-from latentsync.sync.occlusion import watch
+from latentsync.sync.occlusion import sure_parts, watch
 from latentsync.types import FrameImage
 from recipes.compact.occluders import KINDS
 from recipes.compact.occlusion import OcclusionRecipe
@@ -45,7 +45,7 @@ MAGENTA = np.array([255, 0, 255])
 
 @dataclass(slots=True)
 class Overlap:
-    """Counts of pixels on faces, and how often anything was marked on the lips of a face without occluder."""
+    """Counts of pixels on faces."""
 
     both: int = 0
     either: int = 0
@@ -69,14 +69,14 @@ def measure_drawn(data: Path, finder: OcclusionFinder) -> dict[str, float]:
         alone, least = Overlap(), max(20, round(DRAWN_PER_KIND * len(KINDS) * share))
         for _ in range(least):
             picture_u8, covered, weight = occluded(faces, random, share=1.0, kinds=(kind,))
-            found, real = finder.find(picture_u8) > 0.5, covered > 0.5
+            found, real = sure_parts(finder.find(picture_u8)) > 0, covered > 0.5
             alone.add(found & (weight == 1), real & (weight == 1))
         whole.both, whole.either = whole.both + alone.both, whole.either + alone.either
         rows[f"iou_{kind.__name__}"] = alone.iou
     marked = []
     for _ in range(FREE_FACES):
         picture_u8, _, weight = occluded(faces, random, share=0.0)
-        marked.append(float((finder.find(picture_u8) > 0.5)[weight == 1].mean()))
+        marked.append(float(sure_parts(finder.find(picture_u8))[weight == 1].mean()))
     return {"iou": whole.iou, **rows, "false_share": float(np.mean(marked))}
 
 

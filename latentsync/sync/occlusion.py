@@ -104,7 +104,7 @@ def _judged(seen: _Seen, near: list[tuple[int, _Seen]], rule: Rule) -> CutFrame:
 
 def lit(crop_u8: FrameImage) -> FrameImage:
     """The crop in ordinary light, in which the network was trained."""
-    gain = light_gain(crop_u8)
+    gain = light_gain(crop_u8[::2, ::2])
     return crop_u8 if gain == 1 else np.clip(np.rint(crop_u8 * gain), 0, 255).astype(np.uint8)
 
 
@@ -123,7 +123,7 @@ def sure_parts(found: NDArray[np.float32]) -> NDArray[np.float32]:
     is_kept = facts[:, cv2.CC_STAT_AREA] >= LEAST_SHARE * found.size
     is_kept &= np.bincount(labels.ravel(), found.ravel() > SURE, minlength=len(facts)) > 0
     is_kept[0] = False
-    return is_kept[labels].astype(np.float32)
+    return np.asarray(is_kept[labels], np.float32)
 
 
 def _left(cut: CutFrame, why: Why) -> CutFrame:
