@@ -410,7 +410,7 @@ def _alpha_of(path: Path) -> NDArray[np.uint8] | None:
     with open_media(path) as container:
         stream = alpha_stream(container)
         for frame in _decode(container, stream, threads=1) if stream is not None else ():
-            alpha_u8 = np.asarray(frame.reformat(format="gray").to_ndarray(), np.uint8)
+            alpha_u8 = np.asarray(frame.reformat(format="gray").to_ndarray(), np.uint8)  # h w
             matrix = display_matrix(frame)
             return alpha_u8 if matrix is None else turn_upright(alpha_u8, matrix)
     return None

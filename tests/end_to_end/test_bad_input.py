@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -109,8 +110,22 @@ def test_a_folder_that_cannot_be_written(
 ) -> None:
     (inputs / "closed").mkdir(mode=0o555)
     if os.access(inputs / "closed", os.W_OK):  # root may write anywhere
-        monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "closed")
+        touch = Path.touch
+
+        def refuse(path: Path) -> None:
+            if path.parent.name == "closed":
+                raise PermissionError(errno.EACCES, "Permission denied")
+            touch(path)
+
+        monkeypatch.setattr(Path, "touch", refuse)
     expect_failure(4, "'closed'", "video.mp4", "speech.wav", "-o", "closed/out.mp4")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="only Linux has /proc")
+def test_a_folder_that_takes_no_file_whoever_asks(expect_failure: Callable[..., None]) -> None:
+    expect_failure(
+        4, "'/proc': this folder cannot be written", "video.mp4", "speech.wav", "-o", "/proc/out.mp4"
+    )
 
 
 def test_a_full_disk(

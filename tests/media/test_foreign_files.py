@@ -195,6 +195,9 @@ def test_what_is_no_regular_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert caught.value.hint
     with pytest.raises(MediaError, match=r"'https://example\.com/a\.mp4' is a URL"):
         require_video(Path("https://example.com/a.mp4"))
+    with pytest.raises(MediaError, match=r"'file:///nosuch/a\.mp4' is a URL") as caught:
+        require_video(Path("file:///nosuch/a.mp4"))
+    assert caught.value.hint == "give the path alone: '/nosuch/a.mp4'"
 
 
 def test_sound_with_an_unknown_codec(make_sound: MakeSound) -> None:
