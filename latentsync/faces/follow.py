@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -60,6 +60,7 @@ class Follower:
         self._detector = detector
         self._landmarker = landmarker
         self._settings = settings
+        self._last: Sight | None = None
         self._thumbnail: NDArray[np.float32] | None = None
         self._points: NDArray[np.float32] | None = None  # in the frame before
         self._known: NDArray[np.float32] | None = None  # where the face was last, however long ago
@@ -71,7 +72,13 @@ class Follower:
         self._is_hidden = False  # another face was seen where the chosen one was expected
 
     def see(self, frame: Frame) -> Sight:
-        """The chosen face in the next frame."""
+        """The chosen face in the next frame. A picture that is shown again is not looked at again."""
+        if self._last is not None and frame.picture is self._last.frame.picture:
+            return replace(self._last, frame=frame, is_new=False)
+        self._last = self._look(frame)
+        return self._last
+
+    def _look(self, frame: Frame) -> Sight:
         is_jump = self.has_jumped(frame.picture)
         before = self._points
         points, confidence = self._keep(frame.picture)

@@ -149,3 +149,20 @@ def test_released_smoothing_is_that_of_the_points(follow: Follow) -> None:
     alone = fit_similarity(control_points(rows[0].face.points), 256)
     np.testing.assert_allclose(rows[0].affine.crop_from_frame[:, :2], alone[:, :2])
     assert 0 < np.abs(rows[0].affine.crop_from_frame[:, 2] - alone[:, 2]).max() < 2
+
+
+def test_a_still_picture_is_looked_at_once(
+    follow: Follow, landmarker: BundledLandmarker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[object] = []
+    points = landmarker.points
+    monkeypatch.setattr(
+        landmarker, "points", lambda rgb_u8, square: (looks.append(square), points(rgb_u8, square))[1]
+    )
+    follow([picture(0)])
+    once = len(looks)
+    still = picture(0)
+    rows = follow([still] * 30)
+    assert len(looks) == 2 * once
+    affines = [row.affine.crop_from_frame for row in rows if row.affine is not None]
+    assert len(affines) == 30 and np.allclose(affines, affines[0], atol=1e-6)
