@@ -18,7 +18,7 @@ import torch
 from latentsync.errors import UsageError
 from latentsync.files import integer_from as integer_from
 
-DeviceName = str  # auto, cpu, cuda, cuda:N or mps
+DeviceName = str  # auto, cpu, cuda, cuda:N or mps; where it says so, several with commas between them
 DtypeName = Literal["auto", "fp32", "fp16", "bf16"]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -48,6 +48,18 @@ def choose_device(name: DeviceName) -> torch.device:
             f"--device {name}: this machine has {gpus} CUDA devices", hint=f"use cuda:0 to cuda:{gpus - 1}"
         )
     return torch.device(name)
+
+
+def choose_devices(names: DeviceName) -> list[torch.device]:
+    """The devices called `names`, with commas between them, the first one first.
+
+    Raises:
+        UsageError: as `choose_device`, or one is named twice.
+    """
+    devices = [choose_device(name.strip()) for name in names.split(",")]
+    if len(set(devices)) < len(devices):
+        raise UsageError(f"--device {names}: one device is named twice", hint="name each device once")
+    return devices
 
 
 def choose_dtype(name: DtypeName, device: torch.device, *, is_exact: bool = False) -> torch.dtype:

@@ -18,6 +18,14 @@ DeviceOption = Annotated[
         metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps; auto takes CUDA, then MPS, then the CPU."
     ),
 ]
+DevicesOption = Annotated[
+    str,
+    typer.Option(
+        metavar="DEVICE",
+        help="auto, cpu, cuda, cuda:N or mps; auto takes CUDA, then MPS, then the CPU. "
+        "cuda:0,cuda:1 shares one video between two.",
+    ),
+]
 DtypeOption = Annotated[
     AutoDtype,
     typer.Option(

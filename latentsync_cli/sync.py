@@ -12,7 +12,7 @@ from latentsync_cli import console
 from latentsync_cli.batch import BatchFlags, run_list
 from latentsync_cli.options import (
     AddressOption,
-    DeviceOption,
+    DevicesOption,
     DryRunOption,
     DtypeOption,
     EngineOption,
@@ -164,7 +164,7 @@ def sync(
     speech: SpeechArgument = None,
     output: OutputOption = None,
     model: ModelOption = None,
-    device: DeviceOption = "auto",
+    device: DevicesOption = "auto",
     dtype: DtypeOption = "auto",
     face: FaceOption = "largest",
     cast: CastOption = None,

@@ -12,7 +12,8 @@ import cv2
 import pytest
 import torch
 
-from latentsync.runtime import choose_dtype, release_memory, stage_threads
+from latentsync.errors import UsageError
+from latentsync.runtime import choose_devices, choose_dtype, release_memory, stage_threads
 
 
 @pytest.mark.parametrize(
@@ -75,3 +76,11 @@ def test_what_is_free_below_a_block_in_use_goes_back_to_the_system() -> None:
     release_memory()
     assert before - resident_pages() > 40_000_000 // 4096
     assert len(last) == 1000
+
+
+def test_devices_are_named_with_commas() -> None:
+    assert choose_devices("cpu") == [torch.device("cpu")]
+    with pytest.raises(UsageError, match="named twice"):
+        choose_devices("cpu,cpu")
+    with pytest.raises(UsageError, match="no such device"):
+        choose_devices("cpu,tpu")

@@ -47,7 +47,11 @@ class FaceView:
 
     def known(self, faces: Tensor, encode: Encode) -> Tensor:
         """What is seen of the faces (n 3 h w) that are being changed: (n k h w) at the size of latents."""
-        return encode(faces * self.mask)
+        return encode(self.masked(faces))
+
+    def masked(self, faces: Tensor) -> Tensor:
+        """Faces (n 3 h w) with grey where the mouth is generated."""
+        return faces * self.mask
 
     def insert(self, made: Tensor, faces: Tensor) -> Tensor:
         """Faces (n 3 h w) with their generated part `made`; gradients pass."""
@@ -113,6 +117,7 @@ def condition(
     encode: Encode,
     *,
     frames: int | None = None,
+    at_once: bool = False,
     warp: Warp | None = None,
 ) -> Conditioning:
     """What the U-Net sees of windows of frames beside their noisy latents.
@@ -122,17 +127,21 @@ def condition(
         references: (b·f 3 h w) of the same person.
         encode: the autoencoder's.
         frames: of each window; None: all are of one.
+        at_once: references and masked faces pass the autoencoder together, where both do.
         warp: moves the windows of the references before they are encoded.
     """
     frames = frames or len(faces)
-    shown = view.cut(references)
-    if warp is not None:
-        shown = warp(shown, view.known(faces, encode))
-    # Before what is known of the faces, because both may draw from one generator.
-    reference = batch_to_frames(encode(shown), frames=frames)
+    if at_once and isinstance(view, FaceView):
+        reference, masked = encode(torch.cat([references, view.masked(faces)])).chunk(2)
+    else:
+        shown = view.cut(references)
+        if warp is not None:
+            shown = warp(shown, view.known(faces, encode))
+        reference, masked = encode(shown), view.known(faces, encode)
+    reference = batch_to_frames(reference, frames=frames)
     return Conditioning(
         mask=view.small(view.mask).to(reference).expand(len(reference), 1, frames, -1, -1),
-        masked=batch_to_frames(view.known(faces, encode), frames=frames).to(reference),
+        masked=batch_to_frames(masked, frames=frames).to(reference),
         reference=reference,
     )
 

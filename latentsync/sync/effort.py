@@ -5,7 +5,7 @@ from __future__ import annotations
 import latentsync.recipe.sync as recipe_sync
 from latentsync.diffusion.sampling import NO_SHORTCUTS, Shortcuts
 from latentsync.recipe.sync import Effort, SyncRecipe
-from latentsync.sync.generate import Sampling
+from latentsync.sync.denoiser import Sampling
 from latentsync.weights.models import ModelSpec
 
 

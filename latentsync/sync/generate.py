@@ -4,29 +4,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
+from itertools import cycle, groupby
 from typing import Literal, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from latentsync.audio.windows import StateSource, states_for_frames
-from latentsync.axes import to_levels, to_pm1
-from latentsync.diffusion.noise import shared_noise
-from latentsync.diffusion.sampling import NO_SHORTCUTS, Shortcuts, build_scheduler, denoise
-from latentsync.diffusion.view import MouthView, build_view, condition
 from latentsync.diffusion.windows import blend_windows
-from latentsync.errors import MemoryShortage
 from latentsync.faces.align import align
 from latentsync.faces.landmarks import MOST_GAIN
 from latentsync.faces.track import TrackedFrame
-from latentsync.models.vae import EncodeMode
 from latentsync.models.wav2lip import Wav2Lip
-from latentsync.runtime import Seeds
+from latentsync.sync.denoiser import Denoiser, Sampling, Window
 from latentsync.sync.wav2lip import MelColumns, draw_mouths
 from latentsync.types import FrameImage
 from latentsync.weights.models import LipModel
@@ -35,22 +29,6 @@ ItemT = TypeVar("ItemT")
 Why = Literal["", "no face", "mouth covered", "face turned away"]
 # Of the brightest twentieth of a crop's values: wholly dim, not dim at all, and what dim crops are made.
 DIM_LEVEL, LIT_LEVEL, BRIGHT_LEVEL = 70.0, 120.0, 190.0
-MOST_WINDOWS = 4  # in a batch at 256 px: 65 TFLOP a guided step keep any GPU busy while the next is launched
-WINDOW_BYTES_AT_256 = 600_000_000  # that a guided window takes beside the weights, at 16 frames; counted
-DECODED_PIXELS = 16 * 256**2  # that the autoencoder decodes at once: 16 frames at 512 px would take 6.4 GB
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How latents are denoised; see `recipes/sync.toml`."""
-
-    steps: int
-    guidance: float
-    window_frames: int
-    overlap_frames: int
-    is_exact: bool
-    seed: int
-    shortcuts: Shortcuts = NO_SHORTCUTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +121,8 @@ def generate(
     states: StateSource,
     mask: NDArray[np.float32],
     sampling: Sampling,
+    *,
+    others: Sequence[LipModel] = (),
 ) -> Iterator[GeneratedFrame]:
     """Give every frame with a face a crop whose mouth follows the speech; other frames pass as they are.
 
@@ -150,17 +130,21 @@ def generate(
 
     Args:
         mask: (h w) in crop pixels, 1 = kept, 0 = generated.
+        others: the same model on further devices, which take windows in turn: the result is the same.
     """
     mouth: _Mouth | _Wav2LipMouth
     if model.wav2lip is not None and isinstance(states, MelColumns):
         mouth = _Wav2LipMouth(model.wav2lip, states, mask, sampling.window_frames)
     else:
-        mouth = _Mouth(model, states, mask, sampling)
-    for has_face, run in groupby(cuts, key=lambda cut: cut.crop_u8 is not None):
-        if has_face:
-            yield from mouth.predict_run(run)
-        else:
-            yield from (GeneratedFrame(cut, None) for cut in run)
+        mouth = _Mouth((model, *others), states, mask, sampling)
+    try:
+        for has_face, run in groupby(cuts, key=lambda cut: cut.crop_u8 is not None):
+            if has_face:
+                yield from mouth.predict_run(run)
+            else:
+                yield from (GeneratedFrame(cut, None) for cut in run)
+    finally:
+        mouth.close()
 
 
 def cut_windows(items: Iterable[ItemT], *, window: int, overlap: int) -> Iterator[tuple[range, list[ItemT]]]:
@@ -192,6 +176,9 @@ class _Wav2LipMouth:
     ) -> None:
         self.network, self.mel, self.mask, self.window_frames = network, mel, mask, window_frames
 
+    def close(self) -> None:
+        """Nothing: there is one device."""
+
     def predict_run(self, run: Iterable[CutFrame]) -> Iterator[GeneratedFrame]:
         for _, window in cut_windows(run, window=self.window_frames, overlap=0):
             crops_u8 = [cut.crop_u8 for cut in window if cut.crop_u8 is not None]
@@ -200,41 +187,27 @@ class _Wav2LipMouth:
             yield from map(GeneratedFrame, window, made)
 
 
-def batch_windows(sampling: Sampling, side_px: int, device: torch.device) -> int:
-    """How many windows are denoised in one batch on this device.
-
-    Windows are independent until their latents are blended. One at a time leaves a fast GPU waiting for the
-    processor at 256 px; on a CPU, and where "exact" draws from the posterior window by window, it is best.
-
-    Source: FLOPs and kernels of the released sizes, counted (docs/performance.md).
-    """
-    if device.type != "cuda" or sampling.is_exact:
-        return 1
-    wanted = max(1, min(MOST_WINDOWS, MOST_WINDOWS * 256**2 // side_px**2))
-    free_bytes, _ = torch.cuda.mem_get_info(device)
-    needed_bytes = WINDOW_BYTES_AT_256 * (side_px / 256) ** 2 * sampling.window_frames / 16
-    return max(1, min(wanted, int(free_bytes / 2 / needed_bytes)))
-
-
 class _Mouth:
-    """What stays the same from window to window: networks, noise, mask."""
+    """What stays the same from window to window, and who works on the next one."""
 
     def __init__(
-        self, model: LipModel, states: StateSource, mask: NDArray[np.float32], sampling: Sampling
+        self,
+        models: Sequence[LipModel],
+        states: StateSource,
+        mask: NDArray[np.float32],
+        sampling: Sampling,
     ) -> None:
-        self.model, self.states, self.sampling = model, states, sampling
-        pixels = torch.from_numpy(mask).to(model.device, model.dtype)  # h w
-        self.view = build_view(model.spec.view, pixels, factor=model.vae.factor)
-        side = len(self.view.small(pixels))
-        self.scheduler = build_scheduler(model.spec.prediction_type, model.spec.timestep_spacing)
-        seeds = Seeds(sampling.seed)
-        self.posterior = seeds.generator("posterior")
-        noise = shared_noise((1, model.vae.latent_channels, 1, side, side), seeds.generator("noise"))
-        # bf16 has 8 bits: what is added up over the steps needs more.
-        latents_dtype = torch.float32 if model.dtype == torch.bfloat16 else model.dtype
-        self.noise = noise.to(model.device, latents_dtype)
-        self.windows = batch_windows(sampling, len(mask), model.device)
-        self.decoded_frames = max(1, DECODED_PIXELS // len(mask) ** 2)
+        # In "exact" mode the windows draw from one posterior, one after the other.
+        models = models[:1] if sampling.is_exact else models
+        self.denoisers = [Denoiser(model, mask, sampling) for model in models]
+        self.states, self.sampling = states, sampling
+        self.device, self.context_frames = models[0].device, models[0].spec.audio_context_frames
+        self.pools = [ThreadPoolExecutor(1) for _ in models] if len(models) > 1 else []
+
+    def close(self) -> None:
+        """End the threads of further devices."""
+        for pool in self.pools:
+            pool.shutdown(cancel_futures=True)
 
     def predict_run(self, run: Iterable[CutFrame]) -> Iterator[GeneratedFrame]:
         held: deque[CutFrame] = deque()
@@ -246,110 +219,87 @@ class _Mouth:
                 held.append(cut)
                 yield cut
 
-        windows = cut_windows(
+        spans = cut_windows(
             remembered(), window=self.sampling.window_frames, overlap=self.sampling.overlap_frames
         )
+        windows = (self._window(span, frames) for span, frames in spans)
         # On a GPU the next windows are under way before these crops are waited for.
-        behind = 1 if self.model.device.type == "cuda" else 0
-        waiting: deque[Tensor] = deque()
-        for latents in blend_windows(self._denoised(windows)):
-            first = sum(map(len, waiting))
-            frames = [held[first + number] for number in range(latents.shape[1])]
-            waiting.append(self._decoded(latents, frames))
-            while len(waiting) > behind:
-                yield from _handed_out(waiting.popleft(), held)
-        for crops in waiting:
+        behind = max(len(self.pools), 1 if self.device.type == "cuda" else 0)
+        given = 0
+
+        def decodings() -> Iterator[Callable[[Denoiser], Tensor]]:
+            nonlocal given
+            for latents in blend_windows(self._denoised(windows)):
+                crops_u8 = [_lit(held[given + number]) for number in range(latents.shape[1])]
+                given += len(crops_u8)
+                yield partial(_decode, latents=latents, crops_u8=crops_u8)
+
+        for crops in self._in_turn(decodings(), behind):
+            given -= len(crops)
             yield from _handed_out(crops, held)
 
-    def _denoised(self, windows: Iterable[tuple[range, list[CutFrame]]]) -> Iterator[tuple[range, Tensor]]:
-        """Windows with their clean latents (c f h w), in batches of windows of one length."""
-        batch: list[tuple[range, list[CutFrame]]] = []
-        for span, frames in windows:
-            if batch and len(frames) != len(batch[0][1]):
-                yield from self._denoised_batch(batch)
-                batch = []
-            batch.append((span, frames))
-            if len(batch) >= self.windows:
-                yield from self._denoised_batch(batch)
-                batch = []
+    def _window(self, span: range, frames: list[CutFrame]) -> Window:
+        times_s = [cut.tracked.frame.time_s for cut in frames]
+        audio = states_for_frames(self.states, times_s, context_frames=self.context_frames)  # f n d
+        return Window(span, [_lit(cut) for cut in frames], audio)
+
+    def _denoised(self, windows: Iterable[Window]) -> Iterator[tuple[range, Tensor]]:
+        """The windows' clean latents (c f h w), in order, on the first device."""
+        for made in self._in_turn(self._batches(windows), len(self.pools)):
+            yield from ((span, latents.to(self.device)) for span, latents in made)
+
+    def _batches(
+        self, windows: Iterable[Window]
+    ) -> Iterator[Callable[[Denoiser], list[tuple[range, Tensor]]]]:
+        """What to do with as many windows of one length as each device takes at once."""
+        batch: list[Window] = []
+        sizes = (denoiser.windows for denoiser in cycle(self.denoisers))
+        size = next(sizes)
+        for window in windows:
+            if batch and (len(batch) >= size or len(window.span) != len(batch[0].span)):
+                yield partial(_denoise, batch=batch)
+                batch, size = [], next(sizes)
+            batch.append(window)
+            if len(batch) >= size:
+                yield partial(_denoise, batch=batch)
+                batch, size = [], next(sizes)
         if batch:
-            yield from self._denoised_batch(batch)
+            yield partial(_denoise, batch=batch)
 
-    def _denoised_batch(self, batch: list[tuple[range, list[CutFrame]]]) -> Iterator[tuple[range, Tensor]]:
-        while batch:
-            part = batch[: self.windows]
-            try:
-                latents = self._denoise([frames for _, frames in part])
-            except torch.OutOfMemoryError as error:
-                if len(part) == 1:
-                    raise self._shortage("denoising", len(part[0][1])) from error
-                self.windows = len(part) // 2
-                torch.cuda.empty_cache()
-                continue
-            yield from zip((span for span, _ in part), latents, strict=True)
-            batch = batch[len(part) :]
+    def _in_turn(self, works: Iterable[Callable[[Denoiser], ItemT]], behind: int) -> Iterator[ItemT]:
+        """The results in order: devices take turns; `behind` works are under way when one is waited for."""
+        waiting: deque[Callable[[], ItemT]] = deque()
+        for number, work in enumerate(works):
+            denoiser = self.denoisers[number % len(self.denoisers)]
+            if self.pools:
+                waiting.append(self.pools[number % len(self.pools)].submit(work, denoiser).result)
+            else:
+                made: ItemT = work(denoiser)
+                waiting.append(partial(_as_it_is, made))
+            while len(waiting) > behind:
+                yield waiting.popleft()()
+        for result in waiting:
+            yield result()
 
-    @torch.inference_mode()
-    def _decoded(self, latents: Tensor, frames: list[CutFrame]) -> Tensor:
-        """Crops (f h w c), 0..255, of latents (c f h w), still on the device."""
-        latents = latents.movedim(1, 0).to(self.model.dtype)  # f c h w
-        parts: list[Tensor] = []
-        while sum(map(len, parts)) < len(latents):
-            first = sum(map(len, parts))
-            try:
-                parts.append(self.model.vae.decode(latents[first : first + self.decoded_frames]))
-            except torch.OutOfMemoryError as error:
-                if self.decoded_frames == 1:
-                    raise self._shortage("decoding", 1) from error
-                self.decoded_frames = (self.decoded_frames + 1) // 2
-                torch.cuda.empty_cache()
-        made_pm1 = torch.cat(parts)  # f c h w
-        if isinstance(self.view, MouthView):
-            made_pm1 = self.view.insert(made_pm1, self._images(frames))
-        return to_levels(made_pm1.float()).permute(0, 2, 3, 1).contiguous()  # f h w c
 
-    def _shortage(self, work: str, frames: int) -> MemoryShortage:
-        device, side_px = self.model.device, self.model.spec.resolution
-        return MemoryShortage(
-            f"out of memory on {device}: {work} {frames} frame{'s' * (frames > 1)} of {side_px} px at once",
-            hint="close what else uses the device, or add --device cpu or --model compact",
-        )
+def _as_it_is(made: ItemT) -> ItemT:
+    return made
 
-    def _images(self, frames: Sequence[CutFrame]) -> Tensor:
-        """The crops (f c h w) of frames in -1..1."""
-        levels = np.stack([cut.crop_u8 for cut in frames if cut.crop_u8 is not None])  # f h w c
-        gains = np.array([cut.gain for cut in frames], np.float32)
-        if (gains > 1).any():
-            levels = np.clip(np.rint(levels * gains[:, None, None, None]), 0, 255).astype(np.uint8)
-        crops = torch.from_numpy(levels)
-        if self.model.device.type == "cuda":  # as bytes, and without waiting for what is under way
-            crops = crops.pin_memory().to(self.model.device, non_blocking=True)  # f h w c
-        images = crops.permute(0, 3, 1, 2)  # f c h w
-        return to_pm1(images.to(self.model.device, self.model.dtype))
 
-    @torch.inference_mode()
-    def _denoise(self, windows: Sequence[Sequence[CutFrame]]) -> list[Tensor]:
-        """Clean latents (c f h w) of each of some windows of one length."""
-        model, frames = self.model, len(windows[0])
-        cuts = [cut for window in windows for cut in window]
-        images = self._images(cuts)  # b·f c h w
-        mode: EncodeMode = "sample" if self.sampling.is_exact else "mean"
-        encode = partial(model.vae.encode, mode=mode, generator=self.posterior)
-        times_s = [cut.tracked.frame.time_s for cut in cuts]
-        context = model.spec.audio_context_frames
-        audio = states_for_frames(self.states, times_s, context_frames=context)  # b·f n d
-        audio = audio.to(model.device, model.dtype)
-        latents = denoise(
-            model.unet,
-            self.scheduler,
-            self.noise.expand(len(windows), -1, frames, -1, -1),
-            condition(self.view, images, images, encode, frames=frames, warp=model.unet.warp_for(audio)),
-            audio,
-            steps=self.sampling.steps,
-            guidance=self.sampling.guidance,
-            shortcuts=self.sampling.shortcuts,
-        )
-        return list(latents)
+def _denoise(denoiser: Denoiser, *, batch: list[Window]) -> list[tuple[range, Tensor]]:
+    return denoiser.denoise(batch)
+
+
+def _decode(denoiser: Denoiser, *, latents: Tensor, crops_u8: list[FrameImage]) -> Tensor:
+    return denoiser.decode(latents, crops_u8)
+
+
+def _lit(cut: CutFrame) -> FrameImage:
+    """The crop in the light that the networks get."""
+    assert cut.crop_u8 is not None
+    if cut.gain <= 1:
+        return cut.crop_u8
+    return np.asarray(np.clip(np.rint(cut.crop_u8 * np.float32(cut.gain)), 0, 255), np.uint8)
 
 
 def _handed_out(crops: Tensor, held: deque[CutFrame]) -> Iterator[GeneratedFrame]:

@@ -34,10 +34,10 @@ from latentsync.media.sound import lead_s, read_audio
 from latentsync.media.write import Encoding, container_format_of, require_encoder
 from latentsync.metrics.sync import bundled_judge
 from latentsync.recipe.sync import SyncRecipe
-from latentsync.runtime import choose_device, choose_dtype
+from latentsync.runtime import choose_devices, choose_dtype
 from latentsync.sync.cast import Part, mixed, read_parts
+from latentsync.sync.denoiser import Sampling
 from latentsync.sync.effort import choose_sampling, describe_sampling
-from latentsync.sync.generate import Sampling
 from latentsync.sync.job import SyncJob
 from latentsync.sync.speaker import decide, describe, gather
 from latentsync.sync.timeline import SquarePixels, frame_count, shown_fps
@@ -68,6 +68,7 @@ class Setup:
     spec: ModelSpec
     sampling: Sampling
     device: torch.device
+    others: tuple[torch.device, ...]
     dtype: torch.dtype
     speech: AudioTrack
     duration_s: float
@@ -114,7 +115,7 @@ def prepare(job: SyncJob, recipe: SyncRecipe, model: LipModel | None, report: Re
         speech = read_audio(job.speech, start_s=-late_s, end_s=end_s, track=job.audio_track)
         speech = _speech_alone(speech, report) if heeds_noise else speech
     spec = model.spec if model else find_model(job.model, resolution=recipe.sampling.resolution)
-    device = model.device if model else choose_device(job.device)
+    device, *others = [model.device] if model else choose_devices(job.device)
     dtype = (
         model.dtype if model else choose_dtype(job.dtype, device, is_exact=recipe.sampling.mode == "exact")
     )
@@ -126,6 +127,7 @@ def prepare(job: SyncJob, recipe: SyncRecipe, model: LipModel | None, report: Re
         spec=spec,
         sampling=choose_sampling(recipe, spec),
         device=device,
+        others=tuple(others),
         dtype=dtype,
         speech=speech,
         duration_s=video_s if is_cut else speech.duration_s,

@@ -30,8 +30,9 @@ from latentsync.media.write import VideoWriter
 from latentsync.rates import AUDIO_HZ
 from latentsync.recipe.sync import SyncRecipe
 from latentsync.runtime import release_memory, stage_threads
+from latentsync.sync.denoiser import Sampling, batch_windows
 from latentsync.sync.finish import FinishedFrame, finish
-from latentsync.sync.generate import CutFrame, Sampling, Why, batch_windows, cut_crops, generate
+from latentsync.sync.generate import CutFrame, Why, cut_crops, generate
 from latentsync.sync.job import SyncedFrames, SyncJob, SyncResult
 from latentsync.sync.occlusion import watch
 from latentsync.sync.pace import Pace
@@ -217,15 +218,17 @@ def _finished(setup: Setup, model: LipModel | None, meter: Meter) -> Generator[F
     if setup.people:
         yield from _finished_cast(setup, played, model, meter)
         return
-    ahead = queue_frames(setup.sampling, setup.spec.resolution, setup.device)
+    ahead = queue_frames(setup.sampling, setup.spec.resolution, setup.device) * (1 + len(setup.others))
     tracked_frames = meter.through("track", _tracked(setup, played))
     cuts = meter.through("cut", _cuts(setup, tracked_frames))
     with Background(cuts, capacity=ahead, stage="cut", meter=meter) as crops:
         meter.switch("load")
         model = model or load_model(setup.spec, device=setup.device, dtype=setup.dtype)
+        others = [load_model(setup.spec, device=device, dtype=setup.dtype) for device in setup.others]
         mask = mouth_mask(setup.spec.resolution, setup.job.mask)
         meter.switch("encode")
-        made = generate(crops, model, _encode_speech(setup, model), mask, setup.sampling)
+        speech = _encode_speech(setup, model)
+        made = generate(crops, model, speech, mask, setup.sampling, others=others)
         made = meter.through("generate", made)
         with Background(made, capacity=ahead, stage="generate", meter=meter) as generated:
             pasted = meter.through("paste", finish(generated, setup))

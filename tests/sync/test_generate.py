@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -24,10 +25,9 @@ from latentsync.faces.track import TrackedFrame
 from latentsync.models.unet import LipUNet, build_unet
 from latentsync.models.vae import FaceVAE, build_vae
 from latentsync.recipe.networks import VAEConfig
+from latentsync.sync.denoiser import Sampling, batch_windows
 from latentsync.sync.generate import (
     GeneratedFrame,
-    Sampling,
-    batch_windows,
     cut_crops,
     cut_windows,
     generate,
@@ -257,7 +257,7 @@ class Small(Echo):
 def test_windows_of_a_batch_are_halved_when_memory_runs_out(
     most_frames: int, batches: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("latentsync.sync.generate.batch_windows", lambda *_: 3)
+    monkeypatch.setattr("latentsync.sync.denoiser.batch_windows", lambda *_: 3)
     unet = Small(most_frames=4 * 3 if most_frames > 12 else 6)
     made = generated("f" * 18, model_of(unet, Shrink()), sampling())
     assert unet.batches == batches
@@ -282,3 +282,51 @@ def test_a_batch_holds_what_the_free_memory_allows(
     chosen = replace(sampling(is_exact=is_exact), window_frames=16)
     assert batch_windows(chosen, side_px, torch.device("cuda")) == expected
     assert batch_windows(chosen, side_px, torch.device("cpu")) == 1
+
+
+def test_two_devices_make_what_one_makes(tiny: LipModel) -> None:
+    chosen = sampling(overlap_frames=1, seed=4)
+    steps = torch.arange(200.0)[:, None, None].expand(-1, 5, STATES_DIM) / 100  # t n d
+    one, two = (
+        list(
+            generate(
+                cut_crops(tracked_frames("f" * 19 + "-ff"), fade_frames=0),
+                tiny,
+                steps,
+                mouth_mask(SIDE_PX),
+                chosen,
+                others=others,
+            )
+        )
+        for others in ((), (copy.deepcopy(tiny),))
+    )
+    assert [each.cut.tracked.frame.index for each in two] == list(range(22))
+    for alone, shared in zip(one, two, strict=True):
+        assert np.array_equal(alone.crop, shared.crop) if alone.crop is not None else shared.crop is None
+
+
+class Counting(Shrink):
+    """Notes how many pictures it encodes at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoded: list[int] = []
+
+    def encode(self, images: Tensor, *, mode: str, generator: torch.Generator) -> Tensor:
+        self.encoded.append(len(images))
+        return super().encode(images, mode=mode, generator=generator)
+
+
+def test_equal_crops_are_encoded_once() -> None:
+    vae, echo = Counting(), Echo(first=2 * Shrink.latent_channels + 1, channels=Shrink.latent_channels)
+    frames = list(tracked_frames("ff"))
+    still = [
+        TrackedFrame(replace(frames[each].frame, index=at), None, frames[0].affine)
+        for at, each in enumerate((0, 0, 1, 0))
+    ]
+    steps = torch.zeros(200, 5, STATES_DIM)
+    made = list(
+        generate(cut_crops(still, fade_frames=0), model_of(echo, vae), steps, mouth_mask(SIDE_PX), sampling())
+    )
+    assert vae.encoded == [4]  # two crops, each as it is and masked
+    assert [round(float(one.crop[0, 0, 0])) for one in made if one.crop is not None] == [140, 140, 144, 140]
