@@ -69,8 +69,9 @@ def test_a_caption_on_the_lips_stays(
     assert (found["occluded_frames"], found["frames_with_face"], found["covered_s"]) == (6, 6, [])
     for source, result in zip(sources, made, strict=True):
         change = np.abs(result.astype(int) - source).max(2)
-        assert change[: rows.start - 4].max() > 10  # a new mouth above it
-        assert change[rows.start + 2 : rows.stop - 2].max() <= 2
+        # A pixel of the network's 96 is about four of this frame: its edge is known to two of them.
+        assert change[: rows.start - 8].max() > 10  # a new mouth above it
+        assert change[rows.start + 9 : rows.stop - 9].max() <= 2
 
 
 def test_a_covered_mouth_is_left_as_it_is(
