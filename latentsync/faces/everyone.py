@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from latentsync.faces.appearance import Look, Looks, look_at
 from latentsync.faces.choice import FaceChoice
 from latentsync.faces.detect import FaceFinder
-from latentsync.faces.follow import Follower, FollowSettings, growth, moved
-from latentsync.faces.landmarks import Landmarker, square_around
-from latentsync.types import Face, Frame, FrameImage
+from latentsync.faces.follow import Follower, FollowSettings, is_same_place, moved
+from latentsync.faces.landmarks import Landmarker
+from latentsync.types import Face, Frame
 
 MOST_FACES = 8  # that are followed at once: the largest
-OFF_CENTRE = 0.15  # extents: a square farther beside the face is centred on it
 
 
 @dataclass(slots=True)
@@ -64,7 +63,6 @@ def follow_everyone(
 class _Crowd:
     def __init__(self, detector: FaceFinder, landmarker: Landmarker, settings: FollowSettings) -> None:
         self._finder = Follower(FaceChoice(), detector, landmarker, settings)
-        self._landmarker = landmarker
         self._settings = settings
         self._shown: list[Trail] = []  # in the frame before
         self._lost: list[Trail] = []  # earlier in this shot
@@ -73,8 +71,8 @@ class _Crowd:
         self.shot = 0
 
     def see(self, frame: Frame) -> list[Trail]:
-        is_jump = self._finder.has_jumped(frame.rgb_u8)
-        kept = {trail.number: self._keep(frame.rgb_u8, trail) for trail in self._shown}
+        is_jump = self._finder.has_jumped(frame.picture)
+        kept = {trail.number: self._finder.points_near(frame.picture, trail.last)[0] for trail in self._shown}
         steady = [
             trail
             for trail in self._shown
@@ -88,7 +86,7 @@ class _Crowd:
         before, self._shown = self._shown, []
         for trail in before:
             points = kept[trail.number]
-            if points is None or any(moved(other.last, points) < 0.5 for other in self._shown):
+            if points is None or any(is_same_place(other.last, points) for other in self._shown):
                 self._lost.append(trail)
             else:
                 trail.points[frame.index] = points
@@ -100,21 +98,12 @@ class _Crowd:
             self._meet(frame)
         return list(self._shown)
 
-    def _keep(self, rgb_u8: FrameImage, trail: Trail) -> NDArray[np.float32] | None:
-        """The points of a face near those of the frame before."""
-        points, confidence = self._landmarker.points(rgb_u8, square_around(trail.last))
-        if moved(trail.last, points) > OFF_CENTRE:
-            points, confidence = self._landmarker.points(rgb_u8, square_around(points))
-        is_same = moved(trail.last, points) < self._settings.largest_step
-        is_face = confidence >= self._settings.confidence and 0.7 < growth(trail.last, points) < 1.4
-        return points if is_same and is_face else None
-
     def _meet(self, frame: Frame) -> None:
         """Look in the whole frame: confirm who is known, and begin trails of others."""
-        faces = self._finder.faces(frame.rgb_u8)
+        faces = self._finder.faces(frame.picture)
         for trail in list(self._shown):
-            own = [face for face in faces if moved(trail.last, face.points) < 0.5]
-            look = look_at(frame.rgb_u8, trail.last)
+            own = [face for face in faces if is_same_place(trail.last, face.points)]
+            look = look_at(frame.picture, trail.last)
             is_other = self._looks_like_another(trail, look)
             trail.strikes = 0 if own else trail.strikes + 1
             if is_other or trail.strikes > 2:
@@ -127,7 +116,7 @@ class _Crowd:
         for face in faces:
             if len(self._shown) >= MOST_FACES:
                 break
-            if not any(moved(trail.last, face.points) < 0.5 for trail in self._shown):
+            if not any(is_same_place(trail.last, face.points) for trail in self._shown):
                 self._begin(frame, face)
 
     def _looks_like_another(self, trail: Trail, look: Look) -> bool:
@@ -137,7 +126,7 @@ class _Crowd:
         return own >= 1 and min(others, default=np.inf) < own
 
     def _begin(self, frame: Frame, face: Face) -> None:
-        look = look_at(frame.rgb_u8, face.points)
+        look = look_at(frame.picture, face.points)
         again = min(self._lost, key=lambda trail: trail.looks.unlike(look), default=None)
         if again is not None and again.looks.unlike(look) < 1:
             self._lost.remove(again)

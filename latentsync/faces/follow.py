@@ -15,6 +15,8 @@ from latentsync.faces.landmarks import SQUARE_PER_EXTENT, Landmarker, Square, sq
 from latentsync.types import Face, Frame, Picture, whole
 
 THUMBNAIL = (64, 36)
+OFF_CENTRE = 0.15  # extents: a square farther beside the face is centred on it
+SAME_FACE = 0.5  # extents between two faces that are one
 SAMPLES = 4  # a side, at least, that are averaged for a pixel of the thumbnail
 # A detected box reaches from the hair to the chin; the 68 points begin at the brows. Source: eight videos.
 EXTENT_PER_BOX_HEIGHT = 0.8
@@ -81,7 +83,7 @@ class Follower:
     def _look(self, frame: Frame) -> Sight:
         is_jump = self.has_jumped(frame.picture)
         before = self._points
-        points, confidence = self._keep(frame.picture)
+        points, confidence = (None, 0.0) if before is None else self.points_near(frame.picture, before)
         is_cut = is_jump and (
             before is None or points is None or moved(before, points) > self._settings.same_position
         )
@@ -122,15 +124,15 @@ class Follower:
         before, self._thumbnail = self._thumbnail, grey
         return before is not None and float(np.abs(grey - before).mean()) > self._settings.cut_levels
 
-    def _keep(self, rgb_u8: Picture) -> tuple[NDArray[np.float32] | None, float]:
-        """The points near those of the frame before."""
-        if self._points is None:
-            return None, 0.0
-        points, confidence = self._landmarker.points(rgb_u8, square_around(self._points))
-        if moved(self._points, points) > 0.15:  # the square was beside the face: centre it
+    def points_near(
+        self, rgb_u8: Picture, before: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32] | None, float]:
+        """The points of the face that had the points `before` in the frame before, and the confidence."""
+        points, confidence = self._landmarker.points(rgb_u8, square_around(before))
+        if moved(before, points) > OFF_CENTRE:
             points, confidence = self._landmarker.points(rgb_u8, square_around(points))
-        is_same = moved(self._points, points) < self._settings.largest_step
-        is_face = confidence >= self._settings.confidence and 0.7 < growth(self._points, points) < 1.4
+        is_same = moved(before, points) < self._settings.largest_step
+        is_face = confidence >= self._settings.confidence and 0.7 < growth(before, points) < 1.4
         return (points, confidence) if is_face and is_same else (None, confidence)
 
     def _looks_otherwise(self, rgb_u8: Picture, points: NDArray[np.float32]) -> bool:
@@ -239,7 +241,7 @@ class Follower:
             points, _ = self._landmarker.points(rgb_u8, _square_of(found))
             points, confidence = self._landmarker.points(rgb_u8, square_around(points))
             face = face_from(points, confidence)
-            is_double = any(moved(other.points, points) < 0.5 for other in faces)
+            is_double = any(is_same_place(other.points, points) for other in faces)
             if confidence >= self._settings.confidence and not is_double:
                 faces.append(face)
         return faces
@@ -293,6 +295,11 @@ def _extent(points: NDArray[np.float32]) -> float:
 def growth(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:
     """How many times as large a face became."""
     return _extent(after) / _extent(before)
+
+
+def is_same_place(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
+    """Whether the points of two faces in one frame are those of one face."""
+    return moved(one, other) < SAME_FACE
 
 
 def moved(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:

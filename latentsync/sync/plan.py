@@ -21,7 +21,7 @@ from latentsync.faces.align import mouth_mask
 from latentsync.faces.choice import FaceChoice
 from latentsync.faces.detect import Detector
 from latentsync.faces.everyone import follow_everyone
-from latentsync.faces.follow import Follower, FollowSettings, Sight, moved
+from latentsync.faces.follow import Follower, FollowSettings, Sight, is_same_place
 from latentsync.faces.landmarks import Landmarker, choose_landmarker
 from latentsync.faces.occlusion import OcclusionFinder, load_occlusion
 from latentsync.faces.person import person_at, person_in
@@ -47,7 +47,6 @@ from latentsync.weights.models import LipModel, ModelSpec, find_model
 LOOK_EVERY_S = 0.4  # how densely the video is searched for its first face before anything is loaded
 REPORTS = (".json", ".html")
 SILENT_PEAK = 1e-3  # -60 dB
-SAME_FACE = 0.5  # extents between two faces that are one
 AFTER_END_S = 1.0  # of speech that is read past the end of the video, because a frame depends on what follows
 
 
@@ -382,7 +381,7 @@ def _is_same(one: Sight, other: Sight) -> bool:
     """Whether two sights are of one face in one frame."""
     if one.points is None or other.points is None or one.frame.index != other.frame.index:
         return False
-    return moved(one.points, other.points) < SAME_FACE
+    return is_same_place(one.points, other.points)
 
 
 def why_untouched(setup: Setup) -> str:
