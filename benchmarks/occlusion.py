@@ -32,7 +32,7 @@ from latentsync.faces.track import track
 from latentsync.media.read import read_frames
 from latentsync.recipe.loading import load_recipe
 from latentsync.sync.generate import CutFrame, cut_crops
-from latentsync.sync.occlusion import sure_parts, watch
+from latentsync.sync.occlusion import mark_occlusions, sure_parts
 from latentsync.types import FrameImage
 from recipes.compact.occluders import KINDS
 from recipes.compact.occlusion import OcclusionRecipe
@@ -146,16 +146,16 @@ def cuts_of(video: Path, face: str, seen: Seen, finder: OcclusionFinder) -> Iter
                     return
                 yield cut
 
-        watched = watch(inner(), finder, "keep")
+        marked = mark_occlusions(inner(), finder, "keep")
         while True:
             started, before_ms = time.process_time(), inner_ms
-            cut = next(watched, None)
+            cut = next(marked, None)
             seen.look_ms += 1000 * (time.process_time() - started) - (inner_ms - before_ms)
             if cut is None:
                 return
             yield cut
 
-    return cut_crops(tracked_frames, fade_frames=0, watch=timed)
+    return cut_crops(tracked_frames, fade_frames=0, mark=timed)
 
 
 def painted(cut: CutFrame) -> FrameImage | None:

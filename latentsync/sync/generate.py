@@ -61,15 +61,15 @@ def cut_crops(
     tracked_frames: Iterable[TrackedFrame],
     *,
     fade_frames: int,
-    watch: Callable[[Iterator[CutFrame]], Iterator[CutFrame]] | None = None,
+    mark: Callable[[Iterator[CutFrame]], Iterator[CutFrame]] | None = None,
 ) -> Iterator[CutFrame]:
     """Cut each frame's crop, and weaken the frames within `fade_frames` of one that is left as it is.
 
     Args:
-        watch: looks at the crops, and takes away those of frames that are better left as they are.
+        mark: looks at the crops, and takes away those of frames that are better left as they are.
     """
     cuts = map(_cut, tracked_frames)
-    yield from _faded(watch(cuts) if watch else cuts, fade_frames)
+    yield from _faded(mark(cuts) if mark else cuts, fade_frames)
 
 
 def _cut(tracked: TrackedFrame) -> CutFrame:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Literal, Protocol
 
@@ -61,7 +61,16 @@ class _Seen:
         return self.cut.crop_u8 is not None
 
 
-def watch(cuts: Iterable[CutFrame], finder: Finder, rule: Rule) -> Iterator[CutFrame]:
+def choose_marking(
+    finder: Finder | None, rule: Rule | Literal["off"]
+) -> Callable[[Iterable[CutFrame]], Iterator[CutFrame]] | None:
+    """What marks occlusions as `rule` says; None where nothing does."""
+    if finder is None or rule == "off":
+        return None
+    return partial(mark_occlusions, finder=finder, rule=rule)
+
+
+def mark_occlusions(cuts: Iterable[CutFrame], finder: Finder, rule: Rule) -> Iterator[CutFrame]:
     """Tell each cut frame what is in front of its face; a frame that is left as it is loses its crop.
 
     Args:

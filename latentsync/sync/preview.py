@@ -20,7 +20,7 @@ from latentsync.media.read import read_frames
 from latentsync.recipe.sync import SyncRecipe
 from latentsync.sync.generate import CutFrame
 from latentsync.sync.job import SyncJob
-from latentsync.sync.occlusion import watch
+from latentsync.sync.occlusion import choose_marking
 from latentsync.sync.plan import Setup, find_first_face, plan_lines, prepare, why_untouched
 from latentsync.sync.run import render_start
 from latentsync.sync.timeline import SquarePixels
@@ -135,8 +135,8 @@ def _cut(frame: Frame, face: Face, setup: Setup) -> CutFrame:
     resolution = setup.spec.resolution
     affine = AffineFrame(fit_similarity(control_points(face.points), resolution), resolution)
     cut = CutFrame(TrackedFrame(frame, face, affine), align(frame.rgb_u8, affine))
-    rule = setup.recipe.paste.occlusion
-    return cut if setup.occlusion is None or rule == "off" else next(watch([cut], setup.occlusion, rule))
+    mark = choose_marking(setup.occlusion, setup.recipe.paste.occlusion)
+    return next(mark(iter([cut]))) if mark else cut
 
 
 def _spread(setup: Setup) -> Iterator[Frame]:

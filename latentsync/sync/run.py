@@ -34,7 +34,7 @@ from latentsync.sync.denoiser import Sampling, batch_windows
 from latentsync.sync.finish import FinishedFrame, finish
 from latentsync.sync.generate import CutFrame, Why, cut_crops, generate
 from latentsync.sync.job import SyncedFrames, SyncJob, SyncResult
-from latentsync.sync.occlusion import watch
+from latentsync.sync.occlusion import choose_marking
 from latentsync.sync.pace import Pace
 from latentsync.sync.plan import Setup, claimed, find_first_face, plan_lines, prepare, why_untouched
 from latentsync.sync.report import write_report
@@ -247,29 +247,29 @@ def _finished_cast(
     model = model or load_model(setup.spec, device=setup.device, dtype=setup.dtype)
     mask = mouth_mask(setup.spec.resolution, setup.job.mask)
     meter.switch("encode")
-    passages: dict[int, _Passage] = {}
-    frames = _begun(played, passages, keeps_picture=setup.job.compare)
+    cast_frames: dict[int, _CastFrame] = {}
+    frames = _begun(played, cast_frames, keeps_picture=setup.job.compare)
     for person in setup.people:
         alone = replace(person, job=replace(person.job, compare=False))
         finished_frames = meter.through("paste", _finished_person(alone, frames, model, mask, meter))
-        frames = _handed_on(finished_frames, person.who, passages)
+        frames = _handed_on(finished_frames, person.who, cast_frames)
     for number, frame in enumerate(frames):
-        passage = passages.pop(number)
+        cast_frame = cast_frames.pop(number)
         rgb_u8 = frame.rgb_u8
-        if passage.source_u8 is not None:
-            rgb_u8 = np.concatenate([passage.source_u8, rgb_u8], axis=1)
+        if cast_frame.source_u8 is not None:
+            rgb_u8 = np.concatenate([cast_frame.source_u8, rgb_u8], axis=1)
         yield FinishedFrame(
             unpatched(rgb_u8),
             frame.time_s,
-            "" if passage.who else passage.why,
-            passage.is_interpolated,
-            passage.is_occluded,
-            tuple(passage.who),
+            "" if cast_frame.who else cast_frame.why,
+            cast_frame.is_interpolated,
+            cast_frame.is_occluded,
+            tuple(cast_frame.who),
         )
 
 
 @dataclass(slots=True)
-class _Passage:
+class _CastFrame:
     """What is known of a frame on its way through the cast. `who` has a new mouth in it so far."""
 
     source: int | None
@@ -280,9 +280,11 @@ class _Passage:
     is_occluded: bool = False
 
 
-def _begun(played: Iterator[Frame], passages: dict[int, _Passage], *, keeps_picture: bool) -> Iterator[Frame]:
+def _begun(
+    played: Iterator[Frame], cast_frames: dict[int, _CastFrame], *, keeps_picture: bool
+) -> Iterator[Frame]:
     for number, frame in enumerate(played):
-        passages[number] = _Passage(frame.source, frame.rgb_u8 if keeps_picture else None)
+        cast_frames[number] = _CastFrame(frame.source, frame.rgb_u8 if keeps_picture else None)
         yield frame
 
 
@@ -296,17 +298,17 @@ def _finished_person(
 
 
 def _handed_on(
-    finished_frames: Iterator[FinishedFrame], who: str, passages: dict[int, _Passage]
+    finished_frames: Iterator[FinishedFrame], who: str, cast_frames: dict[int, _CastFrame]
 ) -> Iterator[Frame]:
     for number, finished in enumerate(finished_frames):
-        passage = passages[number]
+        cast_frame = cast_frames[number]
         if finished.has_face:
-            passage.who.append(who)
-            passage.is_interpolated |= finished.is_interpolated
-            passage.is_occluded |= finished.is_occluded
+            cast_frame.who.append(who)
+            cast_frame.is_interpolated |= finished.is_interpolated
+            cast_frame.is_occluded |= finished.is_occluded
         elif finished.why != "no face":
-            passage.why = finished.why
-        yield Frame(finished.picture.rgb_u8, number, finished.time_s, source=passage.source)
+            cast_frame.why = finished.why
+        yield Frame(finished.picture.rgb_u8, number, finished.time_s, source=cast_frame.source)
 
 
 def queue_frames(sampling: Sampling, side_px: int, device: torch.device) -> int:
@@ -357,11 +359,10 @@ def _tracked(setup: Setup, frames: Iterator[Frame]) -> Iterator[TrackedFrame]:
 
 def _cuts(setup: Setup, tracked_frames: Iterator[TrackedFrame]) -> Iterator[CutFrame]:
     """The crops of the frames, without those that are better left as they are."""
-    rule, fade_frames = setup.recipe.paste.occlusion, round(setup.recipe.paste.fade_s * float(setup.fps))
-    if setup.occlusion is None or rule == "off":
-        return cut_crops(tracked_frames, fade_frames=fade_frames)
-    watched = partial(watch, finder=setup.occlusion, rule=rule)
-    return cut_crops(tracked_frames, fade_frames=fade_frames, watch=watched)
+    pasting = setup.recipe.paste
+    fade_frames = round(pasting.fade_s * float(setup.fps))
+    mark = choose_marking(setup.occlusion, pasting.occlusion)
+    return cut_crops(tracked_frames, fade_frames=fade_frames, mark=mark)
 
 
 def _encode_speech(setup: Setup, model: LipModel) -> StateSource:

@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from latentsync.faces.align import align, control_points, fit_similarity
 from latentsync.faces.choice import Seen, Turn
-from latentsync.faces.everyone import Trail
+from latentsync.faces.everyone import FaceTrack
 from latentsync.metrics.sync import BundledJudge
 from latentsync.rates import AUDIO_HZ, VIDEO_FPS
 from latentsync.types import AffineFrame, Frame, FrameImage
@@ -47,14 +47,14 @@ class Evidence:
 
     shots    the number of the shot of each frame of the source
     times_s  when each is shown, from the first one on
-    trails   the faces, by their numbers
+    face_tracks   the faces, by their numbers
     fits     (ticks,) confidence of each face at 25 fps, NaN where it is not seen
     is_loud  (ticks,) whether there is sound that may be speech
     """
 
     shots: list[int]
     times_s: list[float]
-    trails: dict[int, Trail]
+    face_tracks: dict[int, FaceTrack]
     fits: dict[int, NDArray[np.float64]]
     is_loud: NDArray[np.bool_]
 
@@ -64,7 +64,7 @@ class Evidence:
 
 
 def gather(
-    followed: Iterable[tuple[Frame, int, list[Trail]]], samples: NDArray[np.float32], judge: BundledJudge
+    followed: Iterable[tuple[Frame, int, list[FaceTrack]]], samples: NDArray[np.float32], judge: BundledJudge
 ) -> Evidence:
     """Compare the lips of everybody with the sound.
 
@@ -74,7 +74,7 @@ def gather(
     """
     shots: list[int] = []
     times_s: list[float] = []
-    trails: dict[int, Trail] = {}
+    face_tracks: dict[int, FaceTrack] = {}
     lips: dict[int, _Lips] = {}
     ticks = 0
     for frame, shot, seen in followed:
@@ -82,14 +82,14 @@ def gather(
         times_s.append(frame.time_s)
         now = range(ticks, max(ticks, round(frame.time_s * VIDEO_FPS) + 1))
         ticks = now.stop
-        for trail in seen:
-            trails[trail.number] = trail
+        for face_track in seen:
+            face_tracks[face_track.number] = face_track
             if now:
-                crop = _crop(frame.rgb_u8, trail.last)
-                lips.setdefault(trail.number, _Lips(judge)).add(now, crop)
+                crop = _crop(frame.rgb_u8, face_track.last)
+                lips.setdefault(face_track.number, _Lips(judge)).add(now, crop)
     sound = judge.embed_speech(samples)
     fits = {number: found.fits(sound, ticks) for number, found in lips.items()}
-    return Evidence(shots, times_s, trails, fits, _is_loud(samples, ticks))
+    return Evidence(shots, times_s, face_tracks, fits, _is_loud(samples, ticks))
 
 
 def decide(evidence: Evidence, rules: Rules | None = None) -> tuple[dict[int, Seen], tuple[Turn, ...]]:
@@ -114,7 +114,7 @@ def decide(evidence: Evidence, rules: Rules | None = None) -> tuple[dict[int, Se
                 turns.append(Turn(time_s, time_s, person))
             until_s = evidence.times_s[frame + 1] if frame + 1 < len(evidence.shots) else time_s
             turns[-1] = Turn(turns[-1].start_s, until_s, person)
-            points = evidence.trails[person].points.get(frame) if person else None
+            points = evidence.face_tracks[person].points.get(frame) if person else None
             chosen[frame] = Seen(points, len(turns))
         first = end
     return chosen, tuple(turns)
@@ -124,12 +124,12 @@ def _best_path(evidence: Evidence, frames: range, rules: Rules) -> list[int]:
     """The number of the face, 0 for nobody, in each frame of one shot."""
     ticks = [evidence.tick(frame) for frame in frames]
     shot = evidence.shots[frames.start]
-    people = [0, *(number for number, trail in evidence.trails.items() if trail.shot == shot)]
+    people = [0, *(number for number, face_track in evidence.face_tracks.items() if face_track.shot == shot)]
     gains = np.zeros((len(frames), len(people)))
     steps = np.diff([ticks[0] - 1, *ticks])  # ticks that pass: 0 between frames of a faster video
     for column, number in enumerate(people[1:], 1):
         fit = evidence.fits.get(number)
-        points = evidence.trails[number].points
+        points = evidence.face_tracks[number].points
         span = range(next(iter(points)), next(reversed(points)) + 1)
         for row, frame in enumerate(frames):
             if frame not in span:

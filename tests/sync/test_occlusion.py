@@ -12,7 +12,7 @@ from latentsync.faces.align import align
 from latentsync.faces.occlusion import INPUT_PX
 from latentsync.faces.track import TrackedFrame
 from latentsync.sync.generate import CutFrame
-from latentsync.sync.occlusion import Rule, sure_parts, watch
+from latentsync.sync.occlusion import Rule, mark_occlusions, sure_parts
 from latentsync.types import AffineFrame, Face, Frame, FrameImage
 
 SIDE_PX = 96
@@ -64,12 +64,12 @@ def grey(*white: tuple[slice, slice]) -> FrameImage:
 
 def test_a_free_face_stays_as_it_is() -> None:
     before = cuts([grey()] * 3)
-    assert list(watch(before, Finder(), "keep")) == before
+    assert list(mark_occlusions(before, Finder(), "keep")) == before
 
 
 def test_what_is_in_front_is_kept_softly() -> None:
     corner = (slice(66, 96), slice(0, 40))
-    (seen,) = watch(cuts([grey(corner)]), Finder(), "keep")
+    (seen,) = mark_occlusions(cuts([grey(corner)]), Finder(), "keep")
     assert seen.crop_u8 is not None and seen.visible is not None
     assert seen.visible.shape == (INPUT_PX, INPUT_PX)
     assert seen.visible[80, 20] == 0 and seen.visible[40, 80] == 1
@@ -81,31 +81,31 @@ def test_what_is_in_front_is_kept_softly() -> None:
 def test_a_covered_mouth_is_left_as_it_is(rule: Rule, left: list[bool]) -> None:
     third = (slice(60, 80), slice(30, 45))
     for covering, is_left in zip((third, LIPS), left, strict=True):
-        seen = list(watch(cuts([grey(covering)] * 3), Finder(), rule))
+        seen = list(mark_occlusions(cuts([grey(covering)] * 3), Finder(), rule))
         assert [cut.crop_u8 is None for cut in seen] == [is_left] * 3
         assert {cut.why for cut in seen} == {"mouth covered" if is_left else ""}
 
 
 def test_one_wrong_frame_does_not_leave_a_gap() -> None:
-    seen = watch(cuts([grey()] * 3 + [grey(LIPS)] + [grey()] * 3), Finder(), "keep")
+    seen = mark_occlusions(cuts([grey()] * 3 + [grey(LIPS)] + [grey()] * 3), Finder(), "keep")
     assert all(cut.crop_u8 is not None for cut in seen)
 
 
 def test_a_face_that_is_turned_away_is_left_as_it_is() -> None:
     for shift, why in ((0.6, ""), (1.4, "face turned away")):
-        seen = list(watch(cuts([grey()] * 2, made_points(shift)), Finder(), "keep"))
+        seen = list(mark_occlusions(cuts([grey()] * 2, made_points(shift)), Finder(), "keep"))
         assert [cut.why for cut in seen] == [why, why]
 
 
 def test_a_fast_hand_is_kept_where_it_is_now() -> None:
     places = [(slice(50, 60), slice(left, left + 12)) for left in (20, 40, 60)]
-    middle = list(watch(cuts([grey(place) for place in places]), Finder(), "keep"))[1]
+    middle = list(mark_occlusions(cuts([grey(place) for place in places]), Finder(), "keep"))[1]
     assert middle.visible is not None and middle.visible[55, 46] == 0
     assert middle.visible[55, 25] > 0.9  # where it was before
 
 
 def test_frames_without_a_face_pass() -> None:
-    seen = list(watch(cuts([None, grey(LIPS), None]), Finder(), "keep"))
+    seen = list(mark_occlusions(cuts([None, grey(LIPS), None]), Finder(), "keep"))
     assert [cut.why for cut in seen] == ["no face", "mouth covered", "no face"]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentsync.faces.choice import Seen
-from latentsync.faces.everyone import Trail
+from latentsync.faces.everyone import FaceTrack
 from latentsync.faces.track import Found
 from latentsync.sync.speaker import Evidence, decide, describe
 from latentsync.types import Frame
@@ -16,13 +16,13 @@ POINTS = np.zeros((68, 2), np.float32)
 
 def evidence(fits: dict[int, list[float]], shots: list[int], loud: list[bool] | None = None) -> Evidence:
     """Faces at 25 fps; NaN where one is not seen."""
-    trails = {}
+    face_tracks = {}
     for number, fit in fits.items():
         seen = [frame for frame, value in enumerate(fit) if not np.isnan(value)]
-        trails[number] = Trail(number, shots[seen[0]], {frame: POINTS + number for frame in seen})
+        face_tracks[number] = FaceTrack(number, shots[seen[0]], {frame: POINTS + number for frame in seen})
     arrays: dict[int, NDArray[np.float64]] = {number: np.array(fit) for number, fit in fits.items()}
     is_loud = np.array(loud or [True] * len(shots))
-    return Evidence(shots, [frame / 25 for frame in range(len(shots))], trails, arrays, is_loud)
+    return Evidence(shots, [frame / 25 for frame in range(len(shots))], face_tracks, arrays, is_loud)
 
 
 def people(found: Evidence) -> list[int]:
