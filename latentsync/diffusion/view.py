@@ -135,9 +135,11 @@ def condition(
         reference, masked = encode(torch.cat([references, view.masked(faces)])).chunk(2)
     else:
         shown = view.cut(references)
-        if warp is not None:
-            shown = warp(shown, view.known(faces, encode))
-        reference, masked = encode(shown), view.known(faces, encode)
+        if warp is None:  # in this order, because both may draw from one generator
+            reference, masked = encode(shown), view.known(faces, encode)
+        else:
+            masked = view.known(faces, encode)
+            reference = encode(warp(shown, masked))
     reference = batch_to_frames(reference, frames=frames)
     return Conditioning(
         mask=view.small(view.mask).to(reference).expand(len(reference), 1, frames, -1, -1),

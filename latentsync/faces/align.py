@@ -100,6 +100,11 @@ def _fit(control: NDArray[np.floating], resolution: int) -> tuple[NDArray[np.flo
     return np.column_stack([turn, target_mean - turn @ source_mean]), wanted[2] - source[2]
 
 
+def affine_of(points: NDArray[np.floating], resolution: int) -> AffineFrame:
+    """Where the square of `resolution` pixels lies around 68 points (68 2), without smoothing over time."""
+    return AffineFrame(fit_similarity(control_points(points), resolution), resolution)
+
+
 def align(picture: Picture, affine: AffineFrame) -> FrameImage:
     """Cut the square crop (h w c) of side `affine.resolution` out of a frame's picture.
 

@@ -25,7 +25,7 @@ _EDGE_PX = 8  # around a region: colour is interpolated, and swscale converts le
 _SEED_PX = 8
 _TAPS_PX = 8  # around a patch: the conversion of its colours reads that far
 _AROUND = 1 / 8  # of a region's sides that is converted with it: what is asked for next overlaps it
-_TO_STORED = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
+TO_STORED = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 _of_thread = threading.local()
 
 Bounds = tuple[int, int, int, int]  # left, top, right, bottom, half open
@@ -72,7 +72,7 @@ class Planes:
             src_colorspace=self.matrix,
             dst_colorspace=self.matrix,
             dst_color_range=self._range,
-            interpolation=_TO_STORED,
+            interpolation=TO_STORED,
             threads=1,
         )
 

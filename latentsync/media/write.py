@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from av.container import OutputContainer
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from latentsync.axes import expect_axes
@@ -27,14 +27,13 @@ from latentsync.files import part_beside
 from latentsync.media.carry import Carried, CarriedStreams
 from latentsync.media.container import media_url
 from latentsync.media.pixels import HLG, PQ, is_known_matrix, matrix_of
-from latentsync.media.planes import Planes, patch
+from latentsync.media.planes import TO_STORED, Planes, patch
 from latentsync.media.probe import COLORSPACE_RGB, UNSPECIFIED, VideoInfo
 from latentsync.media.sound import SpeechTrack
 from latentsync.rates import VIDEO_FPS
 from latentsync.types import FrameImage, Patched
 
 _FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
-_EXACT_COLOUR = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 _LIMITED, _FULL, _BT709 = 1, 2, 1  # ITU-T H.273
 _FINE_TICKS_PER_S = 90_000
 _AVX512 = 256  # OpenCV's number for the instructions that x264 needs for its AVX-512 code
@@ -282,7 +281,7 @@ class VideoWriter:
             format=self._pix_fmt,
             dst_colorspace=matrix_of(self._tags.colorspace),
             dst_color_range=self._tags.color_range or _LIMITED,
-            interpolation=_EXACT_COLOUR,
+            interpolation=TO_STORED,
             threads=1,
         )
         encodable.colorspace, encodable.color_range = self._tags.colorspace, self._tags.color_range

@@ -115,6 +115,13 @@ def light_gain(crop_u8: FrameImage) -> float:
     return float(min(MOST_GAIN, max(1.0, BRIGHT_LEVEL / bright)) ** share)
 
 
+def brightened(crop_u8: FrameImage, gain: float) -> FrameImage:
+    """A crop (h w c) times `gain`, which is 1 or more; the crop itself for 1."""
+    if gain <= 1:
+        return crop_u8
+    return np.asarray(np.clip(np.rint(crop_u8 * np.float32(gain)), 0, 255), np.uint8)
+
+
 def generate(
     cuts: Iterable[CutFrame],
     model: LipModel,
@@ -232,7 +239,7 @@ class _Mouth:
             for latents in blend_windows(self._denoised(windows)):
                 crops_u8 = [_lit(held[given + number]) for number in range(latents.shape[1])]
                 given += len(crops_u8)
-                yield partial(_decode, latents=latents, crops_u8=crops_u8)
+                yield partial(Denoiser.decode, latents=latents, crops_u8=crops_u8)
 
         for crops in self._in_turn(decodings(), behind):
             given -= len(crops)
@@ -257,14 +264,14 @@ class _Mouth:
         size = next(sizes)
         for window in windows:
             if batch and (len(batch) >= size or len(window.span) != len(batch[0].span)):
-                yield partial(_denoise, batch=batch)
+                yield partial(Denoiser.denoise, batch=batch)
                 batch, size = [], next(sizes)
             batch.append(window)
             if len(batch) >= size:
-                yield partial(_denoise, batch=batch)
+                yield partial(Denoiser.denoise, batch=batch)
                 batch, size = [], next(sizes)
         if batch:
-            yield partial(_denoise, batch=batch)
+            yield partial(Denoiser.denoise, batch=batch)
 
     def _in_turn(self, works: Iterable[Callable[[Denoiser], ItemT]], behind: int) -> Iterator[ItemT]:
         """The results in order: devices take turns; `behind` works are under way when one is waited for."""
@@ -286,20 +293,10 @@ def _as_it_is(made: ItemT) -> ItemT:
     return made
 
 
-def _denoise(denoiser: Denoiser, *, batch: list[Window]) -> list[tuple[range, Tensor]]:
-    return denoiser.denoise(batch)
-
-
-def _decode(denoiser: Denoiser, *, latents: Tensor, crops_u8: list[FrameImage]) -> Tensor:
-    return denoiser.decode(latents, crops_u8)
-
-
 def _lit(cut: CutFrame) -> FrameImage:
     """The crop in the light that the networks get."""
     assert cut.crop_u8 is not None
-    if cut.gain <= 1:
-        return cut.crop_u8
-    return np.asarray(np.clip(np.rint(cut.crop_u8 * np.float32(cut.gain)), 0, 255), np.uint8)
+    return brightened(cut.crop_u8, cut.gain)
 
 
 def _handed_out(crops: Tensor, held: deque[CutFrame]) -> Iterator[GeneratedFrame]:

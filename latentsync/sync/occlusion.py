@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from latentsync.faces.landmarks import nose_beside_eyes
 from latentsync.faces.occlusion import INPUT_PX
 from latentsync.faces.paste import face_region, mouth_region, soft_mouth
-from latentsync.sync.generate import CutFrame, Why, light_gain
+from latentsync.sync.generate import CutFrame, Why, brightened, light_gain
 from latentsync.types import FrameImage
 
 Rule = Literal["keep", "skip"]
@@ -113,8 +113,7 @@ def _judged(seen: _Seen, near: list[tuple[int, _Seen]], rule: Rule) -> CutFrame:
 
 def lit(crop_u8: FrameImage) -> FrameImage:
     """The crop in ordinary light, in which the network was trained."""
-    gain = light_gain(crop_u8[::2, ::2])
-    return crop_u8 if gain == 1 else np.clip(np.rint(crop_u8 * gain), 0, 255).astype(np.uint8)
+    return brightened(crop_u8, light_gain(crop_u8[::2, ::2]))
 
 
 def visible_part(found: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from latentsync.errors import MediaError, UsageError
 from latentsync.events import Note, Plan, Progress, Report
-from latentsync.faces.align import align, control_points, fit_similarity, mouth_mask, square_from_window
+from latentsync.faces.align import affine_of, align, mouth_mask, square_from_window
 from latentsync.faces.follow import FollowSettings, face_from
 from latentsync.faces.track import TrackedFrame, follow
 from latentsync.files import whole_or_nothing
@@ -24,7 +24,7 @@ from latentsync.sync.occlusion import choose_marking
 from latentsync.sync.plan import Setup, find_first_face, plan_lines, prepare, why_untouched
 from latentsync.sync.run import render_start
 from latentsync.sync.timeline import SquarePixels
-from latentsync.types import AffineFrame, Face, Frame, FrameImage
+from latentsync.types import Face, Frame, FrameImage
 
 RESULT_S = 2.0
 LOOKS, COLUMNS, TILE_PX, BAND_PX = 12, 4, 400, 26
@@ -132,8 +132,7 @@ def _look(setup: Setup, report: Report) -> Iterator[tuple[Look, FrameImage]]:
 
 def _cut(frame: Frame, face: Face, setup: Setup) -> CutFrame:
     """The crop of a face, and what is in front of it."""
-    resolution = setup.spec.resolution
-    affine = AffineFrame(fit_similarity(control_points(face.points), resolution), resolution)
+    affine = affine_of(face.points, setup.spec.resolution)
     cut = CutFrame(TrackedFrame(frame, face, affine), align(frame.rgb_u8, affine))
     mark = choose_marking(setup.occlusion, setup.recipe.paste.occlusion)
     return next(mark(iter([cut]))) if mark else cut

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from latentsync.faces.align import align, control_points, fit_similarity
+from latentsync.faces.align import affine_of, align
 from latentsync.faces.choice import Seen, Turn
 from latentsync.faces.everyone import FaceTrack
 from latentsync.metrics.sync import BundledJudge
 from latentsync.rates import AUDIO_HZ, VIDEO_FPS
-from latentsync.types import AffineFrame, Frame, FrameImage
+from latentsync.types import Frame, FrameImage
 
 CROP_PX = 128
 CHUNK_FRAMES = 200  # whose crops are held for each face
@@ -85,7 +86,7 @@ def gather(
         for face_track in seen:
             face_tracks[face_track.number] = face_track
             if now:
-                crop = _crop(frame.rgb_u8, face_track.last)
+                crop = align(frame.picture, affine_of(face_track.last, CROP_PX))
                 lips.setdefault(face_track.number, _Lips(judge)).add(now, crop)
     sound = judge.embed_speech(samples)
     fits = {number: found.fits(sound, ticks) for number, found in lips.items()}
@@ -102,28 +103,24 @@ def decide(evidence: Evidence, rules: Rules | None = None) -> tuple[dict[int, Se
     rules = rules or Rules()
     chosen: dict[int, Seen] = {}
     turns: list[Turn] = []
-    first = 0
-    while first < len(evidence.shots):
-        end = first
-        while end < len(evidence.shots) and evidence.shots[end] == evidence.shots[first]:
-            end += 1
-        people = _best_path(evidence, range(first, end), rules)
-        for frame, person in zip(range(first, end), people, strict=True):
+    for _, shot in groupby(range(len(evidence.shots)), key=evidence.shots.__getitem__):
+        frames = list(shot)
+        people = _best_path(evidence, frames, rules)
+        for frame, person in zip(frames, people, strict=True):
             time_s = evidence.times_s[frame]
-            if not turns or turns[-1].person != person or frame == first:
+            if not turns or turns[-1].person != person or frame == frames[0]:
                 turns.append(Turn(time_s, time_s, person))
             until_s = evidence.times_s[frame + 1] if frame + 1 < len(evidence.shots) else time_s
             turns[-1] = Turn(turns[-1].start_s, until_s, person)
             points = evidence.face_tracks[person].points.get(frame) if person else None
             chosen[frame] = Seen(points, len(turns))
-        first = end
     return chosen, tuple(turns)
 
 
-def _best_path(evidence: Evidence, frames: range, rules: Rules) -> list[int]:
+def _best_path(evidence: Evidence, frames: Sequence[int], rules: Rules) -> list[int]:
     """The number of the face, 0 for nobody, in each frame of one shot."""
     ticks = [evidence.tick(frame) for frame in frames]
-    shot = evidence.shots[frames.start]
+    shot = evidence.shots[frames[0]]
     people = [0, *(number for number, face_track in evidence.face_tracks.items() if face_track.shot == shot)]
     gains = np.zeros((len(frames), len(people)))
     steps = np.diff([ticks[0] - 1, *ticks])  # ticks that pass: 0 between frames of a faster video
@@ -238,10 +235,6 @@ def _is_loud(samples: NDArray[np.float32], ticks: int) -> NDArray[np.bool_]:
     level_db = 10 * np.log10(power + 1e-12)
     floor_db = max(QUIET_DB, float(np.percentile(level_db, 95)) - DEPTH_DB) if ticks else QUIET_DB
     return np.asarray(level_db > floor_db)
-
-
-def _crop(rgb_u8: FrameImage, points: NDArray[np.float32]) -> FrameImage:
-    return align(rgb_u8, AffineFrame(fit_similarity(control_points(points), CROP_PX), CROP_PX))
 
 
 def describe(turns: Sequence[Turn]) -> str:

@@ -149,14 +149,21 @@ class UNetObjective:
             conditioning=known,
             noise=torch.stack(noise).to(target.device),
             timesteps=torch.stack(timesteps).to(target.device),
-            shown=self.show(target, reference, encode=self.vae.encode) if warps else None,
+            shown=self.show(reference, frames_to_batch(known.masked), encode=self.vae.encode)
+            if warps
+            else None,
         )
 
-    def show(self, target: Tensor, reference: Tensor, *, encode: Encode | None) -> ShownReferences:
-        """References (b 3 f h w), or one for all frames (b 3 1 h w), as a network that warps takes them."""
-        faces, others = (frames_to_batch(video) for video in (target, reference.expand_as(target)))
-        known = self.view.known(faces, self.vae.encode)
-        return ShownReferences(self.view.cut(others), known, encode)
+    def show(self, reference: Tensor, known: Tensor, *, encode: Encode | None) -> ShownReferences:
+        """References as a network that warps takes them.
+
+        Args:
+            reference: (b 3 f h w), or one for all frames (b 3 1 h w).
+            known: (b·f k h w) seen of the targets.
+        """
+        frames = len(known) // len(reference)
+        references = frames_to_batch(reference.expand(-1, -1, frames, -1, -1))
+        return ShownReferences(self.view.cut(references), known, encode)
 
     def decode(self, latents: Tensor, target: Tensor) -> Tensor:
         """Decode scaled latents (b c f h w) into the frames `target` (b 3 f h w) in -1..1; gradients pass."""
@@ -175,12 +182,13 @@ class UNetObjective:
         target = to_video(batch["target_u8"]).to(self.view.mask)  # b c f h w
         faces, table = frames_to_batch(target), self.recipe.validation  # f c h w
         audio = batch["audio"].flatten(0, 1)  # b·f n d
+        network: Any = extract_model_from_parallel(model)
         known = condition(
             self.view,
             faces,
             faces,
             lambda images: self.vae.encode(images).float(),
-            warp=_unwrapped(model).warp_for(audio),
+            warp=network.warp_for(audio),
         )
         generator = Seeds(self.recipe.seed).generator("validation")
         shared = self.recipe.noise.replaced(kind="shared")  # as `sync` draws it
@@ -199,20 +207,26 @@ class WarpObjective(UNetObjective):
         target, reference = (
             to_video(batch[name]).to(self.view.mask) for name in ("target_u8", "reference_u8")
         )  # b c f h w
-        shown = self.show(target, reference, encode=None)
-        warped = model(None, None, batch["audio"].flatten(0, 1), shown)
-        faces = self.view.insert(warped.pictures, frames_to_batch(target))
-        frames = batch_to_frames(faces, frames=target.shape[2])
+        faces, warped = self._warp(model, batch, target, reference)
+        frames = batch_to_frames(self.view.insert(warped.pictures, faces), frames=target.shape[2])
         prediction = WarpPrediction(batch, target, frames, warped=warped, objective=self)
         return compute_losses(prediction, self.recipe.loss, self.frozen)
 
     def generate(self, model: nn.Module, batch: Batch) -> NDArray[np.uint8]:
         """Warp a batch of one window, whose reference is the target itself: the frames (f h w c)."""
         target = to_video(batch["target_u8"]).to(self.view.mask)  # b c f h w
-        faces, shown = frames_to_batch(target), self.show(target, target, encode=None)
-        warped = model(None, None, batch["audio"].flatten(0, 1), shown)
+        faces, warped = self._warp(model, batch, target, target)
         made = self.view.insert(warped.pictures, faces)
         return _to_frames_u8(made * (1 - self.view.mask) + faces * self.view.mask)
+
+    def _warp(
+        self, model: nn.Module, batch: Batch, target: Tensor, reference: Tensor
+    ) -> tuple[Tensor, Warped]:
+        """The faces (b·f 3 h w) of `target` (b 3 f h w), and the reference warped to them."""
+        faces = frames_to_batch(target)
+        shown = self.show(reference, self.view.known(faces, self.vae.encode), encode=None)
+        warped: Warped = model(None, None, batch["audio"].flatten(0, 1), shown)
+        return faces, warped
 
 
 class Wav2LipObjective:
@@ -533,11 +547,6 @@ def resized(video: Tensor, side: int) -> Tensor:
         return video
     images = functional.interpolate(frames_to_batch(video), (side, side), mode="bilinear", antialias=True)
     return batch_to_frames(images, frames=video.shape[2])
-
-
-def _unwrapped(model: nn.Module) -> Any:
-    """The network itself, without what distributes it."""
-    return extract_model_from_parallel(model)
 
 
 def _region(video: Tensor, syncnet: FramewiseSyncNet) -> Tensor:
