@@ -68,7 +68,7 @@ def noise_spans(samples: NDArray[np.float32]) -> list[tuple[float, float]]:
     if (is_speech & is_loud).sum() < LEAST_SHARE * is_loud.sum():
         return []
     spans = []
-    for first, end in _runs(~is_speech):
+    for first, end in runs(~is_speech):
         loud = first + np.flatnonzero(is_loud[first:end])
         # Missed speech has gaps between its sounds; noise and music have none.
         if len(loud) and np.percentile(level_db[loud[0] : loud[-1] + 1], 10) > loud_db:
@@ -99,16 +99,17 @@ def _is_speech(likely: NDArray[np.float32]) -> NDArray[np.bool_]:
     for number, probability in enumerate(likely):
         is_on = bool(probability >= (ENDS if is_on else BEGINS))
         is_speech[number] = is_on
-    for first, end in _runs(~is_speech):
+    for first, end in runs(~is_speech):
         if (end - first) * CHUNK_S < SHORTEST_S and first and end < len(likely):
             is_speech[first:end] = True
     before, after = round(BEFORE_S / CHUNK_S), round(AFTER_S / CHUNK_S)
-    for first, end in list(_runs(is_speech)):
+    for first, end in list(runs(is_speech)):
         is_speech[max(0, first - before) : end + after] = True
     return is_speech
 
 
-def _runs(mask: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    """Where a mask is true, as half-open ranges."""
+def runs(mask: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+    """Where a mask (n,) is true, as half-open ranges."""
+    # Padded, so that runs at both ends have two edges.
     edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
     yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)

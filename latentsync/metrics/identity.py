@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from latentsync.errors import LatentSyncError, WeightsError
 from latentsync.faces.align import WINDOW_HEIGHT, WINDOW_WIDTH
+from latentsync.faces.landmarks import EYES, NOSE_TIP
 from latentsync.files import sha256_of
 from latentsync.metrics.metric import ClipMetric, MetricSetup, Missing, Need, Points, ScoredClip, Value
 from latentsync.metrics.networks import exactly, load_program, loaded_once, pictures_unit
@@ -29,7 +30,7 @@ FACE_PX = 112
 FACE_TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
-FIVE_OF_68 = (range(36, 42), range(42, 48), (30,), (48,), (54,))
+FIVE_OF_68 = (*EYES, (NOSE_TIP,), (48,), (54,))
 BATCH_FRAMES = 32
 
 

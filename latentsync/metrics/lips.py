@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from latentsync.audio.activity import runs
 from latentsync.faces.align import WINDOW_HEIGHT, WINDOW_WIDTH
+from latentsync.faces.landmarks import EYES
 from latentsync.metrics.metric import ClipMetric, Missing, Need, Points, ScoredClip, Value
 from latentsync.rates import SAMPLES_PER_FRAME, VIDEO_FPS
 
 INNER_LIPS = (62, 66)
-EYES = (range(36, 42), range(42, 48))
 MOUTH = slice(48, 68)
 LARGEST_LAG_FRAMES = 3
 LEAST_FRAMES = 10
@@ -117,11 +118,10 @@ class Leak(ClipMetric):
     needs: ClassVar[tuple[Need, ...]] = ("points", "input")
 
     def score(self, clip: ScoredClip) -> dict[str, float] | Missing:
-        if clip.made_points is None or clip.input_points is None:
-            return NO_POINTS
-        if clip.speaker_points is not None and _is_same(clip.input_points, clip.speaker_points):
-            return Missing("reconstruction", "the input's own mouth is the one to be made")
-        made, own = openings(clip.made_points), openings(clip.input_points)
+        pair = _made_and_own(clip)
+        if isinstance(pair, Missing):
+            return pair
+        made, own = pair
         found = correlation(made, own)
         return _too_few(made, own) if np.isnan(found) else {"leak_r": found}
 
@@ -142,17 +142,25 @@ class LipLeak(ClipMetric):
     needs: ClassVar[tuple[Need, ...]] = ("points", "input")
 
     def score(self, clip: ScoredClip) -> dict[str, float] | Missing:
-        if clip.made_points is None or clip.input_points is None:
-            return NO_POINTS
-        if clip.speaker_points is not None and _is_same(clip.input_points, clip.speaker_points):
-            return Missing("reconstruction", "the input's own mouth is the one to be made")
-        made, own = openings(clip.made_points), openings(clip.input_points)
+        pair = _made_and_own(clip)
+        if isinstance(pair, Missing):
+            return pair
+        made, own = pair
         if np.isnan(own).all() or np.nanstd(own) < STILL:
             return Missing("no_motion", "the input's mouth is still, or not seen")
         counts = silent_frames(clip.speech, frames=len(made)) & ~np.isnan(made)
         if counts.sum() < LEAST_SILENT_STEPS:
             return Missing("no_silence", f"{counts.sum()} silent frames < {LEAST_SILENT_STEPS}")
         return {"lip_leak": float((made[counts] > OPEN_SHARE * np.nanmean(own)).mean())}
+
+
+def _made_and_own(clip: ScoredClip) -> tuple[Series, Series] | Missing:
+    """The openings of the generated mouth and of the input's own, which should not be the same."""
+    if clip.made_points is None or clip.input_points is None:
+        return NO_POINTS
+    if clip.speaker_points is not None and _is_same(clip.input_points, clip.speaker_points):
+        return Missing("reconstruction", "the input's own mouth is the one to be made")
+    return openings(clip.made_points), openings(clip.input_points)
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,9 +299,7 @@ def silent_frames(samples: NDArray[np.float32], *, frames: int) -> NDArray[np.bo
     sounding = levels[: max(1, len(samples) // SAMPLES_PER_FRAME)]
     loud = float(np.percentile(sounding, LOUD_PERCENTILE)) if len(sounding) else 0.0
     is_quiet = levels < max(loud * 10 ** (-BELOW_SPEECH_DB / 20), FLOOR_RMS)
-    # Runs of quiet frames: pairs of edges, where the padding makes runs at both ends whole.
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], is_quiet, [False]])))
-    for first, stop in edges.reshape(-1, 2):
+    for first, stop in runs(is_quiet):
         if stop - first < round(LEAST_SILENCE_S * VIDEO_FPS):
             is_quiet[first:stop] = False
     return np.asarray(is_quiet)
