@@ -10,15 +10,12 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
 
 from latentsync.events import Report
 from latentsync.faces.landmarks import SQUARE_PER_EXTENT, LandmarkNet
 from latentsync.recipe.schema import Amount, Count, Table
 from latentsync.runtime import Seeds
 from latentsync.train.loop import TrainingRun, ValidationShard
-from latentsync.weights.checkpoints import assign_strictly, save_checkpoint
-from latentsync.weights.read import read_tensors
 from recipes.compact.labelled_clips import ClipDraw, ClipGroup
 from recipes.compact.landmark_data import (
     Augmentation,
@@ -32,11 +29,10 @@ from recipes.compact.training import (
     Batch,
     Samples,
     TrainingRecipe,
+    export_with_norms,
     fingerprint,
     train_to_the_end,
 )
-
-NORM_BATCHES = 50  # from which the statistics of batch normalisation are taken for the EMA weights
 
 
 class LandmarksRecipe(TrainingRecipe):
@@ -139,19 +135,12 @@ def run(data: Path, output: Path, recipe: LandmarksRecipe, report: Report) -> Pa
 def export(
     weights: Path, target: Path, objective: LandmarksObjective, samples: Samples, recipe: LandmarksRecipe
 ) -> Path:
-    """Write the EMA weights at half precision, with statistics of batch normalisation that belong to them.
-
-    The statistics of the run are those of the weights themselves, not of their moving average.
-    """
-    net = LandmarkNet()
-    assign_strictly(net, read_tensors(weights), weights, device="cpu", dtype=torch.float32)
-    size = recipe.run.batch_samples
-    batches = torch.utils.data.DataLoader(samples, batch_size=size)
-    pictures = (objective.draw(batch).pictures_pm1 for batch, _ in zip(batches, range(NORM_BATCHES)))  # noqa: B905
-    update_bn(pictures, net)
-    state = {name: t.half() if t.is_floating_point() else t for name, t in net.state_dict().items()}
-    save_checkpoint(target, state, kind="landmarks", config=LandmarkNetConfig())
-    return target
+    """Write the EMA weights, as `export_with_norms` does."""
+    batches = torch.utils.data.DataLoader(samples, batch_size=recipe.run.batch_samples)
+    pictures = (objective.draw(batch).pictures_pm1 for batch in batches)
+    return export_with_norms(
+        weights, target, LandmarkNet(), pictures, kind="landmarks", config=LandmarkNetConfig()
+    )
 
 
 def between_eyes(points: Tensor) -> Tensor:

@@ -9,25 +9,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.swa_utils import update_bn
 
 from latentsync.axes import to_pm1
 from latentsync.events import Report
 from latentsync.faces.occlusion import OcclusionNet
 from latentsync.recipe.schema import Amount, Count, Names, Share, Table
 from latentsync.train.loop import TrainingRun, ValidationShard
-from latentsync.weights.checkpoints import assign_strictly, save_checkpoint
-from latentsync.weights.read import read_tensors
 from recipes.compact.occlusion_data import Faces, occluded
 from recipes.compact.training import (
     Batch,
     Samples,
     TrainingRecipe,
+    export_with_norms,
     fingerprint,
     train_to_the_end,
 )
 
-NORM_BATCHES = 50  # from which the statistics of batch normalisation are taken for the EMA weights
 VALIDATION_SEED = 77
 
 
@@ -135,15 +132,9 @@ def run(data: Path, output: Path, recipe: OcclusionRecipe, report: Report) -> Pa
 
 
 def export(weights: Path, target: Path, samples: Samples, recipe: OcclusionRecipe) -> Path:
-    """Write the EMA weights at half precision, with statistics of batch normalisation that belong to them.
-
-    The statistics of the run are those of the weights themselves, not of their moving average.
-    """
-    net = OcclusionNet()
-    assign_strictly(net, read_tensors(weights), weights, device="cpu", dtype=torch.float32)
+    """Write the EMA weights, as `export_with_norms` does."""
     batches = torch.utils.data.DataLoader(samples, batch_size=recipe.run.batch_samples)
-    pictures = (pictures_pm1(batch) for batch, _ in zip(batches, range(NORM_BATCHES)))  # noqa: B905
-    update_bn(pictures, net)
-    state = {name: t.half() if t.is_floating_point() else t for name, t in net.state_dict().items()}
-    save_checkpoint(target, state, kind="occlusion", config=OcclusionNetConfig())
-    return target
+    pictures = map(pictures_pm1, batches)
+    return export_with_norms(
+        weights, target, OcclusionNet(), pictures, kind="occlusion", config=OcclusionNetConfig()
+    )

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import update_bn
 from torch.utils.data import Dataset
 
 from latentsync.errors import LatentSyncError
 from latentsync.events import Plan, Report
+from latentsync.recipe.schema import Table
 from latentsync.recipe.training import TrainingRecipe
 from latentsync.runtime import choose_device
 from latentsync.train.checkpoint import EMA_WEIGHTS, find_last
@@ -25,9 +28,11 @@ from latentsync.train.clips import random_of_sample
 from latentsync.train.loop import TrainingRun, train
 from latentsync.train.processes import make_accelerator
 from latentsync.train.setup import owned_output
+from latentsync.weights.checkpoints import assign_strictly, save_checkpoint
 from latentsync.weights.read import read_tensors
 
 Batch = dict[str, Tensor]
+NORM_BATCHES = 50  # from which the statistics of batch normalisation are taken for the EMA weights
 
 
 class Samples(Dataset[Any]):
@@ -78,6 +83,24 @@ def train_to_the_end(run: TrainingRun, report: Report) -> Path:
             hint="run the same command again to resume",
         )
     return last / EMA_WEIGHTS
+
+
+def export_with_norms(
+    weights: Path, target: Path, net: nn.Module, pictures: Iterable[Tensor], *, kind: str, config: Table
+) -> Path:
+    """Write EMA weights at half precision, with statistics of batch normalisation that belong to them.
+
+    The statistics of the run are those of the weights themselves, not of their moving average.
+
+    Args:
+        net: gets the weights.
+        pictures: batches (n c h w) in -1..1; the first `NORM_BATCHES` are taken.
+    """
+    assign_strictly(net, read_tensors(weights), weights, device="cpu", dtype=torch.float32)
+    update_bn(islice(pictures, NORM_BATCHES), net)
+    state = {name: t.half() if t.is_floating_point() else t for name, t in net.state_dict().items()}
+    save_checkpoint(target, state, kind=kind, config=config)
+    return target
 
 
 def halves(path: Path) -> dict[str, Tensor]:
