@@ -10,12 +10,10 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from latentsync.axes import expect_axes, to_pm1
-from latentsync.errors import WeightsError
+from latentsync.faces.bundled import FOLDER, load_bundled
 from latentsync.types import FrameImage, Picture, whole
 
 INPUT_PX = 96
@@ -27,7 +25,7 @@ DARK_LEVEL, LIT_LEVEL = (
     180,
 )  # of the brightest twentieth of a square's values: too dark, and made so bright
 MOST_GAIN = 8.0  # more would only show noise
-BUNDLED = Path(__file__).parent.parent / "bundled" / "landmarks.safetensors"
+BUNDLED = FOLDER / "landmarks.safetensors"
 
 Square = tuple[float, float, float]  # centre x, centre y, side, in pixels of the frame
 
@@ -169,15 +167,7 @@ def load_landmarks(path: Path | None = None) -> BundledLandmarker:
     Raises:
         WeightsError: the file is missing or holds something else.
     """
-    source = path or BUNDLED
-    net = LandmarkNet()
-    try:
-        net.load_state_dict({name: tensor.float() for name, tensor in load_file(source).items()})
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise WeightsError(
-            f"{source}: does not hold the weights of the landmark network",
-            hint="reinstall the package, or train them with the recipe compact/landmarks",
-        ) from error
+    net = load_bundled(LandmarkNet(), path or BUNDLED, name="landmark", recipe="compact/landmarks")
     return BundledLandmarker(net)
 
 

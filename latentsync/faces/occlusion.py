@@ -8,18 +8,16 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from latentsync.axes import expect_axes, to_pm1
-from latentsync.errors import WeightsError
+from latentsync.faces.bundled import FOLDER, load_bundled
 from latentsync.types import FrameImage
 
 INPUT_PX = 96
-BUNDLED = Path(__file__).parent.parent / "bundled" / "occlusion.safetensors"
+BUNDLED = FOLDER / "occlusion.safetensors"
 
 
 class _Layer(nn.Module):
@@ -90,13 +88,5 @@ def load_occlusion(path: Path | None = None) -> OcclusionFinder:
     Raises:
         WeightsError: the file is missing or holds something else.
     """
-    source = path or BUNDLED
-    net = OcclusionNet()
-    try:
-        net.load_state_dict({name: tensor.float() for name, tensor in load_file(source).items()})
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise WeightsError(
-            f"{source}: does not hold the weights of the occlusion network",
-            hint="reinstall the package, or train them with the recipe compact/occlusion",
-        ) from error
+    net = load_bundled(OcclusionNet(), path or BUNDLED, name="occlusion", recipe="compact/occlusion")
     return OcclusionFinder(net)
