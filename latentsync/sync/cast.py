@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from latentsync.errors import LatentSyncError, MediaError, UsageError
+from latentsync.errors import LatentSyncError, UsageError
 from latentsync.faces.choice import FaceChoice, parse_face_choice
-from latentsync.files import open_regular
 from latentsync.media.sound import lead_s, read_audio
 from latentsync.rates import AUDIO_HZ
+from latentsync.sync.rows import csv_rows, read_list
 from latentsync.times import seconds_from
 from latentsync.types import AudioTrack
 
@@ -91,35 +90,19 @@ def _rows(cast: Cast, name: str) -> Iterator[tuple[int, dict[str, str | Path | f
         for number, row in enumerate(cast, 1):
             yield number, dict(zip(COLUMNS, row, strict=False))
         return
-    try:
-        with open_regular(Path(cast), most_bytes=_MOST_BYTES) as file:
-            # -sig: spreadsheets write a byte order mark, which would become part of the first column's name.
-            reader = csv.reader(io.StringIO(file.read().decode("utf-8-sig"), newline=""), strict=True)
-        header = [column.strip().lower() for column in next(reader, [])]
-        _check_header(header, name)
-        for number, cells in enumerate(reader, 2):
-            if len(cells) > len(header):
-                raise UsageError(
-                    f"{name}, row {number}: has {len(cells)} cells, the header {len(header)}",
-                    hint='put cells that contain a comma in quotes: "640,360"',
-                )
-            if any(cell.strip() for cell in cells):
-                yield number, dict(zip(header, cells, strict=False))
-    except OSError as error:
-        raise MediaError(
-            f"'{cast}': cannot be read ({error.strerror})",
-            hint="give a .csv with the columns who,speech,from",
-        ) from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise MediaError(f"'{cast}': is no CSV in UTF-8 ({error})", hint="save it as CSV, UTF-8") from error
+    source = Path(cast)
+    text = read_list(source, most_bytes=_MOST_BYTES, hint="give a .csv with the columns who,speech,from")
+    rows = csv_rows(
+        source, text, column_of=lambda name: name.strip().lower(), check=partial(_check_header, name)
+    )
+    for number, cells in rows:
+        yield number, dict(cells)
 
 
-def _check_header(header: list[str], name: str) -> None:
+def _check_header(name: str, header: list[str]) -> None:
     for column in header:
         if column not in COLUMNS:
             raise UsageError(f"{name}: unknown column '{column}'", hint=f"use {', '.join(COLUMNS)}")
-        if header.count(column) > 1:
-            raise UsageError(f"{name}: two columns are called '{column}'", hint="remove one of them")
     for column in ("who", "speech"):
         if column not in header:
             raise UsageError(f"{name}: has no column '{column}'", hint=f"use {', '.join(COLUMNS)}")

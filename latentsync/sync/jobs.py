@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import shlex
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -18,11 +15,11 @@ from typing_extensions import TypedDict
 
 from latentsync.errors import LatentSyncError, MediaError, UsageError
 from latentsync.events import Note, Report
-from latentsync.files import open_regular
 from latentsync.media.folder import SUFFIXES
 from latentsync.recipe.sync import SyncRecipe
 from latentsync.sync.job import SyncJob
 from latentsync.sync.options import SyncOptions, choose_recipe, make_job
+from latentsync.sync.rows import csv_rows, read_list
 from latentsync.weights.models import find_model
 
 INPUTS = ("video", "speech", "output")
@@ -154,16 +151,7 @@ def _unknown(origin: str, name: str) -> UsageError:
 
 
 def _from_file(source: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    try:
-        with open_regular(source, most_bytes=_MOST_BYTES) as file:
-            # -sig: spreadsheets write a byte order mark, which would become part of the first column's name.
-            text = file.read().decode("utf-8-sig")
-    except OSError as error:
-        raise MediaError(
-            f"'{source}': cannot be read ({error.strerror})", hint="give a .csv, a .jsonl, or a folder"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise MediaError(f"'{source}': is not a text in UTF-8", hint="save it as UTF-8") from error
+    text = read_list(source, most_bytes=_MOST_BYTES, hint="give a .csv, a .jsonl, or a folder")
     if source.suffix.lower() in (".jsonl", ".ndjson"):
         return _from_json_lines(source, text)
     if source.suffix.lower() == ".csv":
@@ -174,27 +162,13 @@ def _from_file(source: Path) -> Iterator[tuple[int, dict[str, object]]]:
 
 
 def _from_csv(source: Path, text: str) -> Iterator[tuple[int, dict[str, object]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header = [_option(name) for name in next(reader, [])]
-        # A repeated column would silently win over the first one.
-        for name, count in Counter(header).items():
+    def check(header: list[str]) -> None:
+        for name in header:
             if name not in COLUMNS:
                 raise _unknown(f"'{source}': ", name)
-            if count > 1:
-                raise UsageError(f"'{source}': two columns are called '{name}'", hint="remove one of them")
-        for number, cells in enumerate(reader, 2):
-            if not any(cell.strip() for cell in cells):
-                continue
-            if len(cells) > len(header):
-                raise UsageError(
-                    f"'{source.name}', row {number}: has {len(cells)} cells, the header {len(header)}",
-                    hint="put cells that contain a comma in quotes",
-                )
-            named = zip(header, (cell.strip() for cell in cells), strict=False)
-            yield number, {name: cell for name, cell in named if cell}
-    except csv.Error as error:
-        raise MediaError(f"'{source}', line {reader.line_num}: {error}", hint="correct this line") from error
+
+    for number, cells in csv_rows(source, text, column_of=_option, check=check):
+        yield number, {name: cell for name, cell in cells.items() if cell}
 
 
 def _from_json_lines(source: Path, text: str) -> Iterator[tuple[int, dict[str, object]]]:
