@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from latentsync.recipe.schema import Count, Duration, Recipe, Table
 
+EffortName = Literal["fast", "draft", "standard", "best"]
 Steps = Annotated[int, Field(ge=1, le=1000)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Guidance = Annotated[float, Field(ge=0, le=20, allow_inf_nan=False)]
@@ -22,7 +23,7 @@ class Sampling(Table):
     effort  what steps and guidance are where they are not set here: see `Efforts`
     """
 
-    effort: Literal["fast", "draft", "standard", "best"]
+    effort: EffortName
     steps: Steps | None = None
     guidance: Guidance | None = None
     mode: Literal["blended", "exact"]

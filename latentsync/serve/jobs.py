@@ -149,18 +149,20 @@ class JobQueue:
             if served.is_unwanted:
                 continue
             served.status = "running"
+            status: Status = "done"
             try:
                 self._run(served)
             except _Cancelled:
-                served.status = "cancelled"
+                status = "cancelled"
             except LatentSyncError as error:
-                served.status, served.error, served.hint = "failed", str(error), error.hint
+                status, served.error, served.hint = "failed", str(error), error.hint
             except Exception as error:  # a bug must not end the service
                 traceback.print_exc()
-                served.status, served.error = "failed", f"{type(error).__name__}: this is a bug in latentsync"
-            served.ended_s = time.monotonic()
+                status, served.error = "failed", f"{type(error).__name__}: this is a bug in latentsync"
             for path in (served.job.video, served.job.speech):
                 path.unlink(missing_ok=True)
+            served.ended_s = time.monotonic()
+            served.status = status  # last: other threads read the rest once they see it
             if served.is_unwanted:
                 shutil.rmtree(served.folder, ignore_errors=True)
 
@@ -187,5 +189,4 @@ class JobQueue:
                     served.warnings += [message] if level == "warning" else []
 
         served.seen_s = time.monotonic()
-        result = run(served.job, served.recipe, report, model=self._model)
-        served.result, served.status = result.as_dict(), "done"
+        served.result = run(served.job, served.recipe, report, model=self._model).as_dict()

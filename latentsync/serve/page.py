@@ -6,7 +6,7 @@ import os
 import shutil
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import gradio as gr
@@ -19,6 +19,7 @@ from latentsync.faces.detect import Detector
 from latentsync.faces.follow import Follower, FollowSettings
 from latentsync.faces.landmarks import choose_landmarker
 from latentsync.media.read import measure_video, read_frames
+from latentsync.recipe.sync import EffortName
 from latentsync.serve.jobs import ENDED, RESULT, JobQueue, ServedJob
 from latentsync.sync.options import SyncOptions, choose_recipe, make_job
 from latentsync.types import FrameImage
@@ -174,7 +175,7 @@ class Page:
                         elem_id="face",
                     )
                 with gr.Column():
-                    effort = gr.Radio(["draft", "standard", "best"], value="standard", label="Effort")
+                    effort = gr.Radio(list(get_args(EffortName)), value="standard", label="Effort")
                     keep_audio = gr.Radio(
                         ["replace", "mix", "duck"], value="replace", label="The video's own sound"
                     )

@@ -14,7 +14,7 @@ from latentsync.faces.choice import parse_face_choice
 from latentsync.media.mix import parse_keep_audio
 from latentsync.media.write import PixelFormat
 from latentsync.recipe.loading import load_recipe
-from latentsync.recipe.sync import SyncRecipe
+from latentsync.recipe.sync import EffortName, SyncRecipe
 from latentsync.sync.cast import Cast, read_cast
 from latentsync.sync.job import SyncJob
 from latentsync.sync.timeline import Duration
@@ -57,7 +57,7 @@ class SyncOptions(TypedDict, total=False):
     start: float | str
     end: float | str | None
     duration: Duration
-    effort: Literal["fast", "draft", "standard", "best"] | None
+    effort: EffortName | None
     steps: int | None
     guidance: float | None
     seed: int | None

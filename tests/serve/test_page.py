@@ -99,7 +99,7 @@ def test_a_large_upload_is_refused_before_it_is_kept(address: str, temporary: Pa
     head = b'--x\r\ncontent-disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n'
     body = head + bytes(4_000_000) + b"\r\n--x--\r\n"
     headers = {"content-type": "multipart/form-data; boundary=x"}
-    with pytest.raises((HTTPError, BrokenPipeError, ConnectionResetError)) as refused:
+    with pytest.raises(OSError) as refused:  # the answer, or a connection that closed while sending
         urlopen(Request(f"{address}/gradio_api/upload", data=body, headers=headers))
     assert not isinstance(refused.value, HTTPError) or refused.value.code == 413
     kept = [path for path in temporary.rglob("*") if path.is_file() and path.stat().st_size > 3_000_000]
