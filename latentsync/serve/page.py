@@ -140,12 +140,12 @@ class Page:
         """The job whose row was clicked; its result is not shown yet."""
         return str(click.row_value[0]), ""
 
-    def remove(self, identity: str) -> str:
-        """Stop the job that is shown, and delete its files."""
+    def remove(self, identity: str) -> tuple[str, list[list[str]]]:
+        """Stop the job that is shown, and delete its files; gives no identity, and the jobs that are left."""
         job = self._jobs.find(identity)
         if job is not None:
             self._jobs.remove(job)
-        return ""
+        return "", self.table()
 
     def build(self) -> gr.Blocks:
         """The page itself."""
@@ -200,7 +200,7 @@ class Page:
             frame.select(self.pick, [video, time_s, frame], face)
             make.click(self.add, inputs, [chosen, jobs])
             jobs.select(self.choose, None, [chosen, shown])
-            remove.click(self.remove, chosen, chosen)
+            remove.click(self.remove, chosen, [chosen, jobs])
             gr.Timer(TICK_S).tick(
                 self.follow, [chosen, shown], [words, preview, result, shown, jobs], show_progress="hidden"
             )

@@ -81,6 +81,8 @@ def test_a_video_is_made_in_the_browser(address: str, browser: Any, tmp_path: Pa
     page.get_by_label("draft").click()
     page.locator("#make").click()
     page.locator("#result video").wait_for()
+    # Its size moves what is below: a click in that moment would hit nothing.
+    page.wait_for_function("document.querySelector('#result video').readyState >= 1")
     assert "portrait.mp4: done" in page.locator("#words").inner_text()
     assert "5/5" in page.locator("#jobs").inner_text()
     page.locator("#remove").click()
