@@ -78,7 +78,8 @@ class LossWeights(Table):
     warp             mean absolute error of the warped reference, and of the mouth in it with its edges; where
                      `clean` is 0, the warp is trained alone, by pixels
     sync             of SyncNet, which sees decoded frames ("pixel") or the predicted latents ("latent")
-    adversarial      of a discriminator that is trained beside a Wav2Lip, on the lower half of its frames
+    adversarial      of a discriminator that is trained beside: of a Wav2Lip it sees the lower half of frames,
+                     of a U-Net the predicted latents and the speech
     perceptual       LPIPS of the lower half
     trepa            distance of the features of a video encoder
     trepa_normalise  "mean" over the features, as the official code, or the paper's "sum", 1408 times that
@@ -151,8 +152,8 @@ class UNetTrainingRecipe(TrainingRecipe):
             )
         if self.generator == "wav2lip" and self.windows.reference != "window":
             raise ValueError('generator = "wav2lip" needs windows.reference = "window"')
-        if self.generator == "unet" and loss.adversarial:
-            raise ValueError('loss.adversarial is of generator = "wav2lip" only')
+        if self.generator == "unet" and loss.adversarial and self.noise.prediction != "clean":
+            raise ValueError('loss.adversarial judges latents: it needs noise.prediction = "clean"')
         self._refuse_other_objective()
         if self.generator == "wav2lip" and loss.sync and loss.sync_space == "latent":
             raise ValueError('generator = "wav2lip" has no latents: loss.sync_space must be "pixel"')

@@ -35,14 +35,14 @@ from latentsync.runtime import Seeds
 from latentsync.train.loop import Batch
 from latentsync.train.losses import mouth_region, mouth_weights, reconstruction_loss, sync_loss
 from latentsync.train.unet.frozen import LPIPS, SCRATCH, FrozenNetworks
-from latentsync.train.unet.warp import ShownReferences, warp_loss
+from latentsync.train.unet.warp import Generated, ShownReferences, warp_loss
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler
 
 KEPT_WEIGHT = 0.25  # in `clean`, of latents outside the mask: the U-Net is given them, so copying is easy
 EDGE_WEIGHT = 0.5
-DISCRIMINATOR = "discriminator"  # in the log, the loss of the discriminator of a Wav2Lip
+DISCRIMINATOR = "discriminator"  # in the log, the loss of the discriminator
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,8 @@ class UNetObjective:
         if frozen.vae is None:
             raise ValueError("a U-Net is trained on the latents of a VAE, and none was loaded")
         self.recipe, self.frozen, self.vae = recipe, frozen, frozen.vae
-        self.weights = loss_weights(recipe.loss)
+        self.is_adversarial = recipe.loss.adversarial > 0
+        self.weights = _with_discriminator(loss_weights(recipe.loss))
         self.scheduler = build_training_scheduler(recipe.noise)
         mask = torch.from_numpy(mouth_mask(recipe.windows.resolution)).to(next(self.vae.parameters()))  # h w
         self.view = build_view(recipe.network.view, mask, factor=self.vae.factor)
@@ -98,14 +99,20 @@ class UNetObjective:
         encoded = self.encode(batch)
         noisy = self.scheduler.add_noise(encoded.latents, encoded.noise, encoded.timesteps)
         audio = batch["audio"].flatten(0, 1)  # b·f n d
-        sample, warped, reference = encoded.conditioning.join(noisy), None, encoded.conditioning.reference
-        if encoded.shown is None:
-            predicted = model(sample, encoded.timesteps, audio)  # b c f h w
-        else:  # the network encodes the reference once it is warped
+        sample = encoded.conditioning.join(noisy)
+        if encoded.shown is not None:  # the network encodes the reference once it is warped
             sample = sample[:, : -noisy.shape[1]]
-            predicted, warped, reference = model(sample, encoded.timesteps, audio, encoded.shown)
-        prediction = UNetPrediction(batch, encoded, noisy, predicted, reference, self, warped)
-        return compute_losses(prediction, self.recipe.loss, self.frozen)
+        if encoded.shown is None and not self.is_adversarial:
+            predicted = model(sample, encoded.timesteps, audio)  # b c f h w
+            made = Generated(predicted, None, encoded.conditioning.reference)
+        else:
+            real = encoded.latents if self.is_adversarial else None
+            made = model(sample, encoded.timesteps, audio, encoded.shown, real)
+        prediction = UNetPrediction(batch, encoded, noisy, made, self)
+        losses = compute_losses(prediction, self.recipe.loss, self.frozen)
+        if self.is_adversarial:
+            losses[DISCRIMINATOR] = discriminator_loss(*made.scores[1:])
+        return losses
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> Encoded:
@@ -242,7 +249,7 @@ class Wav2LipObjective:
     def __init__(self, recipe: UNetTrainingRecipe, frozen: FrozenNetworks) -> None:
         self.recipe, self.frozen = recipe, frozen
         self.is_adversarial = recipe.loss.adversarial > 0
-        self.weights = loss_weights(recipe.loss) | ({DISCRIMINATOR: 1.0} if self.is_adversarial else {})
+        self.weights = _with_discriminator(loss_weights(recipe.loss))
         self.resolution = recipe.wav2lip.resolution
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -301,19 +308,15 @@ class Encoded:
 class UNetPrediction:
     """What the U-Net predicted for a batch. Frames are decoded when a loss first asks for them.
 
-    noisy      (b c f h w)  the latents that it was given
-    predicted  (b c f h w)  the noise, or with noise.prediction = "clean" the latents
-    reference  (b c f h w)  latents of the reference that it was given, warped or not
-    warped     the references, if the network warps them
+    noisy  (b c f h w)  the latents that it was given
+    made   what it made of them: the noise, or with noise.prediction = "clean" the latents
     """
 
     batch: Batch
     encoded: Encoded
     noisy: Tensor
-    predicted: Tensor
-    reference: Tensor
+    made: Generated
     objective: UNetObjective
-    warped: Warped | None = None
 
     @property
     def target(self) -> Tensor:
@@ -323,7 +326,8 @@ class UNetPrediction:
     @cached_property
     def clean(self) -> Tensor:
         """The clean latents (b c f h w). Source: the paper, equation 1."""
-        return one_step_clean(self.noisy, self.predicted, self.encoded.timesteps, self.objective.scheduler)
+        timesteps, scheduler = self.encoded.timesteps, self.objective.scheduler
+        return one_step_clean(self.noisy, self.made.predicted, timesteps, scheduler)
 
     @cached_property
     def frames(self) -> Tensor:
@@ -350,6 +354,11 @@ class WarpPrediction(FramePrediction):
 
     warped: Warped
     objective: WarpObjective
+
+
+def _with_discriminator(weights: dict[str, float]) -> dict[str, float]:
+    """The weights of all losses: a discriminator's own is taken as it is."""
+    return weights | ({DISCRIMINATOR: 1.0} if "adversarial" in weights else {})
 
 
 def compute_losses(
@@ -476,11 +485,14 @@ def _reconstruction(prediction: Any, frozen: FrozenNetworks, table: LossWeights)
 
 
 def _warp(prediction: Any, frozen: FrozenNetworks, table: LossWeights) -> Tensor:
-    return warp_loss(prediction.warped, frames_to_batch(prediction.target), prediction.objective.view)
+    is_alone = isinstance(prediction, WarpPrediction)
+    warped = prediction.warped if is_alone else prediction.made.warped
+    return warp_loss(warped, frames_to_batch(prediction.target), prediction.objective.view)
 
 
 def _adversarial(prediction: Any, frozen: FrozenNetworks, table: LossWeights) -> Tensor:
-    return adversarial_loss(prediction.scores)
+    is_frames = isinstance(prediction, FramePrediction)
+    return adversarial_loss(prediction.scores if is_frames else prediction.made.scores[0])
 
 
 def _perceptual(prediction: Any, frozen: FrozenNetworks, table: LossWeights) -> Tensor:
@@ -497,14 +509,16 @@ def _trepa(prediction: Any, frozen: FrozenNetworks, table: LossWeights) -> Tenso
 
 
 LOSSES = (
-    LossTerm("noise", lambda it, frozen, table: noise_loss(it.predicted, it.encoded.noise)),
+    LossTerm("noise", lambda it, frozen, table: noise_loss(it.made.predicted, it.encoded.noise)),
     LossTerm(
         "clean",
-        lambda it, frozen, table: clean_loss(it.predicted, it.encoded.latents, it.objective.latent_weights),
+        lambda it, frozen, table: clean_loss(
+            it.made.predicted, it.encoded.latents, it.objective.latent_weights
+        ),
     ),
     LossTerm(
         "change",
-        lambda it, frozen, table: clean_loss(it.clean, it.reference, it.objective.latent_weights),
+        lambda it, frozen, table: clean_loss(it.clean, it.made.latents, it.objective.latent_weights),
     ),
     LossTerm("reconstruction", _reconstruction),
     LossTerm("warp", _warp),

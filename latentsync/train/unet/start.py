@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from latentsync.axes import batch_to_frames
+from latentsync.axes import batch_to_frames, frames_to_batch
 from latentsync.diffusion.view import Warp
 from latentsync.errors import RecipeError, WeightsError
 from latentsync.events import Note, Report
 from latentsync.models.autoencoder import AnyAutoencoder
+from latentsync.models.discriminator import LatentDiscriminator
 from latentsync.models.unet import LipUNet, build_unet
 from latentsync.models.warp import Warped
 from latentsync.models.wav2lip import LowerHalfDiscriminator, Wav2Lip, build_wav2lip
@@ -169,31 +170,60 @@ def _refuse_unseen_differences(config: UNetConfig, path: Path) -> None:
 
 
 class UNetInTraining(nn.Module):
-    """A `LipUNet` whose state dict has its network under its own name, as checkpoints of a training need."""
+    """A `LipUNet` whose state dict has its network under its own name, as checkpoints of a training need.
 
-    def __init__(self, unet: LipUNet) -> None:
+    Checkpoints hold the discriminator that may be trained beside it, exports do not.
+    """
+
+    def __init__(self, unet: LipUNet, discriminator: LatentDiscriminator | None = None) -> None:
         super().__init__()
         for name, part in unet.named_children():  # the network, and what it has of adapter and residual
             self.add_module(name, part)
         self._unet = (unet,)  # in a tuple, so that its parameters are not registered twice
+        self.discriminator = discriminator
 
     def forward(
-        self, sample: Tensor, timesteps: Tensor, audio: Tensor, shown: ShownReferences | None = None
+        self,
+        sample: Tensor,
+        timesteps: Tensor,
+        audio: Tensor,
+        shown: ShownReferences | None = None,
+        real: Tensor | None = None,
     ) -> Tensor | Warped | Generated:
         """What `LipUNet` predicts; with `shown` also the warped references, whose latents `sample` lacks.
 
-        The warped references alone, if `shown` has no `encode`.
+        The warped references alone, if `shown` has no `encode`. With `real` latents (b c f h w) also what the
+        discriminator makes of them.
         """
         unet = self._unet[0]
         if shown is None:
-            return torch.as_tensor(unet(sample, timesteps, audio))
+            predicted = torch.as_tensor(unet(sample, timesteps, audio))
+            if real is None:
+                return predicted
+            reference = sample[:, -real.shape[1] :]
+            return Generated(predicted, None, reference, self._scores(predicted, real, sample, audio))
         warped = unet.warp_reference(shown.windows_pm1, shown.known, audio)
         if shown.encode is None:
             return warped
         # The warp has a loss of its own: through the autoencoder it would learn to please the U-Net.
         latents = batch_to_frames(shown.encode(warped.pictures.detach()), frames=sample.shape[2])
         predicted = unet(torch.cat([sample, latents.to(sample)], dim=1), timesteps, audio)
-        return Generated(predicted, warped, latents)
+        scores = () if real is None else self._scores(predicted, real, sample, audio)
+        return Generated(predicted, warped, latents, scores)
+
+    def _scores(
+        self, predicted: Tensor, real: Tensor, sample: Tensor, audio: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        assert self.discriminator is not None
+        channels, config = real.shape[1], self._unet[0].config
+        last = config.in_channels - channels  # behind noisy latents and mask, before the reference
+        known = frames_to_batch(sample[:, channels + 1 : last])
+        adapter = self._unet[0].adapter
+        tokens = None if adapter is None else adapter(audio)[0].detach()
+        made = frames_to_batch(predicted)
+        judged = self.discriminator.judge(made, known, tokens)
+        generated = self.discriminator(made.detach(), known, tokens)
+        return judged, generated, self.discriminator(frames_to_batch(real), known, tokens)
 
     def warp_for(self, audio: Tensor) -> Warp | None:
         """As `LipUNet.warp_for`."""
@@ -240,7 +270,11 @@ def build_generator(
             report(Note(line))
         if recipe.run.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        model = UNetInTraining(unet)
+        judge = None
+        if recipe.loss.adversarial:
+            known = config.in_channels - config.latent_channels - 1 - config.latent_channels
+            judge = LatentDiscriminator(config.latent_channels + known, tokens_dim=config.adapter_dim)
+        model = UNetInTraining(unet, judge)
     else:
         config = recipe.wav2lip
         wav2lip = build_wav2lip(config)

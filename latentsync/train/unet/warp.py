@@ -35,16 +35,19 @@ class ShownReferences:
 
 
 class Generated(NamedTuple):
-    """What a network that warps its references made of a batch.
+    """What a network that warps its references, or has a discriminator beside it, made of a batch.
 
     predicted  (b c f h w)  as `LipUNet.forward` returns it
-    warped     the references, as pictures
-    latents    (b c f h w)  of these, without gradients
+    warped     the references, as pictures, if it warps them
+    latents    (b c f h w)  of the references, without gradients
+    scores     three times logits (b·f p) of the discriminator: of what was predicted, for the U-Net; then of
+               that and of what is real, for the discriminator itself
     """
 
     predicted: Tensor
-    warped: Warped
+    warped: Warped | None
     latents: Tensor
+    scores: tuple[Tensor, ...] = ()
 
 
 def warp_loss(warped: Warped, faces_pm1: Tensor, view: View) -> Tensor:

@@ -63,7 +63,7 @@ def frozen() -> FrozenNetworks:
     return FrozenNetworks(*networks)  # type: ignore[arg-type]
 
 
-def batch(*numbers: int) -> dict[str, Tensor]:
+def batch(*numbers: int, tokens: int = 10) -> dict[str, Tensor]:
     """Samples that are the same for the same number."""
     generators = [torch.Generator().manual_seed(number) for number in numbers]
 
@@ -73,7 +73,7 @@ def batch(*numbers: int) -> dict[str, Tensor]:
     return {
         "target_u8": (255 * draw(FRAMES, 32, 32, 3)).to(torch.uint8),
         "reference_u8": (255 * draw(FRAMES, 32, 32, 3)).to(torch.uint8),
-        "audio": draw(FRAMES, 10, 16),
+        "audio": draw(FRAMES, tokens, 16),
         "mel": draw(80, 16),
         "frame_mel": draw(FRAMES, 80, 16),
         "has_speech": torch.ones(len(numbers)),
@@ -260,6 +260,33 @@ def test_each_adversarial_loss_trains_its_own_network(name: str, trained: str) -
         assert moved or not key.startswith(trained) or key.endswith("layer.bias"), key
         assert parameter.grad is None or key.startswith(trained), key
     assert objective.generate(model.eval(), batch(0)).shape == (FRAMES, 32, 32, 3)
+
+
+@pytest.mark.parametrize("name", ["adversarial", "discriminator"])
+def test_a_unet_and_the_discriminator_of_its_latents_are_trained_apart(
+    frozen: FrozenNetworks, name: str
+) -> None:
+    sizes = lip_recipe(NOWHERE).network
+    recipe = lip_recipe(
+        NOWHERE,
+        loss=STAGE1.replaced(noise=0, clean=1.0, adversarial=0.5),
+        network=sizes.replaced(motion=False, adapter_dim=8),
+        noise=STAGE2_RECIPE.noise.replaced(prediction="clean"),
+    )
+    model, _ = build_generator(recipe, frozen.vae, None, ignore)
+    objective = UNetObjective(recipe, frozen)
+    losses = objective.losses(model, batch(0, 1, tokens=50))
+    assert losses.keys() == objective.weights.keys() == {"clean", "adversarial", "discriminator"}
+    losses[name].backward()
+    moved = {
+        key.split(".")[0]
+        for key, parameter in model.named_parameters()
+        if parameter.grad is not None and parameter.grad.any()
+    }
+    if name == "discriminator":
+        assert moved == {"discriminator"}
+    else:
+        assert "network" in moved and "discriminator" not in moved
 
 
 def test_the_losses_of_an_undecided_discriminator() -> None:

@@ -170,11 +170,12 @@ def test_a_warp_is_learnt_alone_and_then_with_the_unet(data: Path, tmp_path: Pat
         "losses"
     ].keys()
     both = warping.replaced(
-        loss=recipe.loss.replaced(noise=0.0, clean=1.0, warp=1.0),
+        loss=recipe.loss.replaced(noise=0.0, clean=1.0, warp=1.0, adversarial=0.5),
         weights=warping.weights.replaced(start=str(first.weights)),
         trainable=(),
     )
     second = train(data, tmp_path / "both", both)
+    assert {"adversarial", "discriminator"} <= log_of(second.output)[0]["losses"].keys()
     learnt, then = read_tensors(first.weights), read_tensors(second.weights)
     moved = {key.partition(".")[0] for key, tensor in learnt.items() if (tensor != begun[key]).any()}
     assert moved == {"warp", "adapter"}
