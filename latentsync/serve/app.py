@@ -13,13 +13,14 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI, File, Form, HTTPException, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from pydantic.json_schema import SkipJsonSchema
 from starlette.exceptions import HTTPException as StarletteError
 
 from latentsync import __version__
 from latentsync.errors import LatentSyncError
 from latentsync.faces.choice import parse_face_choice
+from latentsync.recipe.schema import Seed
 from latentsync.recipe.sync import EffortName
 from latentsync.serve.jobs import ENDED, RESULT, JobQueue, ServedJob
 from latentsync.sync.options import SyncOptions, choose_recipe, make_job
@@ -169,7 +170,7 @@ class _Routes:
         end: Annotated[str | Absent, Form(json_schema_extra={"pattern": TIME})] = None,
         duration: Annotated[Literal["speech", "video", "loop", "ping-pong", "hold"], Form()] = "speech",
         effort: Annotated[EffortName | Absent, Form()] = None,
-        seed: Annotated[Annotated[int, Field(ge=0)] | Absent, Form()] = None,
+        seed: Annotated[Seed | Absent, Form()] = None,
         keep_audio: Annotated[str, Form(json_schema_extra={"pattern": SOUND})] = "replace",
         label: Annotated[str, Form(max_length=200)] = "",
     ) -> dict[str, Any]:
