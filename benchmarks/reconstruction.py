@@ -70,11 +70,12 @@ class Mouth:
         model, frames = self.model, len(crops_u8)
         images, others = self._images(crops_u8), self._images(reference_u8)  # f c h w
         audio = audio.to(model.device, model.dtype)
+        warp = model.unet.warp_for(audio, self.guidance)
         latents = denoise(
             model.unet,
             self.scheduler,
             self.noise.expand(-1, -1, frames, -1, -1),
-            condition(self.view, images, others, model.vae.encode, warp=model.unet.warp_for(audio)),
+            condition(self.view, images, others, model.vae.encode, warp=warp),
             audio,
             steps=model.spec.steps,
             guidance=self.guidance,

@@ -65,7 +65,7 @@ class WaitingUNet(nn.Module):
         time.sleep(self.frame_s * sample.shape[0] * sample.shape[2])
         return sample[:, : self.channels]
 
-    def warp_for(self, audio: Tensor) -> None:
+    def warp_for(self, audio: Tensor, guidance: float = 1.0) -> None:
         """References are taken as they are."""
 
 

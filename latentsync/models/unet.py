@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from latentsync.axes import batch_to_frames, expect_axes, frames_to_batch
 from latentsync.compat import make_torchvision_importable
 from latentsync.models.adapter import AudioAdapter
 from latentsync.models.network_keys import keep_network_keys
-from latentsync.models.warp import ReferenceWarp, Warped
+from latentsync.models.warp import ReferenceWarp, Warped, stretched
 from latentsync.recipe.networks import UNetConfig
 
 
@@ -114,11 +115,23 @@ class LipUNet(nn.Module):
         warped: Warped = self.warp(references_pm1, known, self.adapter(audio)[0])
         return warped
 
-    def warp_for(self, audio: Tensor) -> Callable[[Tensor, Tensor], Tensor] | None:
-        """What `condition` warps references with, for the speech (n t d); None where nothing is warped."""
+    def warp_for(self, audio: Tensor, guidance: float = 1.0) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """What `condition` warps references with, for the speech (n t d); None where nothing is warped.
+
+        Args:
+            guidance: as for `denoise`: above 1 the flow is stretched away from that for silence (zeros).
+        """
         if self.warp is None:
             return None
-        return lambda references, known: self.warp_reference(references, known, audio).pictures
+
+        def warp(references: Tensor, known: Tensor) -> Tensor:
+            warped = self.warp_reference(references, known, audio)
+            if guidance > 1:
+                silent = self.warp_reference(references, known, torch.zeros_like(audio))
+                warped = stretched(references, warped, silent, guidance)
+            return warped.pictures
+
+        return warp
 
     def enable_gradient_checkpointing(self) -> None:
         """Trade time for memory in training: activations inside the blocks are computed again."""

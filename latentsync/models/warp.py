@@ -26,11 +26,13 @@ class Warped(NamedTuple):
     pictures  (n 3 h w) in -1..1
     flow      (n 2 h w) where each pixel was taken from, right and down, as shares of half a side
     painted   (n 1 h w) how much of each pixel is not the reference's, 0..1
+    colours   (n 3 h w) in -1..1, of what is painted
     """
 
     pictures: Tensor
     flow: Tensor
     painted: Tensor
+    colours: Tensor
 
 
 class SpeechBlock(nn.Module):
@@ -110,14 +112,26 @@ class ReferenceWarp(nn.Module):
         made = functional.pixel_shuffle(self.leave(functional.silu(self.norm_out(hidden))), 2)
         made = functional.interpolate(made, scale_factor=2, mode="bilinear", align_corners=False).float()
         flow, blend, colours = made.split([2, 1, 3], dim=1)
-        flow = FLOW_REACH * flow
-        # In float32: with 8 bits a position would be off by half a pixel.
-        places = _grid(references_pm1) + flow.permute(0, 2, 3, 1)
-        moved = functional.grid_sample(
-            references_pm1.float(), places, padding_mode="border", align_corners=False
-        )
         painted = torch.sigmoid(blend + PAINT_BIAS)
-        return Warped(torch.lerp(moved, torch.tanh(colours), painted).to(references_pm1), flow, painted)
+        return _drawn(references_pm1, FLOW_REACH * flow, painted, torch.tanh(colours))
+
+
+def stretched(references_pm1: Tensor, spoken: Warped, silent: Warped, guidance: float) -> Warped:
+    """References (n 3 h w) warped as for the speech, their flow stretched away from that for silence.
+
+    What is painted stays that for the speech.
+
+    Source: Ho and Salimans 2022, classifier-free guidance; of a flow: ours.
+    """
+    flow = silent.flow + guidance * (spoken.flow - silent.flow)
+    return _drawn(references_pm1, flow, spoken.painted, spoken.colours)
+
+
+def _drawn(references_pm1: Tensor, flow: Tensor, painted: Tensor, colours: Tensor) -> Warped:
+    # In float32: with 8 bits a position would be off by half a pixel.
+    places = _grid(references_pm1) + flow.permute(0, 2, 3, 1)
+    moved = functional.grid_sample(references_pm1.float(), places, padding_mode="border", align_corners=False)
+    return Warped(torch.lerp(moved, colours, painted).to(references_pm1), flow, painted, colours)
 
 
 def _level(channels: int, blocks: int) -> nn.ModuleList:

@@ -153,7 +153,7 @@ class Denoiser:
         is_exact = self.sampling.is_exact
         mode: EncodeMode = "sample" if is_exact else "mean"
         audio = torch.cat([window.audio for window in batch]).to(model.device, model.dtype)  # b·f n d
-        warp = model.unet.warp_for(audio)
+        warp = model.unet.warp_for(audio, self.sampling.guidance)
         # Equal crops are warped to different mouths.
         is_each = is_exact or warp is not None
         places = range(len(crops_u8)) if is_each else _first_places(crops_u8)

@@ -144,11 +144,12 @@ class Predictor:
         side = true.shape[-1]
         generator = Seeds(self.seed).generator(f"noise/{planned.name}")
         audio = self.audio.tokens(planned.clip, range(planned.start, planned.start + frames))  # f n d
+        warp = model.unet.warp_for(audio, model.spec.guidance)
         predicted = denoise(
             model.unet,
             self.scheduler,
             shared_noise((1, model.vae.latent_channels, frames, side, side), generator),
-            condition(self.view, target, reference, model.vae.encode, warp=model.unet.warp_for(audio)),
+            condition(self.view, target, reference, model.vae.encode, warp=warp),
             audio,
             steps=model.spec.steps,
             guidance=model.spec.guidance,

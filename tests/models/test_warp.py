@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from latentsync.models.unet import build_unet
-from latentsync.models.warp import ReferenceWarp
+from latentsync.models.warp import ReferenceWarp, stretched
 from tests.networks import TINY_UNET
 
 SIDE_PX = 64
@@ -61,6 +61,22 @@ def test_speech_and_what_is_seen_reach_the_picture() -> None:
     plain = warp(pictures, known, tokens).pictures
     assert (warp(pictures, known, tokens + 1).pictures - plain).abs().max() > 1e-3
     assert (warp(pictures, known + 1, tokens).pictures - plain).abs().max() > 1e-3
+
+
+def test_guidance_stretches_the_flow_away_from_silence_and_keeps_the_colours() -> None:
+    torch.manual_seed(0)
+    unet = build_unet(TINY_UNET.replaced(view="mouth", adapter_dim=12, warp_widths=(8, 16)))
+    for parameter in unet.warp.parameters() if unet.warp else ():
+        torch.nn.init.normal_(parameter, std=0.1)
+    (pictures, known, _), audio = inputs(), torch.randn(2, 50, 12)
+    spoken, silent = (unet.warp_reference(pictures, known, heard) for heard in (audio, 0 * audio))
+    for off in (unet.warp_for(audio), unet.warp_for(audio, 1.0)):
+        assert off is not None and torch.equal(off(pictures, known), spoken.pictures)
+    guided, wanted = unet.warp_for(audio, 3.0), stretched(pictures, spoken, silent, 3.0)
+    assert guided is not None and torch.equal(guided(pictures, known), wanted.pictures)
+    torch.testing.assert_close(wanted.flow - silent.flow, 3 * (spoken.flow - silent.flow))
+    assert (wanted.flow - spoken.flow).abs().max() > 1e-3
+    assert torch.equal(wanted.painted, spoken.painted) and torch.equal(wanted.colours, spoken.colours)
 
 
 def test_a_network_without_a_warp_says_so() -> None:

@@ -225,9 +225,9 @@ class UNetInTraining(nn.Module):
         generated = self.discriminator(made.detach(), known, tokens)
         return judged, generated, self.discriminator(frames_to_batch(real), known, tokens)
 
-    def warp_for(self, audio: Tensor) -> Warp | None:
+    def warp_for(self, audio: Tensor, guidance: float = 1.0) -> Warp | None:
         """As `LipUNet.warp_for`."""
-        return self._unet[0].warp_for(audio)
+        return self._unet[0].warp_for(audio, guidance)
 
 
 class Wav2LipInTraining(nn.Module):
