@@ -56,6 +56,8 @@ def build_networks(size: Size) -> tuple[LipUNet, AnyAutoencoder]:
 class WaitingUNet(nn.Module):
     """Takes as long as a device that makes `fps` frames a second, and computes nothing."""
 
+    warp = None
+
     def __init__(self, channels: int, *, forwards: int, guided: bool, fps: float) -> None:
         super().__init__()
         self.channels = channels

@@ -18,7 +18,7 @@ from latentsync.types import FrameImage, Picture, whole
 
 INPUT_PX = 96
 POINTS = 68
-NOSE_TIP, EYES = 30, (range(36, 42), range(42, 48))  # of the 68 points
+NOSE_TIP, EYES, INNER_LIPS = 30, (range(36, 42), range(42, 48)), (62, 66)  # of the 68 points
 SQUARE_PER_EXTENT = 1.5  # side of the square, in sides of the smallest square around the 68 points
 DARK_LEVEL, LIT_LEVEL = (
     90,
@@ -102,11 +102,36 @@ def nose_beside_eyes(points: NDArray[np.floating]) -> NDArray[np.float64]:
 
     Source: ours; with a nose 0.6 eye distances high it is 0.6 tan(yaw), so 0.35 at 30 and 0.6 at 45 degrees.
     """
+    return np.asarray(np.abs(nose_from_eyes(points)[:, 0]))
+
+
+def nose_from_eyes(points: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Where the tip of the nose lies from the middle of the eyes: along their line, and below it.
+
+    Args:
+        points: (f 68 2).
+
+    Returns:
+        (f 2) in eye distances; the first follows a turn of the head, the second a nod.
+    """
     left, right = (points[:, list(eye)].mean(1, dtype=np.float64) for eye in EYES)  # f 2
-    line = right - left
+    line, nose = right - left, points[:, NOSE_TIP] - (left + right) / 2
+    across = np.stack([-line[:, 1], line[:, 0]], axis=1)
     squared = np.maximum(1e-6, (line**2).sum(1))
-    along = ((points[:, NOSE_TIP] - (left + right) / 2) * line).sum(1) / squared
-    return np.asarray(np.abs(along))
+    return np.asarray(np.stack([(nose * line).sum(1), (nose * across).sum(1)], axis=1) / squared[:, None])
+
+
+def lip_openings(points: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Distance of the inner lips (f,) over that of the eyes' centres, of points (f 68 2) of an upright face.
+
+    Over the distance of the eyes, so that faces of all sizes compare. NaN where the points are.
+    """
+    upper, lower = (points[:, index] for index in INNER_LIPS)
+    left, right = (points[:, list(eye)].mean(1) for eye in EYES)
+    between_eyes = np.linalg.norm(left - right, axis=1)
+    return np.asarray(
+        np.linalg.norm(upper - lower, axis=1) / np.where(between_eyes > 0, between_eyes, np.nan)
+    )
 
 
 def cut_square(rgb_u8: Picture, square: Square, *, size_px: int = INPUT_PX) -> FrameImage:

@@ -22,12 +22,16 @@ __all__ = ["FaceChoice", "TrackSettings", "TrackedFrame", "parse_face_choice", "
 
 @dataclass(frozen=True, slots=True)
 class TrackedFrame:
-    """A frame, the face in it, and its crop; `face` and `affine` are None where there is no face."""
+    """A frame, the face in it, and its crop; `face` and `affine` are None where there is no face.
+
+    shot  changes where another shot begins, or the face was gone for long
+    """
 
     frame: Frame
     face: Face | None
     affine: AffineFrame | None
     is_interpolated: bool = False
+    shot: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,12 +145,12 @@ class _Crops:
         frame = row.sight.frame
         if row.sight.points is not None:
             face = face_from(row.sight.points, row.sight.confidence)
-            return TrackedFrame(frame, face, self._affine(row, face.points, past, ahead))
+            return TrackedFrame(frame, face, self._affine(row, face.points, past, ahead), shot=row.shot)
         face_between = self._between(row, past, ahead)
         if face_between is None:
-            return TrackedFrame(frame, None, None)
+            return TrackedFrame(frame, None, None, shot=row.shot)
         affine = self._affine(row, face_between.points, past, ahead)
-        return TrackedFrame(frame, face_between, affine, is_interpolated=True)
+        return TrackedFrame(frame, face_between, affine, is_interpolated=True, shot=row.shot)
 
     def _affine(
         self, row: _Row, points: NDArray[np.float32], past: deque[_Row], ahead: deque[_Row]

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from latentsync.audio.activity import runs
 from latentsync.faces.align import WINDOW_HEIGHT, WINDOW_WIDTH
-from latentsync.faces.landmarks import EYES
+from latentsync.faces.landmarks import lip_openings
 from latentsync.metrics.metric import ClipMetric, Missing, Need, Points, ScoredClip, Value
 from latentsync.rates import SAMPLES_PER_FRAME, VIDEO_FPS
 
-INNER_LIPS = (62, 66)
 MOUTH = slice(48, 68)
 LARGEST_LAG_FRAMES = 3
 LEAST_FRAMES = 10
@@ -34,14 +33,7 @@ def openings(points: Points) -> Series:
 
     Points are those of the square crop; the squeeze from the upright face box is undone first.
     """
-    upright = points * np.array([WINDOW_WIDTH / WINDOW_HEIGHT, 1.0])
-    upper, lower = (upright[:, index] for index in INNER_LIPS)
-    left, right = (upright[:, list(eye)].mean(1) for eye in EYES)
-    # Over the distance of the eyes, so that faces of all sizes compare.
-    between_eyes = np.linalg.norm(left - right, axis=1)
-    return np.asarray(
-        np.linalg.norm(upper - lower, axis=1) / np.where(between_eyes > 0, between_eyes, np.nan)
-    )
+    return lip_openings(points * np.array([WINDOW_WIDTH / WINDOW_HEIGHT, 1.0]))
 
 
 def correlation(one: Series, other: Series) -> float:

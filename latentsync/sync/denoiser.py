@@ -13,10 +13,11 @@ from torch import Tensor
 from latentsync.axes import to_levels, to_pm1
 from latentsync.diffusion.noise import shared_noise
 from latentsync.diffusion.sampling import NO_SHORTCUTS, Shortcuts, build_scheduler, denoise
-from latentsync.diffusion.view import MouthView, build_view, condition
+from latentsync.diffusion.view import MouthView, Warp, build_view, condition
 from latentsync.errors import MemoryShortage
 from latentsync.models.vae import EncodeMode
 from latentsync.runtime import Seeds
+from latentsync.sync.references import FADE_FRAMES, Reference
 from latentsync.types import FrameImage
 from latentsync.weights.models import LipModel
 
@@ -45,11 +46,13 @@ class Window:
     span      their numbers in the run of frames with a face
     crops_u8  (f h w c), in ordinary light
     audio     (f n d) the speech around each frame
+    reference of all its frames, where the network warps it; None: each frame is its own
     """
 
     span: range
     crops_u8: Sequence[FrameImage]
     audio: Tensor
+    reference: Reference | None = None
 
 
 def batch_windows(sampling: Sampling, side_px: int, device: torch.device) -> int:
@@ -153,7 +156,7 @@ class Denoiser:
         is_exact = self.sampling.is_exact
         mode: EncodeMode = "sample" if is_exact else "mean"
         audio = torch.cat([window.audio for window in batch]).to(model.device, model.dtype)  # b·f n d
-        warp = model.unet.warp_for(audio, self.sampling.guidance)
+        warp = self._warp(batch, audio)
         # Equal crops are warped to different mouths.
         is_each = is_exact or warp is not None
         places = range(len(crops_u8)) if is_each else _first_places(crops_u8)
@@ -173,13 +176,58 @@ class Denoiser:
             model.unet,
             self.scheduler,
             self.noise.expand(len(batch), -1, frames, -1, -1),
-            condition(self.view, images, images, encode, frames=frames, at_once=not is_exact, warp=warp),
+            condition(
+                self.view,
+                images,
+                self._references(batch, images),
+                encode,
+                frames=frames,
+                at_once=not is_exact,
+                warp=warp,
+            ),
             audio,
             steps=self.sampling.steps,
             guidance=self.sampling.guidance,
             shortcuts=self.sampling.shortcuts,
         )
         return list(latents)
+
+    def _references(self, batch: Sequence[Window], images: Tensor) -> Tensor:
+        """The references (b·f 3 h w) of windows of crops `images` (b·f 3 h w)."""
+        given = [window.reference.crop_u8 for window in batch if window.reference is not None]
+        if len(given) < len(batch):
+            return images
+        return self._images(given).repeat_interleave(len(batch[0].span), dim=0)
+
+    def _warp(self, batch: Sequence[Window], audio: Tensor) -> Warp | None:
+        """What warps the references of windows with the speech `audio` (b·f n d), if the network does.
+
+        Where another reference begins, the two are faded once both have been warped to the same mouth.
+        """
+        warp = self.model.unet.warp_for(audio, self.sampling.guidance)
+        frames = len(batch[0].span)
+        count = min(FADE_FRAMES, frames)
+        fading = [
+            (number * frames + step, window.reference.before_u8, (step + 1) / (count + 1))
+            for number, window in enumerate(batch)
+            if window.reference is not None and window.reference.before_u8 is not None
+            for step in range(count)
+        ]
+        if warp is None or not fading:
+            return warp
+        rows, before_u8, weights = zip(*fading, strict=True)
+        at = torch.tensor(rows, device=audio.device)
+        before = self.view.cut(self._images(before_u8))  # k 3 h w
+        warp_before = self.model.unet.warp_for(audio[at], self.sampling.guidance)
+        later = torch.tensor(weights).to(before)[:, None, None, None]  # k c h w
+
+        def faded(references: Tensor, known: Tensor) -> Tensor:
+            made = warp(references, known)
+            assert warp_before is not None
+            made[at] = warp_before(before, known[at]).lerp(made[at], later)
+            return made
+
+        return faded
 
 
 def _first_places(crops_u8: Sequence[FrameImage]) -> list[int]:

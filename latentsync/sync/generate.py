@@ -21,6 +21,7 @@ from latentsync.faces.landmarks import MOST_GAIN
 from latentsync.faces.track import TrackedFrame
 from latentsync.models.wav2lip import Wav2Lip
 from latentsync.sync.denoiser import Denoiser, Sampling, Window
+from latentsync.sync.references import References, candidate
 from latentsync.sync.wav2lip import MelColumns, draw_mouths
 from latentsync.types import FrameImage
 from latentsync.weights.models import LipModel
@@ -133,7 +134,8 @@ def generate(
 ) -> Iterator[GeneratedFrame]:
     """Give every frame with a face a crop whose mouth follows the speech; other frames pass as they are.
 
-    Frames are worked on in windows within one run of frames with a face; two windows are held.
+    Frames are worked on in windows within one run of frames with a face; two windows are held. For a network
+    that warps its references a run ends where another shot begins.
 
     Args:
         mask: (h w) in crop pixels, 1 = kept, 0 = generated.
@@ -145,7 +147,7 @@ def generate(
     else:
         mouth = _Mouth((model, *others), states, mask, sampling)
     try:
-        for has_face, run in groupby(cuts, key=lambda cut: cut.crop_u8 is not None):
+        for (has_face, _), run in groupby(cuts, key=mouth.run_of):
             if has_face:
                 yield from mouth.predict_run(run)
             else:
@@ -186,6 +188,10 @@ class _Wav2LipMouth:
     def close(self) -> None:
         """Nothing: there is one device."""
 
+    def run_of(self, cut: CutFrame) -> tuple[bool, int]:
+        """Whether a frame has a face, and what else separates runs of them: nothing."""
+        return cut.crop_u8 is not None, 0
+
     def predict_run(self, run: Iterable[CutFrame]) -> Iterator[GeneratedFrame]:
         for _, window in cut_windows(run, window=self.window_frames, overlap=0):
             crops_u8 = [cut.crop_u8 for cut in window if cut.crop_u8 is not None]
@@ -210,11 +216,17 @@ class _Mouth:
         self.states, self.sampling = states, sampling
         self.device, self.context_frames = models[0].device, models[0].spec.audio_context_frames
         self.pools = [ThreadPoolExecutor(1) for _ in models] if len(models) > 1 else []
+        # Chosen before a window is handed to a device, so that it is the same however many there are.
+        self.references = References() if models[0].unet.warp is not None else None
 
     def close(self) -> None:
         """End the threads of further devices."""
         for pool in self.pools:
             pool.shutdown(cancel_futures=True)
+
+    def run_of(self, cut: CutFrame) -> tuple[bool, int]:
+        """Whether a frame has a face, and the shot, where windows must not reach across it."""
+        return cut.crop_u8 is not None, cut.tracked.shot if self.references else 0
 
     def predict_run(self, run: Iterable[CutFrame]) -> Iterator[GeneratedFrame]:
         held: deque[CutFrame] = deque()
@@ -248,7 +260,15 @@ class _Mouth:
     def _window(self, span: range, frames: list[CutFrame]) -> Window:
         times_s = [cut.tracked.frame.time_s for cut in frames]
         audio = states_for_frames(self.states, times_s, context_frames=self.context_frames)  # f n d
-        return Window(span, [_lit(cut) for cut in frames], audio)
+        crops_u8, reference = [_lit(cut) for cut in frames], None
+        if self.references is not None:
+            reference = self.references.choose(
+                [
+                    candidate(cut.tracked, crop_u8, gain=cut.gain, visible=cut.visible)
+                    for cut, crop_u8 in zip(frames, crops_u8, strict=True)
+                ]
+            )
+        return Window(span, crops_u8, audio, reference)
 
     def _denoised(self, windows: Iterable[Window]) -> Iterator[tuple[range, Tensor]]:
         """The windows' clean latents (c f h w), in order, on the first device."""

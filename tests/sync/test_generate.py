@@ -101,6 +101,8 @@ def test_an_overlap_that_leaves_nothing_new(overlap: int) -> None:
 class Unwarped(nn.Module):
     """A network that takes references as they are."""
 
+    warp = None
+
     def warp_for(self, audio: Tensor, guidance: float = 1.0) -> None:
         return None
 
