@@ -17,7 +17,8 @@ class Conditioning:
     mask       (b 1 f h w)  1 where the frame is kept, 0 where the mouth is generated (as released)
     masked     (b k f h w)  what is seen of the target frames, see `latentsync.diffusion.view`: with the mouth
                             painted out, through the VAE (k = c), or small and folded
-    reference  (b c f h w)  frames of the same person, through the VAE: others in training, the same in use
+    reference  (b c f h w)  frames of the same person, through the VAE: others in training; in use the same,
+                            or one of the shot where it is warped
 
     c is 4 in the released models.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from typing import Literal, cast
@@ -33,7 +33,8 @@ from latentsync.sync.generate import (
     generate,
     light_gain,
 )
-from latentsync.types import AffineFrame, Frame
+from latentsync.sync.references import Candidate
+from latentsync.types import AffineFrame, Frame, FrameImage
 from latentsync.weights.models import LipModel
 from tests.networks import TINY_UNET
 from tests.sync.made_model import made_spec
@@ -120,6 +121,20 @@ class Echo(Unwarped):
         self.audio.append(audio)
         self.windows.append(sample.shape[2])
         return sample[:, self.shown]
+
+
+class Warping(Echo):
+    """Shows the references of windows around the mouth, as they are, and notes the guidance of the flow."""
+
+    warp = nn.Identity()
+
+    def __init__(self) -> None:
+        super().__init__(first=Shrink.latent_channels + 1 + 96, channels=Shrink.latent_channels)
+        self.guidances: list[float] = []
+
+    def warp_for(self, audio: Tensor, guidance: float = 1.0) -> Callable[[Tensor, Tensor], Tensor]:  # type: ignore[override]
+        self.guidances.append(guidance)
+        return lambda references, known: references.clone()
 
 
 class Shrink(Unwarped):
@@ -238,6 +253,45 @@ def test_the_seed_decides_the_crops(tiny: LipModel, is_exact: bool) -> None:
     assert first.min() >= 0 and first.max() <= 255
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def warped(
+    tracked: list[TrackedFrame], devices: int = 1, guidance: float = 1.0
+) -> tuple[list[int], list[Warping]]:
+    """The grey between the lips of each frame, made in windows of four, and the networks that made them."""
+    unets = [Warping() for _ in range(devices)]
+    first, *others = (
+        replace(model, spec=made_spec(resolution=SIDE_PX, view="mouth"))
+        for model in (model_of(unet, Shrink()) for unet in unets)
+    )
+    steps = torch.zeros(200, 5, STATES_DIM)
+    cuts, chosen = cut_crops(tracked, fade_frames=0), replace(sampling(), guidance=guidance)
+    made = list(generate(cuts, first, steps, mouth_mask(SIDE_PX), chosen, others=others))
+    return [round(float(one.crop[45, 32, 0])) for one in made if one.crop is not None], unets
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_warped_reference_stays_until_a_better_one_is_faded_in(
+    devices: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def candidate(tracked: TrackedFrame, crop_u8: FrameImage, *, gain: float, visible: object) -> Candidate:
+        return Candidate(crop_u8, 0, float(tracked.frame.index >= 5), gain, None)
+
+    monkeypatch.setattr("latentsync.sync.generate.candidate", candidate)
+    greys, _ = warped(list(tracked_frames("f" * 13)), devices)
+    assert greys == [140] * 4 + [144, 148, 152, 156] + [160] * 5  # frame 5 has 160
+
+
+def test_a_warped_reference_is_of_the_same_shot() -> None:
+    tracked = [replace(one, shot=number // 6) for number, one in enumerate(tracked_frames("f" * 12))]
+    greys, (unet,) = warped(tracked)
+    assert greys == [140] * 6 + [164] * 6
+    assert unet.windows == [4, 2, 4, 2]
+
+
+def test_guidance_reaches_the_flow() -> None:
+    _, (unet,) = warped(list(tracked_frames("f")), guidance=1.7)
+    assert unet.guidances == [1.7]
 
 
 class Small(Echo):

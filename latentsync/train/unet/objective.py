@@ -23,7 +23,7 @@ from latentsync.axes import batch_to_frames, expect_axes, frames_to_batch, to_pm
 from latentsync.diffusion.conditioning import Conditioning
 from latentsync.diffusion.noise import mixed_noise, shared_noise
 from latentsync.diffusion.sampling import build_scheduler, denoise, one_step_clean
-from latentsync.diffusion.view import Encode, build_view, condition
+from latentsync.diffusion.view import Encode, Warp, build_view, condition
 from latentsync.faces.align import mouth_mask
 from latentsync.models.framewise import FramewiseSyncNet, cut_region
 from latentsync.models.syncnet import SyncNet, stack_frames
@@ -179,7 +179,9 @@ class UNetObjective:
         return batch_to_frames(faces, frames=latents.shape[2])
 
     def generate(self, model: nn.Module, batch: Batch) -> NDArray[np.uint8]:
-        """Denoise a batch of one window, whose reference is the target itself, and keep what the mask shows.
+        """Denoise a batch of one window, and keep what the mask shows.
+
+        The reference is the target itself, as in `sync`: where it is warped, one frame from elsewhere.
 
         Returns:
             The frames (f h w c).
@@ -189,20 +191,33 @@ class UNetObjective:
         target = to_video(batch["target_u8"]).to(self.view.mask)  # b c f h w
         faces, table = frames_to_batch(target), self.recipe.validation  # f c h w
         audio = batch["audio"].flatten(0, 1)  # b·f n d
-        network: Any = extract_model_from_parallel(model)
+        warp = self._warp_for(model, audio)
+        references = faces if warp is None else self._reference_of(batch).expand_as(faces)
         known = condition(
-            self.view,
-            faces,
-            faces,
-            lambda images: self.vae.encode(images).float(),
-            warp=network.warp_for(audio),
+            self.view, faces, references, lambda images: self.vae.encode(images).float(), warp=warp
         )
         generator = Seeds(self.recipe.seed).generator("validation")
         shared = self.recipe.noise.replaced(kind="shared")  # as `sync` draws it
         noise = draw_noise(known.reference.shape, generator, shared).to(target.device)
         scheduler = build_training_scheduler(self.recipe.noise)
         latents = denoise(model, scheduler, noise, known, audio, steps=table.steps, guidance=table.guidance)
-        made = frames_to_batch(self.decode(latents, target))  # f c h w
+        return self._shown(frames_to_batch(self.decode(latents, target)), faces)
+
+    def _warp_for(self, model: nn.Module, audio: Tensor) -> Warp | None:
+        """What warps references for the speech (f n d) as `sync` does; None where nothing is warped."""
+        network: Any = extract_model_from_parallel(model)
+        warp = network.warp_for(audio, self.recipe.validation.guidance)
+        if warp is None:
+            return None
+        # Its weights are in float32 in training, whatever those of the autoencoder are.
+        return lambda references, known: warp(references.float(), known.float()).to(references)
+
+    def _reference_of(self, batch: Batch) -> Tensor:
+        """The reference (1 3 h w) of all frames of a batch of one window."""
+        return frames_to_batch(to_video(batch["reference_u8"]).to(self.view.mask))[:1]
+
+    def _shown(self, made: Tensor, faces: Tensor) -> NDArray[np.uint8]:
+        """Generated faces (f 3 h w) where the mask hides the real ones (f 3 h w), as (f h w c)."""
         return _to_frames_u8(made * (1 - self.view.mask) + faces * self.view.mask)
 
 
@@ -214,26 +229,22 @@ class WarpObjective(UNetObjective):
         target, reference = (
             to_video(batch[name]).to(self.view.mask) for name in ("target_u8", "reference_u8")
         )  # b c f h w
-        faces, warped = self._warp(model, batch, target, reference)
+        faces = frames_to_batch(target)
+        shown = self.show(reference, self.view.known(faces, self.vae.encode), encode=None)
+        warped: Warped = model(None, None, batch["audio"].flatten(0, 1), shown)
         frames = batch_to_frames(self.view.insert(warped.pictures, faces), frames=target.shape[2])
         prediction = WarpPrediction(batch, target, frames, warped=warped, objective=self)
         return compute_losses(prediction, self.recipe.loss, self.frozen)
 
     def generate(self, model: nn.Module, batch: Batch) -> NDArray[np.uint8]:
-        """Warp a batch of one window, whose reference is the target itself: the frames (f h w c)."""
-        target = to_video(batch["target_u8"]).to(self.view.mask)  # b c f h w
-        faces, warped = self._warp(model, batch, target, target)
-        made = self.view.insert(warped.pictures, faces)
-        return _to_frames_u8(made * (1 - self.view.mask) + faces * self.view.mask)
-
-    def _warp(
-        self, model: nn.Module, batch: Batch, target: Tensor, reference: Tensor
-    ) -> tuple[Tensor, Warped]:
-        """The faces (b·f 3 h w) of `target` (b 3 f h w), and the reference warped to them."""
-        faces = frames_to_batch(target)
-        shown = self.show(reference, self.view.known(faces, self.vae.encode), encode=None)
-        warped: Warped = model(None, None, batch["audio"].flatten(0, 1), shown)
-        return faces, warped
+        """Warp one frame from elsewhere to a batch of one window: the frames (f h w c)."""
+        faces = frames_to_batch(to_video(batch["target_u8"]).to(self.view.mask))  # f c h w
+        warp = self._warp_for(model, batch["audio"].flatten(0, 1))
+        if warp is None:
+            raise ValueError("a warp is trained alone, and the network has no warp_widths")
+        windows = self.view.cut(self._reference_of(batch)).expand(len(faces), -1, -1, -1)
+        made = warp(windows, self.view.known(faces, self.vae.encode))
+        return self._shown(self.view.insert(made, faces), faces)
 
 
 class Wav2LipObjective:

@@ -29,7 +29,7 @@ class GeneratorObjective(Objective, Protocol):
     """An objective that can also generate frames."""
 
     def generate(self, model: nn.Module, batch: Batch) -> NDArray[np.uint8]:
-        """The frames (f h w c) of a batch of one window, whose reference is the target itself."""
+        """The frames (f h w c) of a batch of one window, with references as `sync` gives them."""
 
 
 class UNetValidation:
@@ -55,6 +55,7 @@ class UNetValidation:
             objective,
             judge,
         )
+        self.warps = bool(recipe.network.warp_widths)
         self.clips = choose_evenly(self._long_enough(clips), recipe.validation.clips)
 
     def __call__(self, model: nn.Module, shard: ValidationShard) -> list[dict[str, float]]:
@@ -87,14 +88,16 @@ class UNetValidation:
     def generate(self, model: nn.Module, clip: ManifestClip) -> NDArray[np.uint8]:
         """Generate `windows` windows from the start of a clip: the frames (f h w c).
 
-        Of a shorter clip the last whole window is generated again, to be as much work, and left out.
+        Of a shorter clip the last whole window is generated again, to be as much work, and left out. A
+        reference that is warped is the farthest there is: with the window itself the mouth would be known.
         """
         frames = self.source.frames
         whole = max(1, (self.source.windows.starts_in(clip) - 1) // frames + 1)
         made = []
         for index in range(self.windows):
             start = min(index, whole - 1) * frames
-            batch = _batch_of_one(self.source.sample(clip, start, start), model)
+            other = self.source.farthest(clip, start) if self.warps else start
+            batch = _batch_of_one(self.source.sample(clip, start, other), model)
             made.append(self.objective.generate(model, batch))
         return np.concatenate(made[:whole])
 

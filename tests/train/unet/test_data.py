@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from threading import Lock
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from latentsync.manifest import ManifestClip
 from latentsync.train.clips import ClipWindows, FeatureFiles, Region, TooShort, find_clips
@@ -24,6 +24,7 @@ from latentsync.train.unet.data import (
     frame_mel,
     make_source,
 )
+from latentsync.train.unet.validate import UNetValidation
 from tests.networks import STAGE2_RECIPE
 from tests.train.made_clips import write_clip
 
@@ -152,6 +153,39 @@ def test_audio_dropout_silences_whole_windows_and_moves_nothing(
     assert 4 < sum(silent) < 16
     assert [not half[number]["has_speech"] for number in range(20)] == silent
     assert torch.equal(whole[0]["target_u8"], half[0]["target_u8"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("widths", "others"), [((), [0, 5, 10, 15]), ((8,), [25, 25, 25, 0])])
+def test_validation_generates_from_the_window_itself_unless_it_is_warped(
+    clips: list[ManifestClip],
+    source: LipSource,
+    monkeypatch: pytest.MonkeyPatch,
+    widths: tuple[int, ...],
+    others: list[int],
+) -> None:
+    given: list[int] = []
+
+    class Objective:
+        weights: ClassVar[dict[str, float]] = {}
+
+        def losses(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {}
+
+        def generate(self, model: nn.Module, batch: dict[str, Tensor]) -> NDArray[np.uint8]:
+            given.append(int(batch["reference_u8"][0, 0, 0, 0, 0]))
+            return batch["target_u8"][0].numpy()
+
+    monkeypatch.setattr(ClipWindows, "frames_at", numbered)
+    network = STAGE2_RECIPE.network.replaced(
+        view="mouth", motion=False, adapter_dim=8 if widths else 0, warp_widths=widths
+    )
+    recipe = STAGE2_RECIPE.replaced(
+        network=network, validation=STAGE2_RECIPE.validation.replaced(windows=4, clips=1)
+    )
+    validation = UNetValidation(recipe, clips[:1], source, Objective(), None)
+    made = validation.generate(nn.Linear(1, 1), clips[0])
+    assert made[:, 0, 0, 0].tolist() == list(range(20))
+    assert given == others
 
 
 def test_a_clip_without_room_for_a_reference_is_refused(clips: list[ManifestClip], source: LipSource) -> None:

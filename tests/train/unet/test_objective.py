@@ -22,6 +22,7 @@ from latentsync.train.unet.objective import (
     UNetObjective,
     Wav2LipObjective,
     adversarial_loss,
+    choose_objective,
     clean_loss,
     discriminator_loss,
     draw_noise,
@@ -234,6 +235,36 @@ def test_one_reference_frame_serves_the_whole_window(frozen: FrozenNetworks) -> 
     UNetObjective(lip_recipe(NOWHERE), frozen).losses(guess, given)
     reference = guess.given[0][:, 9:]
     assert torch.equal(reference[:, :, :1].expand_as(reference), reference)
+
+
+@pytest.mark.parametrize("with_unet", [True, False])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_warp_is_validated_with_one_frame_that_is_not_the_target(
+    with_unet: bool, precision: torch.dtype
+) -> None:
+    vae = build_vae(VAE.replaced(patch=4)).to(precision).eval()  # its latents are an eighth of the side
+    recipe = lip_recipe(NOWHERE)
+    recipe = recipe.replaced(
+        network=recipe.network.replaced(
+            view="mouth", motion=False, adapter_dim=8, warp_widths=(8, 8), reference_residual=True
+        ),
+        windows=recipe.windows.replaced(resolution=64),
+        noise=recipe.noise.replaced(prediction="clean"),
+        loss=STAGE1.replaced(noise=0, clean=float(with_unet), warp=1),
+    )
+    objective = choose_objective(recipe, FrozenNetworks(vae, None, None, None))
+    model, _ = build_generator(recipe, vae, None, ignore)
+    given = batch(0)
+    given["audio"] = torch.zeros(1, FRAMES, 50, recipe.network.audio_dim)
+    for name in ("target_u8", "reference_u8"):
+        given[name] = given[name].repeat(1, 1, 2, 2, 1)
+    with torch.no_grad():
+        made = objective.generate(model.eval(), given)
+        assert made.shape == (FRAMES, 64, 64, 3)
+        given["reference_u8"][:, 1:] = 0
+        assert (objective.generate(model, given) == made).all()
+        given["reference_u8"][:] = 0
+        assert (objective.generate(model, given) != made).any()
 
 
 def test_the_mouth_counts_more_than_what_is_seen() -> None:
