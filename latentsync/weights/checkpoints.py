@@ -136,7 +136,7 @@ def load_checkpoint(
     note = read_note(path)
     if note.kind != kind:
         hint = USED_BY.get(note.kind, f"give the file of a {kind} network")
-        raise WeightsError(f"{str(path)!r} holds a {note.kind}, expected a {kind}", hint=hint)
+        raise WeightsError(f"{str(path)!r} holds {note.kind} weights, expected {kind} weights", hint=hint)
     try:
         config = config_of(note, config_type)
         with torch.device("meta"):

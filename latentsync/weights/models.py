@@ -75,8 +75,8 @@ class LipModel:
 def _compact(unet: Path) -> ModelSpec:
     """The compact model, or a U-Net trained like it, with the autoencoder beside it or the bundled one.
 
-    Source: ours. The network was trained to give the clean latents from pure noise, so one step is enough; it
-    mumbles without guidance, and with 2 it moves in silence least (docs/experiments.md).
+    Source: ours. The network was trained to give the clean latents from pure noise, so one step is enough;
+    without guidance it mumbles, and with 2 it opens too far (docs/experiments.md).
     """
     vae = unet.with_name("vae.safetensors")
     return ModelSpec(
@@ -86,7 +86,7 @@ def _compact(unet: Path) -> ModelSpec:
         whisper=BUNDLED / "whisper-tiny-en.safetensors",
         resolution=_trained_at(unet) or 128,
         steps=1,
-        guidance=2.0,
+        guidance=1.7,
         overlap_frames=0,
         prediction_type="sample",
         timestep_spacing="trailing",

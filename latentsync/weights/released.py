@@ -348,7 +348,9 @@ def _stated_dims(content: Content, path: Path) -> Mapping[str, object]:
     if content.beside.get("format") == FORMAT:
         note = read_note(path)
         if note.kind != "whisper":
-            raise WeightsError(f"{str(path)!r} holds a {note.kind}, expected a whisper", hint=WHISPER_NAMED)
+            raise WeightsError(
+                f"{str(path)!r} holds {note.kind} weights, expected whisper weights", hint=WHISPER_NAMED
+            )
         return note.config
     if isinstance(content.beside.get("dims"), dict):  # OpenAI's layout
         return dict(content.beside["dims"])

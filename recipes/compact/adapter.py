@@ -22,11 +22,11 @@ from latentsync.events import Progress, Report
 from latentsync.models.unet import LipUNet, build_unet
 from latentsync.rates import AUDIO_HZ, WHISPER_STATES_PER_S
 from latentsync.recipe.loading import load_recipe
-from latentsync.recipe.networks import UNetConfig, VAEConfig
+from latentsync.recipe.networks import UNetConfig
 from latentsync.recipe.schema import Amount
 from latentsync.recipe.train_unet import UNetTrainingRecipe
 from latentsync.train.loop import TrainingRun
-from latentsync.weights.checkpoints import config_of, read_note, save_checkpoint
+from latentsync.weights.checkpoints import read_note, save_checkpoint
 from latentsync.weights.named import BUNDLED
 from latentsync.weights.read import read_tensors
 from latentsync.weights.released import load_whisper
@@ -138,9 +138,8 @@ def run(data: Path, output: Path, recipe: AdapterRecipe, report: Report) -> Path
 
 def start_config(recipe: AdapterRecipe) -> UNetConfig:
     """The U-Net of the recipe that will be trained from the file, for latents of the bundled autoencoder."""
-    vae = config_of(read_note(BUNDLED / "vae.safetensors"), VAEConfig)
-    unet = load_recipe(recipe.unet, UNetTrainingRecipe)
-    return unet.network.replaced(latent_channels=vae.latent_channels)
+    channels = read_note(BUNDLED / "vae.safetensors").config["latent_channels"]
+    return load_recipe(recipe.unet, UNetTrainingRecipe).network.replaced(latent_channels=channels)
 
 
 def lip_shape(points: NDArray[np.float32]) -> NDArray[np.float32]:

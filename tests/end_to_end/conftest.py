@@ -20,7 +20,8 @@ from latentsync.media.write import Encoding
 from latentsync.media.write import write_video as write_frames
 from latentsync.models.unet import build_unet
 from latentsync.types import FrameImage
-from latentsync.weights.checkpoints import save_checkpoint
+from latentsync.weights.checkpoints import read_note, save_checkpoint
+from latentsync.weights.named import BUNDLED
 from tests.networks import TINY_UNET
 
 DISK_BYTES = 60_000
@@ -71,7 +72,8 @@ def write_video() -> WriteVideo:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A U-Net that fits the bundled autoencoder and learnt nothing, where the picture does not matter."""
     torch.manual_seed(1)
-    config = TINY_UNET.replaced(latent_channels=8, audio_dim=384, adapter_dim=8, norm_over="frame")
+    channels = read_note(BUNDLED / "vae.safetensors").config["latent_channels"]
+    config = TINY_UNET.replaced(latent_channels=channels, audio_dim=384, adapter_dim=8, norm_over="frame")
     path = tmp_path_factory.mktemp("tiny") / "unet.safetensors"
     save_checkpoint(path, build_unet(config).state_dict(), kind="unet", config=config)
     return path

@@ -46,7 +46,11 @@ FAULTS = [
     (5, "'black.mp4'", "black.mp4 speech.wav"),
     (6, "'nosuch'", "video.mp4 speech.wav --model nosuch"),
     (6, "text.mp4", "video.mp4 speech.wav --model text.mp4"),
-    (6, "vae.safetensors' holds a vae", f"video.mp4 speech.wav --model {BUNDLED / 'vae.safetensors'}"),
+    (
+        6,
+        "vae.safetensors' holds autoencoder weights",
+        f"video.mp4 speech.wav --model {BUNDLED / 'vae.safetensors'}",
+    ),
     (4, "text.mp4", "video.mp4 speech.wav --mask text.mp4"),
 ]
 

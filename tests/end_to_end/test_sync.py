@@ -91,7 +91,7 @@ def test_the_run_says_what_it_will_do(plain_run: tuple[Path, subprocess.Complete
     for words in (
         "model ",
         "device ",
-        "effort  standard: 1 step, guidance 2",
+        "effort  standard: 1 step, guidance 1.7",
         "portrait.mp4 (480x480, 25 fps, 4.00 s)",
         "(25 frames, 1.00 s)",
     ):

@@ -61,7 +61,7 @@ def test_loads_at_half_precision(saved: Path) -> None:
 
 
 def test_other_kind(saved: Path) -> None:
-    with pytest.raises(WeightsError, match=r"holds a vae, expected a unet") as caught:
+    with pytest.raises(WeightsError, match=r"holds vae weights, expected unet weights") as caught:
         load(saved, kind="unet")
     assert "next to its U-Net as vae.safetensors" in (caught.value.hint or "")
 

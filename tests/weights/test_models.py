@@ -188,7 +188,7 @@ def test_our_networks_are_loaded_to_the_right_places(tmp_path: Path) -> None:
 def test_another_networks_file(tmp_path: Path) -> None:
     save_vae(tmp_path / "vae.safetensors")
     spec = models.find_model(str(tmp_path / "vae.safetensors"))
-    with pytest.raises(WeightsError, match=r"vae.safetensors' holds a vae, expected a unet"):
+    with pytest.raises(WeightsError, match=r"vae.safetensors' holds vae weights, expected unet weights"):
         models.load_model(spec, device=torch.device("cpu"), dtype=torch.float32)
 
 

@@ -157,7 +157,8 @@ def _refuse_unseen_differences(config: UNetConfig, path: Path) -> None:
     note = read_note(path)
     if note.kind != "unet":
         raise WeightsError(
-            f"{str(path)!r} holds a {note.kind}, expected a unet", hint="give a U-Net to start from"
+            f"{str(path)!r} holds {note.kind} weights, expected unet weights",
+            hint="give a U-Net to start from",
         )
     made = config_of(note, UNetConfig)
     for name in UNSEEN:
