@@ -281,6 +281,8 @@ def load_autoencoder(path: Path, *, device: torch.device, dtype: torch.dtype) ->
     Raises:
         WeightsError: the file is damaged or belongs to another network.
     """
+    import torch
+
     from latentsync.models.autoencoder import build_tiny_autoencoder
     from latentsync.models.vae import build_vae
     from latentsync.weights.checkpoints import is_checkpoint, load_checkpoint, read_note
@@ -289,7 +291,7 @@ def load_autoencoder(path: Path, *, device: torch.device, dtype: torch.dtype) ->
     if path.is_dir() or not is_checkpoint(path):
         return vae_from_released(path, device=device, dtype=dtype)
     if read_note(path).kind == "autoencoder":
-        return load_checkpoint(
+        tiny = load_checkpoint(
             path,
             kind="autoencoder",
             config_type=TinyAutoencoderConfig,
@@ -297,6 +299,9 @@ def load_autoencoder(path: Path, *, device: torch.device, dtype: torch.dtype) ->
             device=device,
             dtype=dtype,
         )
+        # Takes a quarter of the time away on a CPU (docs/performance.md).
+        tiny.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return tiny
     return load_checkpoint(
         path, kind="vae", config_type=VAEConfig, build=build_vae, device=device, dtype=dtype
     )
