@@ -143,11 +143,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, default=RESULTS)
     parser.add_argument("--profile", type=Path, help="folder for a trace of torch's profiler")
     arguments = parser.parse_args()
-    arguments.resolution = arguments.resolution or (128 if arguments.model_size == "compact" else 256)
+    arguments.resolution = arguments.resolution or 256
     released = "latentsync-1.6" if arguments.resolution == 512 else "latentsync-1.5"
     arguments.model = "compact" if arguments.model_size == "compact" else released
-    if arguments.networks == "real" and arguments.model == "compact" and arguments.resolution != 128:
-        parser.error("the bundled model makes 128 px crops: add --networks random or stub")
+    if arguments.networks == "real" and arguments.model == "compact" and arguments.resolution != 256:
+        parser.error("the bundled model makes 256 px crops: add --networks random or stub")
     return arguments
 
 
