@@ -13,14 +13,13 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI, File, Form, HTTPException, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 from starlette.exceptions import HTTPException as StarletteError
 
 from latentsync import __version__
 from latentsync.errors import LatentSyncError
 from latentsync.faces.choice import parse_face_choice
-from latentsync.recipe.schema import Seed
 from latentsync.recipe.sync import EffortName
 from latentsync.serve.jobs import ENDED, RESULT, JobQueue, ServedJob
 from latentsync.sync.options import SyncOptions, choose_recipe, make_job
@@ -32,6 +31,8 @@ TIME = r"^(([0-9]{1,3}:)?[0-9]{1,2}:)?[0-9]{1,6}(\.[0-9]{1,6})?$"
 FACE = rf"^(largest|left|right|speaker|[0-9]{{1,3}}|(@{TIME[1:-1]}:)?[0-9]{{1,5}},[0-9]{{1,5}})$"
 SOUND = r"^(replace|duck|mix(:-?[0-9]{1,2})?)$"
 Absent = SkipJsonSchema[None]  # a form has no null
+# Beyond 2^53 readers of JSON round: the bound of recipes, 2^63, would be described as a larger number.
+Seed = Annotated[int, Field(ge=0, lt=2**53)]
 LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 
