@@ -271,11 +271,12 @@ def build_generator(
             report(Note(line))
         if recipe.run.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        judge = None
+        discriminator = None
         if recipe.loss.adversarial:
-            known = config.in_channels - config.latent_channels - 1 - config.latent_channels
-            judge = LatentDiscriminator(config.latent_channels + known, tokens_dim=config.adapter_dim)
-        model = UNetInTraining(unet, judge)
+            # Latents, and what the U-Net is given but other latents, those of the reference, and the mask.
+            seen = config.in_channels - config.latent_channels - 1
+            discriminator = LatentDiscriminator(seen, tokens_dim=config.adapter_dim)
+        model = UNetInTraining(unet, discriminator)
     else:
         config = recipe.wav2lip
         wav2lip = build_wav2lip(config)
